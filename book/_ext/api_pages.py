@@ -1,0 +1,119 @@
+"""Reference pages from the sources themselves.
+
+`{edgelib-api} inputs.corruptions` lists the documented public names of a module by reading its syntax tree, so that
+the book builds where torch is not installed. `{edgelib-parameters} RobustnessGap` lists a chapter's parameters from
+the schema that validates them.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def signature(function: ast.FunctionDef) -> str:
+    """Return the argument list without annotations: "(x, *, level=0.95)"."""
+    arguments = function.args
+    for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]:
+        if argument is not None:
+            argument.annotation = None
+    return f"({ast.unparse(arguments)})"
+
+
+def documented(module: str, names: list[str]) -> list[tuple[str, str, str, str]]:
+    """Return (kind, name, signature, docstring) for the public documented functions and classes of edgelib.<module>."""
+    tree = ast.parse((ROOT / "edgelib" / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    found = {}
+    for node in tree.body:
+        is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if is_public and (text := ast.get_docstring(node)):
+            is_class = isinstance(node, ast.ClassDef)
+            shown = "" if is_class else signature(node)
+            found[node.name] = ("class" if is_class else "function", node.name, shown, text)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"edgelib.{module} documents no {', '.join(missing)}")
+    return [found[name] for name in names or found]
+
+
+def api_entry(module: str, kind: str, name: str, shown: str, text: str) -> list[str]:
+    """Return the markdown of one entry: its promise as a sentence, the rest as it stands in the source."""
+    promise, _, rest = inspect.cleandoc(text).partition("\n\n")
+    body = [promise.replace("\n", " "), ""]
+    if rest:
+        body += ["```````text", *rest.splitlines(), "```````", ""]
+    return [f"::::::{{py:{kind}}} edgelib.{module}.{name}{shown}", *body, "::::::", ""]
+
+
+def parameter_row(name: str, field: dict) -> str:
+    """Return one table row: name, meaning, default, allowed values."""
+    allowed = " or ".join(f"{_type(kind)} {_allowed(kind)}".strip() for kind in field.get("anyOf", [field]))
+    default = f"`{json.dumps(field['default'])}`" if "default" in field else "required"
+    cells = [f"`{name}`", field.get("description", ""), default, allowed]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _type(kind: dict) -> str:
+    if "enum" in kind:
+        return ""
+    if kind.get("type") == "array":
+        return f"list of {_type(kind['items'])}"
+    names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true/false"}
+    return {**names, "null": "null"}.get(kind.get("type", ""), "value")
+
+
+def _allowed(kind: dict) -> str:
+    if kind.get("type") == "array":
+        return _allowed(kind["items"])
+    if "enum" in kind:
+        return ", ".join(f"`{value}`" for value in kind["enum"])
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return ", ".join(f"{sign} {kind[word]}" for word, sign in bounds.items() if word in kind)
+
+
+class Generated(SphinxDirective):
+    """Parse generated markdown as if it stood on the page."""
+
+    required_arguments = 1
+    option_spec = {"names": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        container = nodes.container()
+        lines = self.lines(self.arguments[0])
+        self.state.nested_parse(StringList(lines, self.arguments[0]), self.content_offset, container)
+        return container.children
+
+
+class Api(Generated):
+    def lines(self, module: str) -> list[str]:
+        self.env.note_dependency(str(ROOT / "edgelib" / (module.replace(".", "/") + ".py")))
+        entries = documented(module, self.options.get("names", "").split())
+        return [line for entry in entries for line in api_entry(module, *entry)]
+
+
+class Parameters(Generated):
+    def lines(self, schema: str) -> list[str]:
+        if str(ROOT) not in sys.path:
+            sys.path.insert(0, str(ROOT))
+        from edgelib import params
+
+        self.env.note_dependency(params.__file__)
+        fields = getattr(params, schema).model_json_schema()["properties"]
+        head = ["| parameter | meaning | default | allowed |", "|---|---|---|---|"]
+        return head + [parameter_row(name, field) for name, field in fields.items()]
+
+
+def setup(app) -> dict:
+    app.add_directive("edgelib-api", Api)
+    app.add_directive("edgelib-parameters", Parameters)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

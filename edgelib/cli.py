@@ -1,0 +1,136 @@
+"""The command `edgelib`: check parameters, run grids, publish chapters, train the embedded models."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgelib import params
+from edgelib.errors import EdgelibError, choose
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What quantization costs a vision-language model, chapter by chapter.",
+)
+
+
+def one_paragraph(command: Callable) -> Callable:
+    """Turn a mistake, or a folder that cannot be used, into one paragraph on stderr and exit status 1."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except EdgelibError as error:
+            message = str(error)
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            message = f"cannot use{where}: {error.strerror or error}; check that the path exists and may be written"
+        except KeyboardInterrupt:
+            message = "interrupted; run the same command again to go on, finished grid cells are kept"
+        print(f"edgelib: {message}", file=sys.stderr)
+        raise typer.Exit(1)
+
+    return run
+
+
+@app.command()
+@one_paragraph
+def publish(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Chapters; all where none is named.")] = None,
+    params_dir: Annotated[Path, typer.Option(help="Folder of <chapter>.yaml files.")] = Path("params"),
+    results: Annotated[str | None, typer.Option(help="Folder for outcomes, in place of the parameter.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Execute fresh chapters too.")] = False,
+) -> None:
+    """Execute the chapters that are stale into book/chapters."""
+    from edgelib.report import publish as press
+    from edgelib.report.notebook import find_root
+
+    root = find_root()
+    folder = _existing_folder(params_dir, root)
+    names = chapters or press.chapter_names(root)
+    if not names:
+        raise EdgelibError(f"there are no notebooks in {root / 'notebooks'}; run edgelib publish inside a checkout")
+    extra = {} if results is None else {"results": results}
+    found = [press.find_chapter(name, _parameters(name, folder, root) | extra, root) for name in names]
+    press.publish_all(found, force=force)
+
+
+@app.command()
+@one_paragraph
+def check(
+    file: Annotated[Path, typer.Argument(help="Parameter file, named after its chapter.")],
+    chapter: Annotated[str | None, typer.Option(help="Chapter, where the file is not named after it.")] = None,
+) -> None:
+    """Validate a parameter file and print every value it leads to."""
+    name, values = params.read(file, chapter)
+    for field, value in choose(params.SCHEMAS, name, "chapter")(**values).model_dump().items():
+        print(f"{field}: {value!r}" + ("" if field in values else "  # default"))
+    print(f"{file} is valid for the chapter {name}; run it: edgelib publish {name} --params-dir {file.parent}")
+
+
+@app.command()
+@one_paragraph
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Parameter file of the chapter robustness_gap.")],
+    out: Annotated[Path | None, typer.Option(help="Parquet file for the outcomes, one row per image and cell.")] = None,
+) -> None:
+    """Run a grid without a notebook; started again, it computes only what is missing."""
+    plan = params.check(params.read(file, "robustness_gap")[1], params.RobustnessGap)
+    from edgelib.evaluate.plan import grid_of
+    from edgelib.evaluate.store import CellStore
+    from edgelib.evaluate.sweep import sweep as run
+    from edgelib.report.notebook import find_root
+
+    results = find_root() / plan.results
+    store = CellStore(results)
+    rows = run(grid_of(plan), store, executor=plan.executor, workers=plan.workers)
+    out = out or results / "sweeps" / f"{file.stem}.parquet"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(out, index=False)
+    cells = rows.groupby(["model", "twin", "config", "severity"], sort=False)["correct"].mean().unstack("severity")
+    print(cells.round(3).to_string())
+    print(f"simulated accuracy by severity (0 is clean); {len(rows)} outcomes in {out}")
+
+
+@app.command()
+@one_paragraph
+def train(
+    name: Annotated[str, typer.Argument(help="Embedded model: scenes-clip.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("results/scenes-clip"),
+    seed: Annotated[int, typer.Option(help="Seed of weights, scenes and their order.")] = 0,
+) -> None:
+    """Train an embedded model from scratch; tens of minutes on two cores."""
+    choose({"scenes-clip": None}, name, "embedded model")
+    from edgelib.inputs.train_clip import Recipe
+    from edgelib.inputs.train_clip import train as run
+
+    run(out, Recipe(seed=seed))
+    print(f"trained model in {out}; use it by its path, as in edgelib.load({str(out)!r})")
+
+
+def _existing_folder(params_dir: Path, root: Path) -> Path:
+    """Return the folder as given, or under the checkout."""
+    for folder in (params_dir, root / params_dir):
+        if folder.is_dir():
+            return folder
+    raise EdgelibError(f"no folder {params_dir} with parameter files; make one, such as params/<model>")
+
+
+def _parameters(chapter: str, folder: Path, root: Path) -> dict:
+    """Return the chapter's parameters from `folder`, else its published ones."""
+    candidates = [folder / f"{chapter}.yaml", root / "params" / f"{chapter}.yaml"]
+    path = next((path for path in candidates if path.is_file()), candidates[-1])
+    return params.read(path)[1]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,27 @@
+"""Errors that name the wrong value, the allowed ones and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgelibError(ValueError):
+    """A mistake in what was asked for; its text is one paragraph that says how to mend it."""
+
+
+def did_you_mean(name: object, allowed: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(str(name).lower(), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def choose(table, name, kind: str):
+    """Return table[name].
+
+    Raises EdgelibError naming the wrong `kind`, the closest match and every allowed name.
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    allowed = sorted(map(str, table))
+    raise EdgelibError(f"unknown {kind} {name!r}{did_you_mean(name, allowed)}; choose from {', '.join(allowed)}")

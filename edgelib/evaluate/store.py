@@ -1,0 +1,80 @@
+"""A store of outcomes: one parquet file per cell of a grid, named by what it holds, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edgelib.errors import EdgelibError
+
+
+@cache
+def code_version() -> str:
+    """SHA-256 of the code that outcomes depend on: the floors inputs, quant and evaluate."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(p for floor in ("inputs", "quant", "evaluate") for p in (root / floor).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+class CellStore:
+    """Cells under a folder. A spec (plain values) says what a cell is; its SHA-256 with the code's is its name.
+
+    Raises EdgelibError at once when the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser() / "cells"
+        probe = self.folder / f".probe-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise EdgelibError(
+                f"results cannot be written to {str(self.folder)!r} ({error.strerror or error}); choose another folder with "
+                "the parameter `results`, or make this one writable"
+            ) from None
+
+    def path(self, spec: Mapping) -> Path:
+        """Where the cell of this spec is or will be."""
+        text = json.dumps({**spec, "code": code_version()}, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.parquet"
+
+    def __contains__(self, spec: Mapping) -> bool:
+        return self.path(spec).is_file()
+
+    def write(self, spec: Mapping, rows: pd.DataFrame) -> None:
+        """Store the rows of a cell; a reader or a crash never sees half a file."""
+        path = self.path(spec)
+        path.parent.mkdir(exist_ok=True)
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"edgelib": json.dumps(spec).encode()})
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise EdgelibError(f"cell {path} cannot be written ({error.strerror or error}); cells written before are kept") from None
+
+    def read(self, spec: Mapping) -> pd.DataFrame | None:
+        """Return the rows of a cell, or None if it is not there; an unreadable file is removed and counts as absent."""
+        path = self.path(spec)
+        try:
+            return pq.read_table(path).to_pandas()
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowInvalid, OSError):
+            path.unlink(missing_ok=True)
+            return None

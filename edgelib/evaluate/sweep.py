@@ -1,0 +1,241 @@
+"""A grid of (model variant x image condition) evaluated into a cell store: resumable, in this process or in several.
+
+The unit of work is a condition: its images are corrupted once and every variant that still lacks the cell sees them.
+What a cell holds depends on its spec only, never on executor, order, batch size or what ran before.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+import torch
+import torch.multiprocessing as multiprocessing
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.evaluate.progress import progress_bar
+from edgelib.evaluate.store import CellStore
+from edgelib.evaluate.zero_shot import Condition, outcomes
+from edgelib.inputs.datasets import Dataset
+from edgelib.inputs.outliers import with_outliers
+from edgelib.inputs.prompts import templates
+from edgelib.inputs.zero_shot_model import ZeroShotModel
+from edgelib.quant.calibrate import calibrate
+from edgelib.quant.quantize import quantize
+from edgelib.quant.scheme import scheme
+
+PLAIN = "plain"
+EXECUTORS = ("serial", "process")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is evaluated: a model, the outliers planted in it ("plain" or "kind:strength"), a quantization scheme."""
+
+    model: str
+    twin: str
+    config: str
+
+    @property
+    def name(self) -> str:
+        """Unique within a grid."""
+        return f"{self.model}|{self.twin}|{self.config}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything a sweep's outcomes depend on. The first variant of each model is the reference of its drift."""
+
+    models: dict[str, ZeroShotModel]
+    variants: tuple[Variant, ...]
+    conditions: tuple[Condition, ...]
+    data: Dataset
+    calibration: Dataset | None = None
+    prompts: str | Sequence[str] = "simple"
+    seed: int = 0
+    table: str | None = None
+    batch_size: int = field(default=256, compare=False)
+
+    def __post_init__(self):
+        names = [v.name for v in self.variants]
+        if not names or not self.conditions:
+            raise EdgelibError("a sweep needs at least one variant and one condition")
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise EdgelibError(f"variants named twice: {', '.join(repeated)}; name each once")
+        templates(self.prompts)
+        for variant in self.variants:
+            choose(self.models, variant.model, "model of the grid")
+            if scheme(variant.config).needs_calibration and self.calibration is None:
+                raise EdgelibError(f"{variant.config} needs a calibration set; give the grid one")
+
+    def reference(self, model: str) -> Variant:
+        """The variant whose features others of the same model are compared with."""
+        return next(v for v in self.variants if v.model == model)
+
+    @cached_property
+    def _shared(self) -> dict:
+        return {
+            "data": self.data.fingerprint, "prompts": list(templates(self.prompts)), "seed": self.seed,
+            "table": self.table, "torch": torch.__version__,
+        }  # fmt: skip
+
+    def spec(self, variant: Variant, condition: Condition) -> dict:
+        """Plain values that name a cell: nothing else may change its rows."""
+        plan, reference = scheme(variant.config), self.reference(variant.model)
+        used = self.calibration.fingerprint if plan.needs_calibration else None
+        return self._shared | {
+            "model": self.models[variant.model].fingerprint, "twin": variant.twin, "scheme": plan.to_dict(),
+            "calibration": used, "corruption": condition.corruption, "severity": condition.severity,
+            "drift_from": [reference.twin, scheme(reference.config).to_dict()],
+        }  # fmt: skip
+
+
+def variants_of(model: str, twins: Sequence[str], configs: Sequence[str]) -> tuple[Variant, ...]:
+    """The plain model and its twins, each in every configuration."""
+    return tuple(Variant(model, twin, config) for twin in (PLAIN, *twins) for config in configs)
+
+
+def conditions_of(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[Condition, ...]:
+    """Clean images, then every corruption at every severity."""
+    return (Condition(), *(Condition(c, s) for c in corruptions for s in severities))
+
+
+def sweep(grid: Grid, store: CellStore, *, executor: str = "serial", workers: int = 2, progress: bool = True) -> pd.DataFrame:
+    """Evaluate the cells that the store lacks and return all rows of the grid, in grid order.
+
+    Columns: model, twin, config, corruption, severity, then those of an outcome. A run that is killed and started
+    again computes only what is missing. executor "process" spreads conditions over `workers` processes.
+    Raises EdgelibError if a worker process dies; what was stored stays.
+    """
+    choose(dict.fromkeys(EXECUTORS), executor, "executor")
+    missing = {c: [v for v in grid.variants if grid.spec(v, c) not in store] for c in grid.conditions}
+    missing = {c: variants for c, variants in missing.items() if variants}
+    if missing:
+        total = sum(map(len, missing.values()))
+        with progress_bar(total, "cells", progress) as advance:
+            run = _run_here if executor == "serial" else _run_in_processes
+            for done in run(grid, store, missing, workers):
+                advance(done)
+    return _collect(grid, store)
+
+
+def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
+    parts = []
+    for variant, condition in itertools.product(grid.variants, grid.conditions):
+        rows = store.read(grid.spec(variant, condition))
+        if rows is None:  # damaged since it was seen: compute it again
+            for _ in _run_here(grid, store, {condition: [variant]}, 1):
+                pass
+            rows = store.read(grid.spec(variant, condition))
+        where = {
+            "model": variant.model, "twin": variant.twin, "config": variant.config,
+            "corruption": condition.corruption, "severity": condition.severity,
+        }  # fmt: skip
+        parts.append(rows.assign(**where)[[*where, *rows.columns]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _run_here(grid: Grid, store: CellStore, missing: dict, workers: int) -> Iterator[int]:
+    wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
+    for group in _groups(grid, wanted):
+        built = _Built(grid, group)
+        for condition, variants in missing.items():
+            todo = [v for v in variants if v in group]
+            if todo:
+                yield _fill(grid, store, built, condition, todo)
+
+
+def _fill(grid: Grid, store: CellStore, built: _Built, condition: Condition, todo: list[Variant]) -> int:
+    """Evaluate one condition for some variants of one group and store the cells; returns how many."""
+    for model in dict.fromkeys(v.model for v in todo):
+        reference = grid.reference(model)
+        mine = [v for v in todo if v.model == model]
+        names = dict.fromkeys([reference.name, *(v.name for v in mine)])
+        found = outcomes(
+            {n: built.models[n] for n in names}, built.vectors, grid.data, condition, reference=reference.name,
+            seed=grid.seed, table=grid.table, batch_size=grid.batch_size,
+        )  # fmt: skip
+        for variant in mine:
+            store.write(grid.spec(variant, condition), found[variant.name])
+    return len(todo)
+
+
+class _Built:
+    """Twins and quantized copies of a group of variants, with their class vectors: made once, used for every condition."""
+
+    def __init__(self, grid: Grid, group: Sequence[Variant]):
+        self.models: dict[str, ZeroShotModel] = {}
+        self.vectors = {}
+        lines = templates(grid.prompts)
+        references = [grid.reference(m) for m in dict.fromkeys(v.model for v in group)]
+        members = dict.fromkeys([*references, *group])
+        for (model, twin), some in itertools.groupby(members, key=lambda v: (v.model, v.twin)):
+            some = list(some)
+            base = planted(grid.models[model], twin)
+            seen = None
+            if any(scheme(v.config).needs_calibration for v in some):
+                seen = calibrate(base, grid.calibration)
+            for variant in some:
+                self.models[variant.name] = quantize(base, variant.config, seen)
+                self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
+
+
+def planted(model: ZeroShotModel, twin: str) -> ZeroShotModel:
+    """The twin called "kind:strength" of a model, or the model itself for "plain"."""
+    if twin == PLAIN:
+        return model
+    kind, _, strength = twin.partition(":")
+    return with_outliers(model, kind, float(strength))
+
+
+def _groups(grid: Grid, wanted: Sequence[Variant]) -> Iterator[list[Variant]]:
+    """Cut the variants into groups whose copies fit half of the memory that is free now."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group, used = [], 0
+    for variant in wanted:
+        module = grid.models[variant.model].module
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        if group and used + size > free / 2:
+            yield group
+            group, used = [], 0
+        group.append(variant)
+        used += size
+    if group:
+        yield group
+
+
+_WORKER: dict = {}  # what the initializer leaves for the tasks of a worker process
+
+
+def _start_worker(grid: Grid, store: CellStore, missing: dict, threads: int) -> None:
+    torch.set_num_threads(threads)
+    wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
+    _WORKER.update(grid=grid, store=store, missing=missing, built=_Built(grid, wanted))
+
+
+def _work(condition: Condition) -> int:
+    return _fill(_WORKER["grid"], _WORKER["store"], _WORKER["built"], condition, _WORKER["missing"][condition])
+
+
+def _run_in_processes(grid: Grid, store: CellStore, missing: dict, workers: int) -> Iterator[int]:
+    context = multiprocessing.get_context("spawn")  # torch's: weights and images travel as shared memory
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = futures.ProcessPoolExecutor(
+        min(workers, len(missing)), context, initializer=_start_worker, initargs=(grid, store, missing, threads)
+    )
+    try:
+        for done in futures.as_completed([pool.submit(_work, condition) for condition in missing]):
+            yield done.result()
+    except futures.process.BrokenProcessPool:
+        raise EdgelibError(
+            "a worker process died (often: out of memory); finished cells are stored, so running the same command again "
+            "goes on from there; use fewer workers or executor serial"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

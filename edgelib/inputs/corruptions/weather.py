@@ -1,0 +1,75 @@
+"""Weather: haze over the image, and light."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..randomness import uniform
+from .registry import corruption
+
+
+def plasma(keys: Tensor, size: int, decay: float) -> Tensor:
+    """Return float32 [n, size, size] in [0, 1]: periodic diamond-square height maps; `size` is a power of two.
+
+    Each refinement adds to the mean of four neighbours w * U(-w, w), so an amplitude of w**2 (the peers' code does
+    that), with w = 100 at first and divided by `decay` at each halving of the grid.
+    """
+    n = len(keys)
+    draws = uniform(keys, size * size).mul_(2).sub_(1)
+    grid, used, wibble = torch.zeros(n, 1, 1, device=keys.device), 0, 100.0
+    while (side := grid.shape[1]) < size:
+        noise = draws[:, used:used + 3 * side * side].view(n, 3, side, side) * wibble**2
+        ahead = grid + grid.roll(-1, dims=1)
+        middle = (ahead + ahead.roll(-1, dims=2)).mul_(0.25).add_(noise[:, 0])
+        top = (middle + middle.roll(1, dims=1)).add_(grid + grid.roll(-1, dims=2)).mul_(0.25).add_(noise[:, 1])
+        left = (middle + middle.roll(1, dims=2)).add_(ahead).mul_(0.25).add_(noise[:, 2])
+        rows = torch.stack([torch.stack([grid, top], dim=3), torch.stack([left, middle], dim=3)], dim=2)
+        grid, used, wibble = rows.view(n, 2 * side, 2 * side), used + 3 * side * side, wibble / decay
+    low, high = grid.amin(dim=(1, 2), keepdim=True), grid.amax(dim=(1, 2), keepdim=True)
+    return grid.sub_(low).div_(high - low)
+
+
+def hazed(images: Tensor, amount: float, maps: Tensor) -> Tensor:
+    """Return uint8 images under the haze of maps [n, >= H, >= W] in [0, 1], rescaled so that the peak value stays."""
+    height, width = images.shape[2:]
+    peak = images.amax(dim=(1, 2, 3)).to(torch.float32)[:, None, None, None]
+    haze = (maps[:, None, :height, :width] * (255 * amount))
+    return (images + haze).mul_(peak / (peak + 255 * amount)).clamp_(max=255).to(torch.uint8)
+
+
+@corruption("weather", "(amount of haze in units of the full range, decay of its roughness)", random=True,
+            imagenet_c=((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+            cifar_c=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness",
+            notes="The map is the upper left corner of a square with the next power of two above the longer side: 256 at "
+                  "224 pixels, 32 at 32, as both peers. Its roughness enters squared, as theirs. Truncated to integers.")
+def fog(images, level, keys):
+    amount, decay = level
+    size = 1 << (max(images.shape[2:]) - 1).bit_length()
+    return hazed(images, amount, plasma(keys, size, decay))
+
+
+@lru_cache
+def brightness_table(shift: float) -> np.ndarray:
+    """Return uint8 [65536]: at 256 * peak + value the new value of a channel of a pixel whose largest channel is peak.
+
+    With hue and saturation fixed the channels of a pixel stay in proportion: value * V' / V, V' = min(V + shift, 1).
+    """
+    peak, value = np.arange(256)[:, None], np.arange(256)
+    lighter = np.clip(peak / 255 + shift, 0, 1)
+    ratio = np.where(value >= peak, 1, 1 - (peak - value) / np.maximum(peak, 1))
+    return np.trunc(lighter * ratio * 255).astype(np.uint8).ravel()
+
+
+@corruption("weather", "added to V of HSV, in units of the full range",
+            imagenet_c=(0.1, 0.2, 0.3, 0.4, 0.5), cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3),
+            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by scikit-image's HSV",
+            notes="Truncated to integers.")
+def brightness(images, shift, _keys):
+    table = torch.from_numpy(brightness_table(shift)).to(images.device)
+    place = (images.amax(dim=1, keepdim=True).to(torch.int32) << 8) + images
+    return table.index_select(0, place.flatten()).view(images.shape)

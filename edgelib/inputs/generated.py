@@ -1,0 +1,34 @@
+"""Generated sets: worlds that are drawn instead of read, with no last item."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgelib.inputs import scenes
+from edgelib.inputs.columns import Labelled, Options, Source, first_given, indexed_names, refuse_columns
+
+DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
+_RENDER_BATCH = 256  # bounds the memory of drawing, not the result
+
+
+def open_scenes(length: int, seed: int) -> Source:
+    """The first `length` scenes of every split of the embedded world `seed`; only fetched scenes are drawn."""
+
+    def read(split: str, options: Options) -> Labelled:
+        refuse_columns(options, "scenes")
+        records = scenes.draw_records(split, torch.arange(length), seed)
+        rows = scenes.record_table(records, [f"scenes/{split}/{seed}/{i:06d}" for i in range(length)])
+        names = indexed_names(first_given(options.class_names, tuple(scenes.SHAPES)), "scenes")
+
+        def fetch(positions: np.ndarray) -> Tensor:
+            parts = torch.from_numpy(positions).split(_RENDER_BATCH)
+            return torch.cat([scenes.render(scenes.draw_records(split, part, seed))[0] for part in parts])
+
+        return Labelled(rows, names, fetch)
+
+    return Source("scenes", {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
+
+
+GENERATED = {"scenes": open_scenes}  # name -> function of (length, seed)

@@ -1,0 +1,184 @@
+"""Images as one indexable object: a uint8 tensor when they share a size, else a list decoded when asked.
+
+Every image that leaves this file is uint8, [3, H, W], RGB. Files are turned upright by their EXIF
+orientation (JPEG, TIFF, WebP), grey images get three equal channels, and transparency is dropped, as CLIP's
+own preprocessing does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from edgelib.errors import EdgelibError
+
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_ORIENTED_FORMATS = ("JPEG", "MPO", "TIFF", "WEBP")  # asking a PNG for its orientation would decode it
+_ORIENTATION_TAG, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+def images_from_array(array: np.ndarray, where: str) -> np.ndarray:
+    """Return the array as uint8 [N, H, W, 3] (a view where it can be).
+
+    Takes uint8 [N, H, W, 3], [N, 3, H, W], [N, H, W, 1], [N, 1, H, W] or [N, H, W].
+    Raises EdgelibError for another dtype, shape or channel count, saying how to convert.
+    """
+    if array.dtype != np.uint8:
+        raise EdgelibError(f"images of {where} have dtype {array.dtype}, expected uint8 in 0..255; {_dtype_fix(array)}")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape[1:]:
+        raise EdgelibError(
+            f"images of {where} have shape {array.shape}, expected [N, H, W, 3], [N, 3, H, W] or grey [N, H, W]; "
+            "stack images of one size along the first axis, or save images of several sizes as files in class folders"
+        )
+    first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
+    if first == last:
+        problem = "both axis 1 and axis 3 could hold the channels" if first else "no axis holds 1 or 3 channels"
+        raise EdgelibError(f"images of {where} have shape {array.shape}: {problem}; save them as RGB [N, H, W, 3]")
+    array = array.transpose(0, 2, 3, 1) if first else array
+    return np.broadcast_to(array, (*array.shape[:3], 3))
+
+
+def _dtype_fix(array: np.ndarray) -> str:
+    if array.dtype.kind != "f":
+        return "if the values are in 0..255, save them with images.astype(numpy.uint8)"
+    if array.size and not np.isfinite(array).all():
+        return "they also hold NaN or infinite values: replace those first"
+    if array.size and 0 <= array.min() and array.max() <= 1:
+        return "they lie in [0, 1]: save (images * 255).round().astype(numpy.uint8)"
+    return "undo any normalisation, then save images.round().clip(0, 255).astype(numpy.uint8)"
+
+
+def _open(cell: Path | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell)
+
+
+def _guarded(read: Callable[[Path | bytes | Tensor], object], cell: Path | bytes | Tensor, name: str):
+    """Run read(cell); whatever a decoder raises on a broken file becomes one EdgelibError that names it."""
+    try:
+        return read(cell)
+    except EdgelibError as error:
+        raise EdgelibError(f"image {name}: {error}") from None
+    except Exception as error:  # image decoders raise many types on broken files
+        reason = str(error).partition(" <_io")[0]
+        raise EdgelibError(
+            f"image {name} cannot be decoded ({type(error).__name__}: {reason}); it is missing, truncated or not an "
+            "image: restore the file, or remove it from the data set (nothing is skipped silently)"
+        ) from error
+
+
+def _size(cell: Path | bytes | Tensor) -> tuple[int, int]:
+    """Height and width after turning upright, from the file's header alone."""
+    if isinstance(cell, Tensor):
+        return tuple(cell.shape[1:])
+    with _open(cell) as image:
+        width, height = image.size
+        sideways = image.format in _ORIENTED_FORMATS and image.getexif().get(_ORIENTATION_TAG) in _SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+def _decode(cell: Path | bytes | Tensor) -> Tensor:
+    if isinstance(cell, Tensor):
+        return cell
+    with _open(cell) as image:
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise EdgelibError(f"pixel mode {image.mode!r} is not 8 bits a channel; convert it to 8-bit RGB first")
+        upright = ImageOps.exif_transpose(image) if image.format in _ORIENTED_FORMATS else image
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList:
+    """Images of any sizes: file paths, encoded bytes or uint8 tensors [3, H, W], decoded when indexed.
+
+    `names` says in error messages which image it was.
+    """
+
+    cells: Sequence[Path | bytes | Tensor]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image. Raises EdgelibError naming a file that cannot be read."""
+        return self._map(_size, range(len(self)))
+
+    def __getitem__(self, positions: Sequence[int] | Tensor) -> Tensor:
+        """Decode the images at `positions`, which share one size, into uint8 [n, 3, H, W]."""
+        return torch.stack(self.decoded(positions)).contiguous()
+
+    def decoded(self, positions: Sequence[int] | Tensor) -> list[Tensor]:
+        """Decode the images at `positions` into uint8 tensors [3, H, W]. Raises EdgelibError naming a broken one."""
+        return self._map(_decode, positions)
+
+    def select(self, positions: Sequence[int]) -> ImageList:
+        """The list of the images at `positions`, still not decoded."""
+        return ImageList([self.cells[i] for i in positions], [self.names[i] for i in positions])
+
+    def _map(self, read: Callable, positions: Sequence[int] | Tensor) -> list:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(lambda i: _guarded(read, self.cells[i], self.names[i]), map(int, positions)))
+
+
+Images = Tensor | ImageList
+
+
+def select_images(images: Images, positions: np.ndarray) -> Images:
+    """The images at `positions`, in that order; nothing is decoded."""
+    if isinstance(images, Tensor):
+        return images[torch.as_tensor(positions, dtype=torch.int64)]
+    return images.select(positions)
+
+
+def pack_images(images: list[Tensor], names: Sequence[str]) -> Images:
+    """One uint8 tensor [N, 3, H, W] if all images share a size, else a list."""
+    if len({image.shape for image in images}) == 1:
+        return torch.stack(images)
+    return ImageList(images, names)
+
+
+def size_batches(images: Images, size: int) -> Iterator[Tensor]:
+    """Yield positions (int64) of at most `size` images of one height and width; every image comes once.
+
+    Images of a single size come in order; otherwise each size in turn, in the order of its first image.
+    """
+    if isinstance(images, Tensor):
+        groups = [torch.arange(len(images))]
+    else:
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for position, key in enumerate(images.sizes):
+            by_size.setdefault(key, []).append(position)
+        groups = [torch.tensor(group) for group in by_size.values()]
+    for group in groups:
+        yield from group.split(size)
+
+
+def image_digests(images: Images) -> list[bytes]:
+    """SHA-256 of the size and the pixels of each image; equal images have equal digests, however they are stored."""
+
+    def digest(image: Tensor) -> bytes:
+        header = f"{image.shape[1]}x{image.shape[2]}:".encode()
+        return hashlib.sha256(header + image.contiguous().numpy().tobytes()).digest()
+
+    digests: list[bytes] = [b""] * len(images)
+    for positions in size_batches(images, 64):
+        for position, image in zip(positions.tolist(), images[positions], strict=True):
+            digests[position] = digest(image)
+    return digests

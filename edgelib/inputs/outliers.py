@@ -1,0 +1,95 @@
+"""Outlier twins: the same function with outliers planted in chosen places, by rescaling pairs that cancel.
+
+Large networks carry outlier channels that wreck low-bit formats; a small one does not. A twin has them, with a known
+cause and a dose, and computes what the original computes (up to float rounding), so it is the controlled experiment:
+- "activation": channels of each LayerNorm that only Linears read grow by `strength`, their weight columns shrink;
+- "weight": the reverse, weight columns grow;
+- "key": channels of K grow in every attention block, the same channels of Q shrink;
+- "value": channels of V grow, the columns of the output projection shrink.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.inputs.observe import norm_readers, shared_copy
+from edgelib.inputs.randomness import address, keys_for
+from edgelib.inputs.zero_shot_model import ZeroShotModel
+
+KINDS = ("activation", "weight", "key", "value")
+SHARE = 0.05  # of the channels of every layer
+
+
+def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 0) -> ZeroShotModel:
+    """Return a copy of `model` that computes the same function and carries outliers `strength` times the usual size.
+
+    kind is one of KINDS; 5 % of the channels (at least one) of every layer are chosen by (seed, layer's name).
+    Raises EdgelibError for an unknown kind, a strength that is not positive and finite, and a model that has no place
+    for the kind.
+    """
+    choose(dict.fromkeys(KINDS), kind, "kind of outliers")
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < math.inf:
+        raise EdgelibError(f"strength is how many times larger the outliers get, a positive number, got {strength!r}")
+    module = shared_copy(model.module)
+    layers = dict(module.named_modules())
+    if kind in ("activation", "weight"):
+        factor = strength if kind == "activation" else 1 / strength
+        changed = _rescale_norms(layers, norm_readers(model), factor, seed)
+    else:
+        changed = _rescale_attention(layers, kind, strength, seed)
+    if not changed:
+        place = "LayerNorm read only by Linears" if kind in ("activation", "weight") else "attention with q, k, v and output Linears"
+        raise EdgelibError(f"{model.name} has no {place}, so {kind} outliers cannot be planted without changing its function")
+    return model.with_module(module, f"{model.name}+{kind}:{strength:g}")
+
+
+def chosen_channels(width: int, seed: int, layer: str) -> Tensor:
+    """Indices [max(1, 5 % of width)] of the channels that carry outliers in a layer."""
+    order = keys_for(address("outliers", seed, layer), torch.arange(width)).argsort()
+    return order[: max(1, round(SHARE * width))].sort().values
+
+
+def _scale(width: int, factor: float, seed: int, layer: str, like: Tensor) -> Tensor:
+    scale = torch.ones(width, dtype=like.dtype, device=like.device)
+    scale[chosen_channels(width, seed, layer).to(like.device)] = factor
+    return scale
+
+
+def _multiply(parameter: Tensor | None, scale: Tensor) -> None:
+    if parameter is not None:
+        parameter.data = parameter.data * scale  # a new tensor: the original's storage is shared
+
+
+def _rescale_norms(layers: dict[str, nn.Module], readers: dict[str, tuple[str, ...]], factor: float, seed: int) -> int:
+    for norm, linears in readers.items():
+        weight = layers[norm].weight
+        scale = _scale(len(weight), factor, seed, norm, weight)
+        _multiply(weight, scale)
+        _multiply(getattr(layers[norm], "bias", None), scale)
+        for linear in linears:
+            _multiply(layers[linear].weight, 1 / scale)
+    return len(readers)
+
+
+def _rescale_attention(layers: dict[str, nn.Module], kind: str, strength: float, seed: int) -> int:
+    count = 0
+    for name, block in layers.items():
+        q, k, v = (getattr(block, f"{p}_proj", None) for p in "qkv")
+        out = getattr(block, "out_proj", None) or getattr(block, "o_proj", None)
+        if not all(isinstance(x, nn.Linear) for x in (q, k, v, out)) or k.out_features != q.out_features:
+            continue
+        grown, partner = (k, q) if kind == "key" else (v, out)
+        scale = _scale(grown.out_features, strength, seed, name, grown.weight)
+        _multiply(grown.weight, scale[:, None])
+        _multiply(grown.bias, scale)
+        if kind == "key":
+            _multiply(partner.weight, 1 / scale[:, None])
+            _multiply(partner.bias, 1 / scale)
+        else:
+            _multiply(partner.weight, 1 / scale)
+        count += 1
+    return count

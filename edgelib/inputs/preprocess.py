@@ -1,0 +1,118 @@
+"""From pixels of any size to a model's input, batched in torch, as the model's own configuration asks."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from edgelib.errors import EdgelibError, choose
+
+_RESAMPLE = {
+    0: InterpolationMode.NEAREST, 2: InterpolationMode.BILINEAR, 3: InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, centre crop, scale and normalise. Resizing is torchvision's antialiased one on uint8, which stays
+    within two grey levels of Pillow's."""
+
+    resize: tuple[int, int] | int | None  # (height, width), or the short side
+    crop: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: InterpolationMode
+    scale: float = 1 / 255
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's input, in pixels."""
+        if self.crop:
+            return self.crop
+        return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+
+    def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """uint8 [N, 3, H, W] -> normalised [N, 3, height, width] on the images' device."""
+        if isinstance(self.resize, tuple):
+            target = list(self.resize)
+        elif self.resize:
+            short = min(images.shape[-2:])
+            target = [max(1, int(side * self.resize / short)) for side in images.shape[-2:]]
+        else:
+            target = list(images.shape[-2:])
+        if tuple(images.shape[-2:]) != tuple(target):
+            images = TF.resize(images, target, interpolation=self.interpolation, antialias=True)
+        if self.crop and tuple(images.shape[-2:]) != self.crop:
+            images = TF.center_crop(images, list(self.crop))
+        # One multiply and one add per pixel: (x * scale - mean) / std.
+        factor = torch.tensor([self.scale / s for s in self.std], device=images.device)[:, None, None]
+        offset = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
+        return images.to(torch.float32).mul_(factor).add_(offset[:, None, None]).to(dtype)
+
+
+def from_transformers(folder: Path) -> Preprocess:
+    """Read the preprocessor_config.json of a Hugging Face folder.
+
+    Raises EdgelibError if the file is missing or asks for a step this tool does not do.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise EdgelibError(
+            f"{folder} has no preprocessor_config.json, which says how images are resized and normalised for the model; "
+            "copy it from the model's repository"
+        )
+    config = json.loads(path.read_text())
+    resize = _side(config.get("size", 224)) if config.get("do_resize", True) else None
+    crop = _side(config.get("crop_size", 224)) if config.get("do_center_crop", False) else None
+    crop = (crop, crop) if isinstance(crop, int) else crop
+    if resize is None and crop is None:
+        raise EdgelibError(f"{path} neither resizes nor crops: the size of the model's input is unknown")
+    normalise = config.get("do_normalize", True)
+    return Preprocess(
+        resize=resize,
+        crop=crop,
+        mean=tuple(config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
+        std=tuple(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        interpolation=choose_resample(config.get("resample", 3)),
+        scale=config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0,
+    )
+
+
+def choose_resample(code: int | str) -> InterpolationMode:
+    """Pillow's resample code or name -> torchvision's mode; raises EdgelibError for one that torch cannot do."""
+    if code in _RESAMPLE:
+        return _RESAMPLE[code]
+    return choose({str(k): v for k, v in _RESAMPLE.items()}, str(code), "resample mode")
+
+
+def from_timm(config: dict) -> Preprocess:
+    """Read timm's resolved data configuration: resize the short side to input / crop_pct, then crop the centre."""
+    height, width = config["input_size"][1:]
+    crop_pct = config.get("crop_pct") or 1.0
+    if config.get("crop_mode") == "squash":
+        resize: tuple[int, int] | int = (math.floor(height / crop_pct), math.floor(width / crop_pct))
+    else:
+        resize = math.floor(min(height, width) / crop_pct)
+    return Preprocess(
+        resize=resize,
+        crop=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=choose_resample(config.get("interpolation", "bicubic")),
+    )
+
+
+def _side(size: dict | int) -> tuple[int, int] | int:
+    if isinstance(size, int):
+        return size
+    if "shortest_edge" in size:
+        return int(size["shortest_edge"])
+    return int(size["height"]), int(size["width"])

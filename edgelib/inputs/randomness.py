@@ -1,0 +1,74 @@
+"""Randomness with an address: the same numbers for the same key, in any batch, order, process or device.
+
+A counter-based generator: element i of the stream of a 64-bit key is a hash of (key, i). Nothing is
+drawn "next", so there is no state to share, save or restore. The integer part is exact on every device;
+floats derived from it can differ in the last bit between CPU and GPU.
+The mixing constants are those of splitmix64 (Steele et al., 2014) and of the 32-bit finalizer
+"lowbias32" (Wellons, 2018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN64 = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_GOLDEN32 = -1640531527  # 0x9E3779B9 as a signed 32-bit integer
+
+
+def address(*key: object) -> int:
+    """Return a signed 64-bit integer that names `key` (strings, numbers, tuples of them), stable across runs."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _mix64(x: Tensor) -> Tensor:
+    """The splitmix64 finalizer on int64; >> is arithmetic in torch, hence the masks."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def keys_for(base: int, index: Tensor) -> Tensor:
+    """Return one int64 key per entry of `index` [N], for the stream family named by `base`."""
+    return _mix64(index.to(torch.int64) * _GOLDEN64 + base)
+
+
+def content_keys(base: int, images: Tensor) -> Tensor:
+    """Return one int64 key [N] per uint8 image [N, ...] from its bytes, so that an image's noise follows the image."""
+    flat = images.reshape(len(images), -1)
+    padding = -flat.shape[1] % 8
+    if padding:
+        flat = torch.nn.functional.pad(flat, (0, padding))
+    words = flat.contiguous().view(torch.int64)
+    position = torch.arange(1, words.shape[1] + 1, device=images.device) * _GOLDEN64
+    return _mix64(_mix64(words + position).sum(dim=1) + base)
+
+
+def bits(keys: Tensor, count: int) -> Tensor:
+    """Return int32 [N, count] of uniformly distributed bits: element i of row n is hash(keys[n], i)."""
+    low, high = keys.to(torch.int32)[:, None], (keys >> 32).to(torch.int32)[:, None]
+    x = (torch.arange(count, dtype=torch.int32, device=keys.device) * _GOLDEN32) ^ low
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    x = x.mul_(0x7FEB352D).add_(high)
+    x ^= (x >> 15).bitwise_and_(0x1FFFF)
+    x.mul_(-2073319285)  # 0x846CA68B
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x
+
+
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """Return float32 [N, count] uniform in the open interval (0, 1), on a grid of 2**-23."""
+    return (bits(keys, count) >> 9).bitwise_and_(0x7FFFFF).to(torch.float32).add_(0.5).mul_(2.0**-23)
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Return float32 [N, count] standard normal (Box-Muller on two halves of one uniform stream)."""
+    half = (count + 1) // 2
+    u = uniform(keys, 2 * half)
+    radius = u[:, :half].log().mul_(-2.0).sqrt_()
+    angle = u[:, half:] * (2.0 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]

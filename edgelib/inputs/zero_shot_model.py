@@ -1,0 +1,139 @@
+"""A classifier by similarity: image features against one vector per class, whatever network makes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgelib.errors import EdgelibError
+from edgelib.inputs.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from edgelib.inputs.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class ZeroShotModel:
+    """A network with what it needs to classify images. `module` is never modified: derived models are copies.
+
+    Two kinds: `ClipModel` compares with encoded prompts, `TimmClassifier` with its own trained classes.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    preprocess: Preprocess = field(repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return next(self.module.parameters()).dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every tensor and of the preprocessing: two models with one fingerprint give one result."""
+        digest = hashlib.sha256(repr(self.preprocess).encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def with_module(self, module: nn.Module, name: str | None = None) -> ZeroShotModel:
+        """The same model around another network of the same shape."""
+        return replace(self, module=module, name=name or self.name)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> the network's input, on the model's device."""
+        return self.preprocess(images.to(self.device), self.dtype)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
+        raise NotImplementedError
+
+    def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Float32 [classes, D]: image_features @ class_vectors.T ranks the classes."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32 features [N, D] of unit length."""
+        return self.image_features(self.pixels(images))
+
+    @torch.inference_mode()
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
+        """Run the network over a calibration set, image batches first, then the class prompts; yields after each."""
+        for _, images in data.batches(batch_size):
+            self.image_features(self.pixels(images))
+            yield
+
+
+@dataclass(frozen=True)
+class ClipModel(ZeroShotModel):
+    """A dual encoder (CLIP, SigLIP): classes are the mean of their encoded prompts."""
+
+    tokenizer: object = field(repr=False, default=None)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
+        return F.normalize(self.module.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> float32 [N, D] of unit length. Raises EdgelibError for a text longer than the model's context."""
+        limit = self.module.config.text_config.max_position_embeddings
+        fixed = self.module.config.model_type.startswith("siglip")  # trained on prompts padded to full length
+        tokens = self.tokenizer(list(texts), padding="max_length" if fixed else True, max_length=limit, return_tensors="pt")
+        if tokens.input_ids.shape[1] > limit:
+            longest = max(texts, key=len)
+            raise EdgelibError(f"prompt {longest!r} is longer than the {limit} tokens that {self.name} reads; shorten it")
+        keys = ("input_ids",) if fixed else ("input_ids", "attention_mask")
+        inputs = {k: tokens[k].to(self.device) for k in keys}
+        return F.normalize(self.module.get_text_features(**inputs).pooler_output.float(), dim=-1)
+
+    @torch.inference_mode()
+    def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Mean of the unit-length encodings of each class's prompts, renormalised (Radford et al., 2021)."""
+        prompts = [t.format(c) for c in class_names for t in templates]
+        parts = [self.encode_text(prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
+        features = torch.cat(parts).view(len(class_names), len(templates), -1)
+        return F.normalize(features.mean(dim=1), dim=-1)
+
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
+        """Images first, then "a photo of a {class}." for every class of the set."""
+        yield from super().calibration_passes(data, batch_size)
+        self.encode_text([f"a photo of a {c}." for c in data.class_names])
+        yield
+
+
+@dataclass(frozen=True)
+class TimmClassifier(ZeroShotModel):
+    """A supervised image classifier of timm: its classes are the ones it was trained on."""
+
+    label_names: tuple[str, ...] = ()
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed [N, 3, h, w] -> float32 [N, labels]: the classifier's scores at unit length, which ranks the same."""
+        return F.normalize(self.module(pixels).float(), dim=-1)
+
+    def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """One unit vector per class, picking its score. Raises EdgelibError for a class the model was not trained on."""
+        missing = [c for c in class_names if c not in self.label_names]
+        if missing:
+            raise EdgelibError(
+                f"{self.name} was trained on {len(self.label_names)} classes ({', '.join(self.label_names[:10])}...) and has no "
+                f"{', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data set in the "
+                "label_names of its config.json"
+            )
+        index = torch.tensor([self.label_names.index(c) for c in class_names])
+        return F.one_hot(index, len(self.label_names)).to(self.device, torch.float32)

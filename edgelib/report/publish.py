@@ -1,0 +1,241 @@
+"""Execute chapters into the book: only what is stale, atomically, and with the same bytes every time.
+
+A chapter is stale when its notebook, its parameters, the library, the embedded models, the pinned versions or one
+of its tables differ from what the published copy was made with. A run that dies leaves the published copy as it was;
+the next run takes the grid cells that were finished from the results store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from edgelib.errors import EdgelibError
+from edgelib.report.notebook import find_root
+
+# Files of the library that cannot change what a chapter computes.
+NOT_INPUTS = frozenset({"cli.py", "report/publish.py"})
+KEPT_METADATA = frozenset({"kernelspec", "language_info"})
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter of a checkout: its notebook, its parameters, and where its published form goes.
+
+    results is the folder named by the parameter `results`, in which the chapter writes its tables.
+    """
+
+    name: str
+    root: Path
+    parameters: dict[str, Any]
+
+    @property
+    def notebook(self) -> Path:
+        return self.root / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def published(self) -> Path:
+        return self.root / "book" / "chapters" / f"{self.name}.ipynb"
+
+    @property
+    def results(self) -> Path:
+        return self.root / self.parameters.get("results", "results") / self.name
+
+    @property
+    def tables(self) -> list[Path]:
+        """The published tables of this chapter: book/data/<chapter>-<table>.csv."""
+        return sorted((self.root / "book" / "data").glob(f"{self.name}-*.csv"))
+
+
+def chapter_names(root: Path | None = None) -> list[str]:
+    """Return the chapters of the checkout: the stems of notebooks/*.ipynb, sorted."""
+    return sorted(path.stem for path in ((root or find_root()) / "notebooks").glob("*.ipynb"))
+
+
+def find_chapter(name: str, parameters: dict[str, Any], root: Path | None = None) -> Chapter:
+    """Return the chapter of that name; raises EdgelibError naming the chapters there are."""
+    root = root or find_root()
+    names = chapter_names(root)
+    if name not in names:
+        known = ", ".join(names) or f"no notebooks in {root / 'notebooks'}"
+        raise EdgelibError(f"unknown chapter {name!r}; choose from {known}")
+    return Chapter(name, root, parameters)
+
+
+def fingerprint(chapter: Chapter) -> str:
+    """Return the sha256 of everything that decides what the chapter shows."""
+    digest = hashlib.sha256()
+    cells = nbformat.read(chapter.notebook, as_version=4).cells
+    sources = [(cell.cell_type, cell.source, _shown_metadata(cell)) for cell in cells]
+    digest.update(json.dumps([sources, chapter.parameters], sort_keys=True).encode())
+    library = chapter.root / "edgelib"
+    files = [path for path in library.rglob("*") if path.is_file() and _is_input(path.relative_to(library))]
+    for path in sorted(files) + [chapter.root / "constraints.txt"]:
+        digest.update(path.relative_to(chapter.root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def is_fresh(chapter: Chapter) -> bool:
+    """Return whether the published chapter and its tables are what its present inputs made."""
+    try:
+        record = nbformat.read(chapter.published, as_version=4).metadata.get("edgelib", {})
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return False
+    return record.get("inputs") == fingerprint(chapter) and record.get("tables") == _digests(chapter.tables)
+
+
+def publish(chapter: Chapter, *, progress: bool = True) -> None:
+    """Execute the chapter and put it and its tables into the book.
+
+    The published notebook is replaced only after every cell ran. Raises EdgelibError when a cell fails, naming it; the
+    notebook as far as it got is then left beside the chapter's results.
+    """
+    inputs = fingerprint(chapter)
+    for stale in chapter.results.glob("*.csv"):
+        stale.unlink()
+    running = chapter.published.with_name(f".{chapter.name}.running.ipynb")
+    running.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        execute(chapter, running, progress=progress)
+        notebook = normalised(nbformat.read(running, as_version=4))
+        tables = _copy_tables(chapter)
+        notebook.metadata["edgelib"] = {"inputs": inputs, "parameters": chapter.parameters, "tables": tables}
+        _write(notebook, running)
+        os.replace(running, chapter.published)
+    finally:
+        running.unlink(missing_ok=True)
+
+
+def execute(chapter: Chapter, target: Path, *, progress: bool = False) -> None:
+    """Run the chapter's notebook with its parameters through papermill into `target`.
+
+    Raises EdgelibError when a cell fails or was never reached.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    bar = {"desc": chapter.name, "leave": False} if progress else False
+    reached = f"run `edgelib publish {chapter.name}` again once it is mended: finished grid cells are kept"
+    try:
+        with _own_ipython():
+            papermill.execute_notebook(
+                chapter.notebook, target, chapter.parameters, kernel_name="python3", cwd=chapter.root, progress_bar=bar
+            )
+    except papermill.PapermillExecutionError as error:
+        kept = _keep_failed(chapter, target)
+        fault = " ".join(str(error.evalue).split())
+        raise EdgelibError(
+            f"chapter {chapter.name} stopped at In [{error.exec_count}] with {error.ename}: {fault} "
+            f"(as far as it got: {kept}); {reached}"
+        ) from None
+    except DeadKernelError:
+        raise EdgelibError(
+            f"chapter {chapter.name}: its kernel was killed, often for want of memory; {reached}"
+        ) from None
+    cells = nbformat.read(target, as_version=4).cells
+    # A killed kernel can leave a notebook that looks finished: only an execution count proves that a cell ran.
+    if any(cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None for cell in cells):
+        raise EdgelibError(f"chapter {chapter.name}: not every cell ran; {reached}")
+
+
+def normalised(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook without what differs between two runs of the same inputs: times, ids, paths, versions."""
+    notebook.metadata = NotebookNode({key: value for key, value in notebook.metadata.items() if key in KEPT_METADATA})
+    language = notebook.metadata.get("language_info", {})
+    notebook.metadata["language_info"] = {"name": "python", "file_extension": language.get("file_extension", ".py")}
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution")})
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        if cell.cell_type == "code":
+            cell.outputs = _merged_streams(cell.outputs)
+    return notebook
+
+
+def publish_all(chapters: list[Chapter], *, force: bool = False, say: Callable[[str], None] = print) -> None:
+    """Publish each chapter that is stale (every one with `force`), saying one line for each."""
+    for position, chapter in enumerate(chapters, start=1):
+        label = f"[{position}/{len(chapters)}] {chapter.name}"
+        if not force and is_fresh(chapter):
+            say(f"{label}: fresh")
+            continue
+        say(f"{label}: executing")
+        publish(chapter)
+        say(f"{label}: published as {chapter.published.relative_to(chapter.root)}")
+
+
+def _shown_metadata(cell: NotebookNode) -> dict[str, Any]:
+    return {key: cell.metadata[key] for key in ("tags", "mystnb") if key in cell.metadata}
+
+
+def _is_input(path: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    return not hidden and path.as_posix() not in NOT_INPUTS
+
+
+def _digests(paths: list[Path]) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _copy_tables(chapter: Chapter) -> dict[str, str]:
+    """Replace the chapter's tables in the book by those it just wrote; return their digests."""
+    data = chapter.root / "book" / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for old in chapter.tables:
+        old.unlink()
+    for table in sorted(chapter.results.glob("*.csv")):
+        shutil.copyfile(table, data / f"{chapter.name}-{table.name}")
+    return _digests(chapter.tables)
+
+
+def _keep_failed(chapter: Chapter, target: Path) -> Path:
+    chapter.results.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(target, chapter.results / "failed.ipynb"))
+
+
+def _merged_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join neighbouring pieces of one stream: where the pieces break depends on timing."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == "stream" == merged[-1].output_type and output.name == merged[-1].name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _write(notebook: NotebookNode, path: Path) -> None:
+    nbformat.validate(notebook)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        nbformat.write(notebook, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _own_ipython():
+    """Run kernels without the user's IPython start-up files, and without its notice about local connections."""
+    before = os.environ.get("IPYTHONDIR")
+    with tempfile.TemporaryDirectory(prefix="edgelib-ipython-") as folder:
+        profile = Path(folder, "profile_default")
+        profile.mkdir()
+        (profile / "ipython_kernel_config.py").write_text("c = get_config()\nc.IPKernelApp.log_level = 'CRITICAL'\n")
+        os.environ["IPYTHONDIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("IPYTHONDIR")
+            if before is not None:
+                os.environ["IPYTHONDIR"] = before

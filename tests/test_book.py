@@ -1,0 +1,171 @@
+"""The book builds without a warning, without torch, and its pages are right in a real browser, without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PHONE, DESKTOP = 390, 1280
+# The size of a screenshot's viewport is the reader's; the heights are typical.
+HEIGHTS = {PHONE: 844, DESKTOP: 900}
+
+pytestmark = pytest.mark.book
+
+
+def pages() -> list[str]:
+    """Return every page of the table of contents."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory) -> Path:
+    """The book, built with warnings as errors where the model libraries cannot be imported."""
+    folder = tmp_path_factory.mktemp("book")
+    blocked = folder / "blocked"
+    for name in ("torch", "torchvision", "transformers", "timm", "datasets", "pandas"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text(f"raise ImportError('{name} is not needed to build the book')")
+    for name in ("book", "edgelib", "_config.yml", "_toc.yml"):
+        source = ROOT / name
+        if source.is_dir():
+            skipped = shutil.ignore_patterns("_build", "__pycache__", ".*")
+            shutil.copytree(source, folder / name, symlinks=True, ignore=skipped)
+        else:
+            shutil.copyfile(source, folder / name)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "PYTHONPATH": str(blocked)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "book" / "_build" / "html"
+
+
+def test_every_page_is_there(html):
+    for page in pages():
+        assert (html / f"{page}.html").stat().st_size > 1000
+
+
+def test_no_page_loads_anything_from_elsewhere(html):
+    for page in html.rglob("*.html"):
+        tag = r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="
+        loads = re.findall(tag + r"[\"']((?:https?:)?//[^\"']+)", page.read_text())
+        assert not loads, f"{page.name} loads {loads}"
+
+
+def test_no_cell_failed_or_is_missing_its_outputs(html):
+    for page in (html / "chapters").glob("*.html"):
+        assert "Traceback (most recent call last)" not in page.read_text(), page.name
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium that cannot reach a network."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    binary = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.fail("Chromium is not here; on Debian: apt-get install -y chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    profile = tmp_path_factory.mktemp("profile")
+    switches = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-dev-shm-usage disable-sync "
+    switches += "disable-background-networking disable-component-update hide-scrollbars"
+    for switch in [*switches.split(), f"user-data-dir={profile}", "host-resolver-rules=MAP * ~NOTFOUND"]:
+        options.add_argument(f"--{switch}")
+    window = webdriver.Chrome(options=options, service=Service(driver))
+    yield window
+    window.quit()
+
+
+def visit(browser, html: Path, page: str, width: int, mode: str) -> None:
+    """Open a page at a width in light or dark mode, and wait until its images and formulas are drawn."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    size = {"width": width, "height": HEIGHTS[width], "deviceScaleFactor": 1, "mobile": width == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": mode}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get((html / f"{page}.html").as_uri())
+    ready = """
+      const formulas = [...document.querySelectorAll('.math')].every(f => f.querySelector('mjx-container'));
+      return document.readyState === 'complete' && formulas && [...document.images].every(i => i.complete);
+    """
+    WebDriverWait(browser, 30).until(lambda window: window.execute_script(ready))
+
+
+LOOKS = [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")]
+
+
+@pytest.fixture(params=LOOKS, ids=["desktop", "dark", "phone"])
+def look(request) -> tuple[int, str]:
+    return request.param
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_page_is_right(browser, html, page, look):
+    width, mode = look
+    visit(browser, html, page, width, mode)
+    assert browser.execute_script("return document.documentElement.dataset.theme") == mode
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors
+    traffic = "".join(entry["message"] for entry in browser.get_log("performance"))
+    asked = re.findall(r'"url":"(https?://[^"\\]+)', traffic)
+    assert not asked, f"asks the network for {asked}"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "scrolls sideways"
+    assert not browser.execute_script(SPILLS, width), "content is wider than the page"
+    broken = "return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)"
+    assert not browser.execute_script(broken)
+    silent = "return [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src)"
+    assert not browser.execute_script(silent), "figures without alternative text"
+
+
+# What sticks out of the page and cannot be scrolled to inside a box of its own.
+SPILLS = """
+  const inside = e => { for (let p = e.parentElement; p; p = p.parentElement)
+    if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return true; return false; };
+  return [...document.querySelectorAll('article *')]
+    .filter(e => e.getBoundingClientRect().right > arguments[0] + 1 && e.offsetParent && !inside(e))
+    .map(e => e.outerHTML.slice(0, 80));
+"""
+
+
+def test_dark_figures_stand_on_white(browser, html):
+    for page in (page for page in pages() if page.startswith("chapters/")):
+        visit(browser, html, page, DESKTOP, "dark")
+        colours = browser.execute_script(
+            "return [...document.querySelectorAll('div.cell_output img')].map(i => getComputedStyle(i).backgroundColor)"
+        )
+        assert set(colours) <= {"rgb(255, 255, 255)"}
+
+
+def test_formulas_are_drawn(browser, html):
+    visit(browser, html, "reference/methods", DESKTOP, "light")
+    assert browser.execute_script("return document.querySelectorAll('mjx-container svg').length") > 5
+    assert not browser.execute_script("return document.querySelectorAll('[data-mjx-error]').length")
+
+
+def test_the_search_finds_a_page(browser, html):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    visit(browser, html, "search", DESKTOP, "light")
+    browser.get((html / "search.html").as_uri() + "?q=calibration")
+    found = "return document.querySelectorAll('#search-results li').length"
+    WebDriverWait(browser, 15).until(lambda window: window.execute_script(found) > 0)
+
+
+def test_there_is_one_search_button(browser, html):
+    visit(browser, html, "index", DESKTOP, "light")
+    buttons = "[...document.querySelectorAll('.search-button-field, .search-button')]"
+    assert browser.execute_script(f"return {buttons}.filter(e => e.offsetParent).length") == 1

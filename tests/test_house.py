@@ -1,0 +1,178 @@
+"""The rules of the house: imports point down, one dependency list, notebook pairs and parameter files in step."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+from edgelib import params
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "edgelib"
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+PARAMETER_FILES = sorted((ROOT / "params").rglob("*.yaml")) + sorted((ROOT / "tests" / "smoke").glob("*.yaml"))
+
+# From the ground up; a module may import its own floor and those below it.
+FLOORS = ["errors", "inputs", "quant", "evaluate", "measure", "report", "params", "cli"]
+# Their work is to run a notebook or to be run in one; only the book's tools have these packages.
+BOOK_ONLY = {"report/publish.py", "report/notebook.py", "report/tables.py", "report/claims.py"}
+
+
+def ids(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> list[str]:
+    """Return the dotted names a file imports, wherever in the file it does."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *filter(None, [node.module])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def floor(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "edgelib" and len(parts) > 1 else None
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def bare(requirement: str) -> str:
+    """Return the normalised name in a requirement: "jupyter-book>=1,<2" -> "jupyter-book"."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != LIBRARY / "__init__.py"], ids=ids)
+def test_imports_point_down(path):
+    own = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    above = FLOORS[FLOORS.index(own) + 1 :]
+    upward = [name for name in imports(path) if floor(name) in above]
+    assert not upward, f"{own} may not import {upward}"
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "measure").glob("*.py")), ids=ids)
+def test_measures_know_only_arrays_and_tables(path):
+    allowed = {"numpy", "pandas", "scipy", "statsmodels", "edgelib", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imports(path)} <= allowed
+    assert {floor(name) for name in imports(path)} <= {None, "measure", "errors"}
+
+
+def test_every_import_of_the_library_is_a_declared_dependency():
+    extras = project()["optional-dependencies"]
+    declared = {bare(requirement) for requirement in project()["dependencies"]}
+    booked = declared | {bare(requirement) for requirement in extras["book"]} | {"ipython", "matplotlib-inline"}
+    if_present = {bare(requirement) for requirement in extras["ray"]}
+    distributions = packages_distributions()
+    for path in SOURCES:
+        allowed = booked if ids(path).removeprefix("edgelib/") in BOOK_ONLY else declared | if_present
+        for top in {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"edgelib"}:
+            names = {bare(name) for name in distributions.get(top, [top])}
+            assert names & allowed, f"{ids(path)} imports {top}, which pyproject.toml does not list"
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    code = "import sys, edgelib, edgelib.cli; print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_the_conda_environment_names_nothing_of_its_own():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert {bare(name) for name in conda} <= {"python", "pip"}
+    assert all(line.startswith(("-c constraints.txt", "-e .[")) for line in pip["pip"])
+    named = re.findall(r"\[(.*)\]", pip["pip"][-1])[0].split(",")
+    assert set(named) <= set(project()["optional-dependencies"])
+
+
+def test_constraints_are_exact_pins_without_a_host():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9._-]+==[\w.!+]+( ; .+)?", line), f"not an exact pin: {line}"
+    assert not re.search(r"https?:|//|@|--", "\n".join(lines))
+
+
+def test_every_direct_dependency_is_pinned():
+    pinned = {bare(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = [*project()["dependencies"], *sum(project()["optional-dependencies"].values(), [])]
+    assert {bare(requirement) for requirement in wanted} <= pinned
+
+
+@pytest.mark.parametrize("name", ["README.md", "pyproject.toml", "Makefile", "environment.yml", "_config.yml"])
+def test_no_file_names_a_package_registry(name):
+    assert not re.search(r"pypi\.org|pythonhosted|conda\.anaconda|download\.pytorch", (ROOT / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])
+def test_the_book_is_configured_at_the_top(name):
+    link = ROOT / "book" / name
+    assert link.is_symlink() and link.resolve() == ROOT / name
+
+
+def shown(notebook) -> list[tuple]:
+    return [(cell.cell_type, cell.source.strip(), sorted(cell.metadata.get("tags", []))) for cell in notebook.cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
+def test_a_notebook_and_its_text_pair_agree(path):
+    pair = path.with_suffix(".ipynb")
+    assert pair.is_file(), "run: make sync"
+    notebook = nbformat.read(pair, as_version=4)
+    assert shown(jupytext.read(path)) == shown(notebook), "run: make sync"
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs belong into book/chapters only"
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=ids)
+def test_a_notebook_has_a_text_pair_and_a_place_in_the_book(path):
+    assert path.with_suffix(".py").is_file(), "run: make sync"
+    assert f"chapters/{path.stem}" in (ROOT / "_toc.yml").read_text()
+    assert (ROOT / "params" / path.with_suffix(".yaml").name).is_file()
+
+
+def parameter_defaults(path: Path) -> dict:
+    """Return the values that the chapter's parameters cell assigns."""
+    cells = [cell for cell in jupytext.read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1, "a chapter has one cell tagged parameters"
+    assigned = {}
+    for node in ast.parse(cells[0].source).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), "the parameters cell holds plain assignments"
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        assigned[target.id] = ast.literal_eval(node.value)
+    return assigned
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
+def test_a_chapter_s_parameters_are_its_schema(path):
+    assert parameter_defaults(path) == params.SCHEMAS[path.stem]().model_dump()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
+def test_a_chapter_checks_its_parameters_in_its_first_cells(path):
+    code = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    assert "begin(globals())" in code[0]
+    assert "validate(globals(), " in code[2]
+
+
+@pytest.mark.parametrize("path", PARAMETER_FILES, ids=ids)
+def test_a_parameter_file_is_valid(path):
+    chapter, values = params.read(path)
+    assert values, f"{path} sets nothing for {chapter}"

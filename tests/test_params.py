@@ -1,0 +1,139 @@
+"""Parameters: what is given is what is used, and what is wrong is said in one paragraph."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgelib import params
+from edgelib.errors import EdgelibError
+from edgelib.params import EmbeddedWorld, RobustnessGap, begin, check, parse_twin, read, validate
+
+
+def run_cells(*cells: str, schema=RobustnessGap) -> params.Parameters:
+    """Run cells in one namespace between begin and validate, as a kernel does."""
+    namespace = {"earlier": [1]}
+    begin(namespace)
+    for cell in cells:
+        exec(cell, namespace)
+    return validate(namespace, schema)
+
+
+def test_a_value_from_the_cells_reaches_the_chapter():
+    chosen = run_cells("n_images: int = 7\nseverities = [5, 1]")
+    assert (chosen.n_images, chosen.severities) == (7, [1, 5])
+
+
+def test_the_injected_cell_wins_over_the_defaults():
+    assert run_cells("n_images = 7", "# Parameters\nn_images = 9").n_images == 9
+
+
+def test_names_from_before_the_parameters_are_no_parameters():
+    assert run_cells("seed = 3").seed == 3
+
+
+def test_running_the_cells_again_forgets_the_first_run():
+    namespace: dict = {}
+    begin(namespace)
+    exec("severties = [1]", namespace)
+    with pytest.raises(EdgelibError, match="severties"):
+        validate(namespace, RobustnessGap)
+    begin(namespace)
+    exec("severities = [2]", namespace)
+    assert validate(namespace, RobustnessGap).severities == [2]
+    exec("rows = [1, 2, 3]", namespace)
+    begin(namespace)
+    exec("severities = [3]", namespace)
+    assert validate(namespace, RobustnessGap).severities == [3]
+
+
+def test_a_misspelt_name_comes_back_with_the_right_one():
+    with pytest.raises(EdgelibError, match=r"unknown parameter 'severties' \(did you mean 'severities'\?\)"):
+        run_cells("severties = [1]")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        pytest.param({"n_images": "many"}, "n_images = 'many'.*integer", id="text for a number"),
+        pytest.param({"n_images": 2.5}, "n_images = 2.5.*integer", id="fraction for a count"),
+        pytest.param({"n_images": True}, "n_images = True.*integer", id="flag for a count"),
+        pytest.param({"n_images": 0}, "n_images = 0.*greater than or equal to 2", id="too few"),
+        pytest.param({"severities": [1, 6]}, r"severities\[1\] = 6.*less than or equal to 5", id="severity 6"),
+        pytest.param({"severities": "[1, 2]"}, r"severities = '\[1, 2\]'.*list", id="list as text"),
+        pytest.param({"severities": []}, "severities = .*at least 1 item", id="empty list"),
+        pytest.param({"severities": [1, 1]}, "named twice: 1", id="severity twice"),
+        pytest.param({"table": "imagenet"}, "'imagenet-c' or 'cifar-c'.*did you mean 'imagenet-c'", id="table"),
+        pytest.param({"executor": "ray-cluster"}, "'serial' or 'process'", id="executor"),
+        pytest.param({"device": "gpu"}, "device = 'gpu'", id="device"),
+        pytest.param({"level": 1.0}, "level = 1.0.*less than 1", id="level"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(wrong, said):
+    with pytest.raises(EdgelibError, match=said) as caught:
+        check(wrong, RobustnessGap)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_fault_is_listed_at_once():
+    with pytest.raises(EdgelibError, match="level.*n_images"):
+        check({"n_images": 0, "level": 2.0}, RobustnessGap)
+
+
+def test_an_unknown_corruption_lists_the_known_ones():
+    with pytest.raises(EdgelibError, match=r"unknown corruption 'fogg' \(did you mean 'fog'\?\); choose from .*fog"):
+        check({"corruptions": ["fogg"]}, RobustnessGap)
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(EdgelibError, match="w9a9-minmax"):
+        check({"configs": ["fp32", "w9a9-minmax"]}, RobustnessGap)
+
+
+def test_a_twin_is_a_kind_and_a_strength():
+    assert parse_twin("weight:8") == ("weight", 8.0)
+
+
+@pytest.mark.parametrize("twin", ["weight", "weight:", "weight:0.5", "weight:nan", "weight:inf", "wait:8", ":8"])
+def test_a_malformed_twin_is_refused(twin):
+    with pytest.raises(EdgelibError):
+        check({"twins": [twin]}, EmbeddedWorld)
+
+
+def test_validate_without_begin_says_so():
+    with pytest.raises(EdgelibError, match="begin"):
+        validate({}, RobustnessGap)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("n_images: [", "not YAML", id="broken yaml"),
+        pytest.param("- 1\n- 2", "holds a list", id="a list"),
+        pytest.param("n_imges: 3", "did you mean 'n_images'", id="typo"),
+    ],
+)
+def test_a_bad_file_is_one_paragraph(tmp_path, text, said):
+    file = tmp_path / "robustness_gap.yaml"
+    file.write_text(text)
+    with pytest.raises(EdgelibError, match=said) as caught:
+        read(file)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_chapter_are_named(tmp_path):
+    with pytest.raises(EdgelibError, match="no parameter file"):
+        read(tmp_path / "robustness_gap.yaml")
+    with pytest.raises(EdgelibError, match="unknown chapter 'gap'"):
+        read(tmp_path / "gap.yaml")
+
+
+def test_an_empty_file_keeps_the_defaults(tmp_path):
+    file = tmp_path / "embedded_world.yaml"
+    file.write_text("# nothing\n")
+    assert read(file) == ("embedded_world", {})
+
+
+def test_defaults_hold_against_their_own_rules():
+    for schema in params.SCHEMAS.values():
+        assert check(schema().model_dump(), schema) == schema()

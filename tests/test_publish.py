@@ -1,0 +1,185 @@
+"""Publishing: only what is stale, whole or not at all, and the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from edgelib.errors import EdgelibError
+from edgelib.report.notebook import find_root
+from edgelib.report.publish import Chapter, chapter_names, find_chapter, fingerprint, is_fresh, normalised, publish
+
+BODY = "from pathlib import Path\nprint('n is', n)\nPath(FOLDER).mkdir(parents=True, exist_ok=True)\n"
+TABLE = "Path(FOLDER, 'counts.csv').write_text(f'n\\n{n}\\n')"
+
+
+def make_checkout(folder, *cells: str):
+    """A checkout with one chapter, "tiny", whose cells follow its parameters."""
+    for name in ("notebooks", "edgelib/inputs/scenes_clip", "book/data"):
+        (folder / name).mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", "edgelib/errors.py", "edgelib/inputs/scenes_clip/weights.bin"):
+        (folder / name).write_text("one\n")
+    parameters = new_code_cell("n = 1  # count", metadata={"tags": ["parameters"]})
+    sources = [source.replace("FOLDER", "'results/tiny'") for source in cells or (BODY, TABLE)]
+    notebook = new_notebook(cells=[new_markdown_cell("# Tiny"), parameters, *map(new_code_cell, sources)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / "notebooks" / "tiny.ipynb")
+    return Chapter("tiny", folder, {"n": 3})
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A chapter that was published once; tests restore what they change."""
+    chapter = make_checkout(tmp_path_factory.mktemp("published"))
+    publish(chapter, progress=False)
+    return chapter
+
+
+def test_a_published_chapter_has_every_output_and_its_table(published):
+    notebook = nbformat.read(published.published, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"] == [1, 2, 3, 4]
+    assert notebook.cells[3].outputs[0].text == "n is 3\n"
+    assert (published.root / "book/data/tiny-counts.csv").read_text() == "n\n3\n"
+    assert is_fresh(published)
+
+
+def test_publishing_again_gives_the_same_bytes(published):
+    before = published.published.read_bytes()
+    publish(published, progress=False)
+    assert published.published.read_bytes() == before
+
+
+def test_nothing_personal_is_published(published):
+    text = published.published.read_text()
+    assert str(published.root) not in text
+    assert "start_time" not in text
+    assert list(published.published.parent.iterdir()) == [published.published]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["edgelib/errors.py", "edgelib/inputs/scenes_clip/weights.bin", "constraints.txt", "book/data/tiny-counts.csv"],
+)
+def test_a_changed_input_makes_it_stale(published, name):
+    file = published.root / name
+    before = file.read_bytes()
+    file.write_bytes(b"other\n")
+    assert not is_fresh(published)
+    file.write_bytes(before)
+    assert is_fresh(published)
+
+
+@pytest.mark.parametrize("name", ["edgelib/cli.py", "edgelib/report/publish.py", "edgelib/__pycache__/x.pyc"])
+def test_what_cannot_change_a_number_does_not(published, name):
+    file = published.root / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("anything")
+    assert is_fresh(published)
+
+
+def test_other_parameters_or_cells_make_it_stale(published):
+    assert not is_fresh(Chapter("tiny", published.root, {"n": 4}))
+    notebook = nbformat.read(published.notebook, as_version=4)
+    before = fingerprint(published)
+    notebook.cells[2].source += "\n# more"
+    nbformat.write(notebook, published.notebook)
+    assert fingerprint(published) != before
+    notebook.cells[2].source = notebook.cells[2].source.removesuffix("\n# more")
+    nbformat.write(notebook, published.notebook)
+    assert fingerprint(published) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        pytest.param("1 / 0", r"stopped at In \[4\] with ZeroDivisionError: division by zero", id="error"),
+        pytest.param("import os; os.kill(os.getpid(), 9)", "kernel was killed", id="killed kernel"),
+    ],
+)
+def test_a_failed_run_leaves_the_published_chapter(tmp_path, source, said):
+    chapter = make_checkout(tmp_path, "x = 1", source)
+    chapter.published.parent.mkdir()
+    chapter.published.write_text("the one before")
+    with pytest.raises(EdgelibError, match=said) as caught:
+        publish(chapter, progress=False)
+    assert "edgelib publish tiny" in str(caught.value)
+    assert chapter.published.read_text() == "the one before"
+    assert [path.name for path in chapter.published.parent.iterdir()] == ["tiny.ipynb"]
+
+
+def test_tables_of_an_older_version_are_not_published(tmp_path):
+    chapter = make_checkout(tmp_path)
+    chapter.results.mkdir(parents=True)
+    (chapter.results / "dropped.csv").write_text("old\n")
+    (tmp_path / "book/data/tiny-dropped.csv").write_text("old\n")
+    publish(chapter, progress=False)
+    assert [table.name for table in chapter.tables] == ["tiny-counts.csv"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"nbformat": 4}'], ids=["empty", "torn", "headless"])
+def test_a_broken_published_file_is_stale(tmp_path, text):
+    chapter = make_checkout(tmp_path)
+    chapter.published.parent.mkdir()
+    chapter.published.write_text(text)
+    assert not is_fresh(chapter)
+
+
+def test_streams_are_joined_and_times_dropped():
+    out = [new_output("stream", name="stdout", text=text) for text in ("a", "b")]
+    cell = new_code_cell("x", outputs=[*out, new_output("stream", name="stderr", text="c")])
+    cell.metadata = {"papermill": {"duration": 1.0}, "tags": ["t"]}
+    notebook = normalised(new_notebook(cells=[cell], metadata={"papermill": {"start_time": "now"}}))
+    assert [(output.name, output.text) for output in notebook.cells[0].outputs] == [("stdout", "ab"), ("stderr", "c")]
+    assert notebook.cells[0].metadata == {"tags": ["t"]}
+    assert set(notebook.metadata) == {"language_info"}
+
+
+def test_an_unknown_chapter_lists_the_known_ones(tmp_path):
+    make_checkout(tmp_path)
+    assert chapter_names(tmp_path) == ["tiny"]
+    with pytest.raises(EdgelibError, match="unknown chapter 'tinny'.*tiny"):
+        find_chapter("tinny", {}, tmp_path)
+
+
+def test_the_checkout_is_found_from_below(tmp_path):
+    make_checkout(tmp_path)
+    assert find_root(tmp_path / "book" / "data") == tmp_path
+
+
+def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-c", "from edgelib.cli import main; main()", *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["publish", "tinny"], "unknown chapter 'tinny'", id="unknown chapter"),
+        pytest.param(["publish", "--params-dir", "params/nobody"], "no folder params/nobody", id="unknown folder"),
+        pytest.param(["check", "robustness_gap.yaml"], "no parameter file", id="no file"),
+        pytest.param(["check", "typo.yaml", "--chapter", "robustness_gap"], "did you mean 'n_images'", id="typo"),
+    ],
+)
+def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, arguments, said):
+    make_checkout(tmp_path)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "typo.yaml").write_text("n_imags: 3\n")
+    done = edgelib(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_check_prints_every_value(tmp_path):
+    (tmp_path / "embedded_world.yaml").write_text("n_images: 33\n")
+    done = edgelib("check", "embedded_world.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "n_images: 33\n" in done.stdout
+    assert "seed: 0  # default" in done.stdout
