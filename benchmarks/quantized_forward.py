@@ -1,4 +1,4 @@
-"""Simulator overhead: a quantized CLIP ViT-B/32 forward against its fp32 forward, and against dequantizing on each call.
+"""Simulator overhead: a quantized CLIP ViT-B/32 forward against its fp32 forward, and against decoding on each call.
 
 Random weights (the arithmetic does not care), both towers, images and prompts in one call. The peer keeps the
 weights as int16 codes, decodes them to fp32 in every forward and rounds activations per token, which is how

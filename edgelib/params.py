@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
 
@@ -28,15 +28,16 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
     seed: int = Field(0, ge=0, lt=2**31, description="the only source of randomness")
-    batch_size: int = Field(64, ge=1, description="images per forward pass; no result depends on it")
+    batch_size: int = Field(128, ge=1, description="images per forward pass; no result depends on it")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description='"cpu", "cuda", "cuda:1" or "mps"')
-    offline: bool = Field(False, description="never ask a hub: names must be folders or downloaded already")
-    n_bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap draws behind each interval")
+    local_files_only: bool = Field(False, description="never ask a hub: names must be folders or downloaded already")
+    n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
     level: float = Field(0.95, ge=0.5, lt=1, description="confidence level of the intervals")
     results: str = Field("results", min_length=1, description="folder for outcomes, figures and tables")
 
 
 Names = Annotated[list[str], Field(min_length=1)]
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 class EmbeddedWorld(Parameters):
@@ -58,37 +59,47 @@ class RobustnessGap(Parameters):
     """Parameters of the chapter `robustness_gap`."""
 
     model: str = Field("scenes-clip", min_length=1, description="zero-shot model: embedded name, folder or hub id")
-    baseline_model: str | None = Field(None, description="a supervised timm classifier for comparison, or null")
+    baseline_model: str | None = Field(
+        "scenes-vit", description="supervised timm classifier of the same classes, or null"
+    )
     prompts: str = Field("simple", min_length=1, description="set of prompt templates, or one template with {}")
     dataset: str = Field("scenes", min_length=1, description='"scenes", a folder, an .npz file or a hub id')
     split: str = Field("test", min_length=1, description="split of the data set")
-    n_images: int = Field(200, ge=2, description="images drawn from the split")
+    n_images: int = Field(128, ge=2, description="images drawn from the split")
     configs: Names = Field(
-        ["fp32", "w8a8-minmax", "w4a8-minmax"], description="number formats to compare; the first is the reference"
+        ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
+        description="number formats to compare; the first is the reference",
     )
     corruptions: Names = Field(
         ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"], description="corruptions to apply"
     )
-    severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(
+    severities: Annotated[list[Severity], Field(min_length=1)] = Field(
         [1, 3, 5], description="severities 1 (mild) to 5 (harsh)"
     )
     table: Literal["imagenet-c", "cifar-c"] | None = Field(
         None, description="severity table; null chooses by image size"
     )
     twins: list[str] = Field(
-        ["weight:8", "weight:16"], description='twins evaluated beside the model, as "kind:strength"'
+        ["weight:4", "weight:8", "weight:16", "activation:32", "activation:128", "activation:512"],
+        description='planted outliers as "kind:strength": twins evaluated beside the model',
+    )
+    twin_configs: Names | None = Field(
+        None, description="configurations evaluated on the twins; null takes all but the reference"
+    )
+    twin_severities: list[Severity] | None = Field(
+        None, description="severities evaluated on the twins; null takes the middle one"
     )
     calibration: str = Field("balanced", min_length=1, description="calibration mix")
     n_calibration: int = Field(64, ge=1, description="images in the calibration mix")
     executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
     workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
 
-    @field_validator("configs")
+    @field_validator("configs", "twin_configs")
     @classmethod
-    def _configs(cls, configs: list[str]) -> list[str]:
+    def _configs(cls, configs: list[str] | None) -> list[str] | None:
         from edgelib.quant.scheme import scheme
 
-        for config in _distinct(configs):
+        for config in _distinct(configs or []):
             scheme(config)
         return configs
 
@@ -117,15 +128,28 @@ class RobustnessGap(Parameters):
         choose(MIXES, mix, "calibration mix")
         return mix
 
-    @field_validator("severities")
+    @field_validator("severities", "twin_severities")
     @classmethod
-    def _severities(cls, severities: list[int]) -> list[int]:
-        return sorted(_distinct(severities))
+    def _severities(cls, severities: list[int] | None) -> list[int] | None:
+        return severities and sorted(_distinct(severities))
 
     @field_validator("twins")
     @classmethod
     def _twins(cls, twins: list[str]) -> list[str]:
         return [_checked_twin(twin) for twin in _distinct(twins)]
+
+    @model_validator(mode="after")
+    def _twins_within_the_grid(self) -> RobustnessGap:
+        middle = self.severities[len(self.severities) // 2]
+        for field, default in (("twin_configs", self.configs[1:] or self.configs), ("twin_severities", [middle])):
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, default)  # the model is frozen for everyone else
+        for field, whole in (("twin_configs", "configs"), ("twin_severities", "severities")):
+            outside = [value for value in getattr(self, field) if value not in getattr(self, whole)]
+            if self.twins and outside:
+                listed = ", ".join(map(repr, getattr(self, whole)))
+                raise EdgelibError(f"{field} names {', '.join(map(repr, outside))}, but {whole} has only {listed}")
+        return self
 
 
 SCHEMAS: dict[str, type[Parameters]] = {"embedded_world": EmbeddedWorld, "robustness_gap": RobustnessGap}
@@ -209,13 +233,15 @@ def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, A
 
 def _fault(detail: dict[str, Any], schema: type[Parameters]) -> str:
     """Return one fault as "field = value: what is wrong and what is allowed"."""
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not detail["loc"]:
+        return message
     field, *rest = detail["loc"]
     place = str(field) + "".join(f"[{part}]" for part in rest if isinstance(part, int))
     if detail["type"] == "extra_forbidden":
         names = ", ".join(schema.model_fields)
         hint = did_you_mean(field, schema.model_fields)
         return f"unknown parameter {field!r}{hint}; {schema.__doc__.split('`')[1]} has {names}"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     hint = did_you_mean(detail["input"], _literals(detail)) if isinstance(detail["input"], str) else ""
     return f"{place} = {detail['input']!r}: {message}{hint}"
 

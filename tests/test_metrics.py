@@ -85,7 +85,7 @@ def test_edgevlm_bench_columns_are_these_two_functions(config):
     clean, rs, drop = EDGEVLM[config]
     corrupted = [clean * rs - 0.1, clean * rs + 0.1]
     assert metrics.robustness_score(clean, corrupted) == pytest.approx(rs)
-    assert metrics.accuracy_drop(clean, corrupted) == pytest.approx(drop, abs=6e-4)
+    assert metrics.accuracy_drop(clean, corrupted) == pytest.approx(drop, abs=1e-3)
     assert metrics.accuracy_drop(clean, corrupted) == pytest.approx(clean * (1 - rs))
 
 

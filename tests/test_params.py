@@ -19,8 +19,8 @@ def run_cells(*cells: str, schema=RobustnessGap) -> params.Parameters:
 
 
 def test_a_value_from_the_cells_reaches_the_chapter():
-    chosen = run_cells("n_images: int = 7\nseverities = [5, 1]")
-    assert (chosen.n_images, chosen.severities) == (7, [1, 5])
+    chosen = run_cells("n_images: int = 7\nseverities = [5, 3]")
+    assert (chosen.n_images, chosen.severities) == (7, [3, 5])
 
 
 def test_the_injected_cell_wins_over_the_defaults():
@@ -64,6 +64,10 @@ def test_a_misspelt_name_comes_back_with_the_right_one():
         pytest.param({"severities": [1, 1]}, "named twice: 1", id="severity twice"),
         pytest.param({"table": "imagenet"}, "'imagenet-c' or 'cifar-c'.*did you mean 'imagenet-c'", id="table"),
         pytest.param({"executor": "ray-cluster"}, "'serial' or 'process'", id="executor"),
+        pytest.param({"twin_configs": ["fp16"]}, "twin_configs names 'fp16', but configs has only", id="twin config"),
+        pytest.param(
+            {"twin_severities": [4]}, "twin_severities names 4, but severities has only 1, 3, 5", id="twin at 4"
+        ),
         pytest.param({"device": "gpu"}, "device = 'gpu'", id="device"),
         pytest.param({"level": 1.0}, "level = 1.0.*less than 1", id="level"),
     ],
@@ -72,6 +76,11 @@ def test_a_bad_value_is_named_with_what_is_allowed(wrong, said):
     with pytest.raises(EdgelibError, match=said) as caught:
         check(wrong, RobustnessGap)
     assert "\n" not in str(caught.value)
+
+
+def test_twins_follow_the_grid_where_nothing_is_said():
+    chosen = check({"configs": ["fp32", "w4a8-minmax"], "severities": [5, 2]}, RobustnessGap)
+    assert (chosen.twin_configs, chosen.twin_severities) == (["w4a8-minmax"], [5])
 
 
 def test_every_fault_is_listed_at_once():

@@ -84,15 +84,15 @@ def test_order_of_items_and_names_of_clusters_do_not_matter():
     rng = np.random.default_rng(3)
     a, b, image = paired_outcomes(rng, 50, 4, 0.2, 0.1, 0.3)
     mixed = rng.permutation(len(a))
-    names = np.array([f"image {hash(i) % 97}-{i}" for i in rng.permutation(50)])
+    names = np.array([f"image {i}" for i in rng.permutation(50)])
     renamed = s.paired_difference(a[mixed], b[mixed], cluster=names[image[mixed]])
     assert renamed == s.paired_difference(a, b, cluster=image)
 
 
 def test_same_seed_same_numbers_other_seed_close_ones():
     a, b, _ = paired_outcomes(np.random.default_rng(4), 300, 1, 0.2, 0.1, 0)
-    assert s.paired_difference(a, b, seed=1) == s.paired_difference(a, b, seed=1)
-    assert s.paired_difference(a, b, seed=1).interval == pytest.approx(s.paired_difference(a, b, seed=2).interval, abs=0.01)
+    one, again, other = (s.paired_difference(a, b, seed=seed) for seed in (1, 1, 2))
+    assert one == again and one.interval == pytest.approx(other.interval, abs=0.01)
 
 
 def test_binary_interval_is_close_to_bonett_and_price():
@@ -105,7 +105,8 @@ def test_binary_interval_is_close_to_bonett_and_price():
 def test_mde_is_the_closed_form():
     a, b, _ = paired_outcomes(np.random.default_rng(6), 400, 1, 0.12, 0.06, 0)
     high, low = ((a > b).sum() + 1) / 402, ((b > a).sum() + 1) / 402
-    assert s.paired_difference(a, b).mde == pytest.approx(2.8016 * np.sqrt((high + low - (high - low) ** 2) / 402), rel=1e-4)
+    se = np.sqrt((high + low - (high - low) ** 2) / 402)
+    assert s.paired_difference(a, b).mde == pytest.approx(2.8016 * se, rel=1e-4)
     assert s.minimum_detectable_effect(0.01) == pytest.approx(0.028016, rel=1e-4)
 
 
@@ -118,10 +119,10 @@ def test_repeating_every_question_does_not_add_evidence():
 
 
 @pytest.mark.parametrize(
-    ("clusters", "size", "icc"), [(30, 1, 0.0), (40, 5, 0.3), (100, 5, 0.9)], ids=["30 items", "40 x 5", "100 x 5 alike"]
+    ("clusters", "size", "icc"), [(30, 1, 0.0), (40, 5, 0.3), (60, 5, 0.9)], ids=["30 items", "40 x 5", "60 x 5 alike"]
 )
 def test_interval_covers_the_truth_and_a_a_tests_stay_quiet(clusters, size, icc):
-    rng, runs, covered, rejected = np.random.default_rng(8), 400, 0, 0
+    rng, runs, covered, rejected = np.random.default_rng(8), 200, 0, 0
     for run in range(runs):
         a, b, image = paired_outcomes(rng, clusters, size, 0.2, 0.1, icc)
         low, high = s.paired_difference(a, b, cluster=image, seed=run).interval
@@ -141,11 +142,18 @@ def test_agreement_on_every_item_is_not_certainty():
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [([1], [0]), ([1, 1, 1], [0, 0, 0]), ([0.3] * 4, [0.3] * 4), ([1], [1])], ids=["one", "all", "graded", "tie"]
+    ("a", "b"),
+    [([1], [0]), ([1, 1, 1], [0, 0, 0]), ([0.3] * 4, [0.3] * 4), ([1], [1])],
+    ids=["one", "all", "graded", "tie"],
 )
 def test_tiny_and_constant_data_do_not_crash(a, b):
     result = s.paired_difference(a, b)
     assert result.interval[0] <= result.effect <= result.interval[1] and 0 < result.p <= 1
+
+
+def test_graded_answers_that_cancel_within_an_image_are_no_difference():
+    result = s.paired_difference([0.3, 0.6, 0.1], [0.1, 0.3, 0.6], cluster=["x"] * 3)
+    assert (result.effect, result.p) == (0.0, 1.0)
 
 
 def test_one_cluster_has_no_spread_to_learn_from():

@@ -1,4 +1,4 @@
-"""From a chapter's checked parameters to the grid they ask for, the same in a notebook and on the command line."""
+"""From a chapter's parameters to the grid they ask for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edgelib.inputs.models import load
 from edgelib.quant.scheme import scheme
 
 
-class Plan(Protocol):
-    """What `grid_of` reads; the parameters of `robustness_gap` have all of it."""
+class GridParameters(Protocol):
+    """The parameters that a grid of zero-shot outcomes is made from."""
 
     model: str
     baseline_model: str | None
@@ -30,25 +30,27 @@ class Plan(Protocol):
     seed: int
     batch_size: int
     device: str
-    offline: bool
+    local_files_only: bool
 
 
-def grid_of(plan: Plan) -> Grid:
-    """Return the grid of a plan: its model and twins in every configuration, and the baseline model without twins.
+def grid_of(p: GridParameters) -> Grid:
+    """Load what the parameters name and lay out the grid: the model and its twins, then the supervised baseline.
 
-    Calibration images come from the plan's data set, never those that are scored, and only where a configuration needs
-    them. Raises EdgelibError for whatever the loaders refuse.
+    Calibration images come from the data set's training split, or from items that are not scored. Raises EdgelibError
+    for whatever cannot be loaded.
     """
-    data = dataset(plan.dataset, plan.split, plan.n_images, plan.seed, offline=plan.offline)
-    models = {plan.model: load(plan.model, device=plan.device, offline=plan.offline)}
-    variants = variants_of(plan.model, plan.twins, plan.configs)
-    if plan.baseline_model is not None:
-        models[plan.baseline_model] = load(plan.baseline_model, device=plan.device, offline=plan.offline)
-        variants += variants_of(plan.baseline_model, (), plan.configs)
-    calibration = None
-    if any(scheme(config).needs_calibration for config in plan.configs):
-        calibration = calibration_set(
-            plan.calibration, plan.n_calibration, plan.seed, plan.dataset, exclude=data, offline=plan.offline
+    data = dataset(p.dataset, p.split, p.n_images, p.seed, offline=p.local_files_only)
+    seen = None
+    if any(scheme(c).needs_calibration for c in p.configs):
+        seen = calibration_set(
+            p.calibration, p.n_calibration, p.seed, source=p.dataset, exclude=data, offline=p.local_files_only
         )
-    conditions = conditions_of(plan.corruptions, plan.severities)
-    return Grid(models, variants, conditions, data, calibration, plan.prompts, plan.seed, plan.table, plan.batch_size)
+    models = {p.model: load(p.model, device=p.device, offline=p.local_files_only)}
+    variants = variants_of(p.model, p.twins, p.configs)
+    if p.baseline_model is not None:
+        models[p.baseline_model] = load(p.baseline_model, device=p.device, offline=p.local_files_only)
+        variants += variants_of(p.baseline_model, [], p.configs)
+    return Grid(
+        models=models, variants=variants, conditions=conditions_of(p.corruptions, p.severities), data=data,
+        calibration=seen, prompts=p.prompts, seed=p.seed, table=p.table, batch_size=p.batch_size,
+    )  # fmt: skip

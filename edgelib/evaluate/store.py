@@ -41,8 +41,8 @@ class CellStore:
             probe.unlink()
         except OSError as error:
             raise EdgelibError(
-                f"results cannot be written to {str(self.folder)!r} ({error.strerror or error}); choose another folder with "
-                "the parameter `results`, or make this one writable"
+                f"results cannot be written to {str(self.folder)!r} ({error.strerror or error}); choose another folder "
+                "with the parameter `results`, or make this one writable"
             ) from None
 
     def path(self, spec: Mapping) -> Path:
@@ -66,7 +66,9 @@ class CellStore:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise EdgelibError(f"cell {path} cannot be written ({error.strerror or error}); cells written before are kept") from None
+            raise EdgelibError(
+                f"cell {path} cannot be written ({error.strerror or error}); cells written before are kept"
+            ) from None
 
     def read(self, spec: Mapping) -> pd.DataFrame | None:
         """Return the rows of a cell, or None if it is not there; an unreadable file is removed and counts as absent."""

@@ -106,7 +106,9 @@ def conditions_of(corruptions: Sequence[str], severities: Sequence[int]) -> tupl
     return (Condition(), *(Condition(c, s) for c in corruptions for s in severities))
 
 
-def sweep(grid: Grid, store: CellStore, *, executor: str = "serial", workers: int = 2, progress: bool = True) -> pd.DataFrame:
+def sweep(
+    grid: Grid, store: CellStore, *, executor: str = "serial", workers: int = 2, progress: bool = True
+) -> pd.DataFrame:
     """Evaluate the cells that the store lacks and return all rows of the grid, in grid order.
 
     Columns: model, twin, config, corruption, severity, then those of an outcome. A run that is killed and started
@@ -167,7 +169,7 @@ def _fill(grid: Grid, store: CellStore, built: _Built, condition: Condition, tod
 
 
 class _Built:
-    """Twins and quantized copies of a group of variants, with their class vectors: made once, used for every condition."""
+    """Twins and quantized copies of a group of variants with their class vectors, made once for all conditions."""
 
     def __init__(self, grid: Grid, group: Sequence[Variant]):
         self.models: dict[str, ZeroShotModel] = {}
@@ -234,8 +236,8 @@ def _run_in_processes(grid: Grid, store: CellStore, missing: dict, workers: int)
             yield done.result()
     except futures.process.BrokenProcessPool:
         raise EdgelibError(
-            "a worker process died (often: out of memory); finished cells are stored, so running the same command again "
-            "goes on from there; use fewer workers or executor serial"
+            "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
+            "from there; use fewer workers or executor serial"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

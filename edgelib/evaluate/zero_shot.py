@@ -115,7 +115,7 @@ def evaluate(
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}
     found = outcomes(
-        models, vectors, data, condition, reference="baseline" if baseline is not None else None, seed=seed, table=table,
-        batch_size=batch_size,
+        models, vectors, data, condition, reference=None if baseline is None else "baseline", seed=seed,
+        table=table, batch_size=batch_size,
     )  # fmt: skip
     return found["model"].assign(corruption=condition.corruption, severity=condition.severity)

@@ -40,8 +40,8 @@ def load(
         model = _load_dual_encoder(str(name_or_path), folder, config)
     else:
         raise EdgelibError(
-            f"{folder} holds a {config.get('model_type', 'model of unknown type')!r}; zero-shot classification needs one of "
-            f"{', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture')"
+            f"{folder} holds a {config.get('model_type', 'model of unknown type')!r}; zero-shot classification needs "
+            f"one of {', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture')"
         )
     _require_finite(model.module, folder)
     module = model.module.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
@@ -68,12 +68,16 @@ def _hub_folder(name: str, offline: bool) -> Path:
     from requests.exceptions import RequestException
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_WANTED_FILES), local_files_only=offline, etag_timeout=5))
+        return Path(
+            snapshot_download(name, allow_patterns=list(_WANTED_FILES), local_files_only=offline, etag_timeout=5)
+        )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, RequestException, OSError) as error:
-        where = "is not in the local cache" if offline else "could not be reached on the hub and is not in the local cache"
+        where = (
+            "is not in the local cache" if offline else "could not be reached on the hub and is not in the local cache"
+        )
         raise EdgelibError(
-            f"model {name!r} {where} ({type(error).__name__}); download it on a connected machine (config, safetensors, "
-            "tokenizer and preprocessor files) and give the path of that folder as the model's name"
+            f"model {name!r} {where} ({type(error).__name__}); download it on a connected machine (config, "
+            "safetensors, tokenizer and preprocessor files) and give the path of that folder as the model's name"
         ) from None
     except (HFValidationError, HfHubHTTPError) as error:
         raise EdgelibError(f"model {name!r} cannot be had from the hub: {str(error).splitlines()[0]}") from None
@@ -95,7 +99,11 @@ def _require_safetensors(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-        found = f"it has {', '.join(others)}, pickled weights that can run code when read" if others else "it has no weights"
+        found = (
+            f"it has {', '.join(others)}, pickled weights that can run code when read"
+            if others
+            else "it has no weights"
+        )
         raise EdgelibError(
             f"{folder} has no .safetensors file: {found}. Convert them on a machine you trust with "
             "model.save_pretrained(folder, safe_serialization=True)"
@@ -112,7 +120,9 @@ def _require_finite(module: nn.Module, folder: Path) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise EdgelibError(f"{folder}: tensor {name} has {bad} values that are NaN or infinite; the file is damaged")
+            raise EdgelibError(
+                f"{folder}: tensor {name} has {bad} values that are NaN or infinite; the file is damaged"
+            )
 
 
 def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
@@ -128,7 +138,9 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {str(error).splitlines()[0]}") from None
+        raise EdgelibError(
+            f"{folder} does not load as a {config['model_type']} model: {str(error).splitlines()[0]}"
+        ) from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -150,7 +162,7 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
     descriptions = config.get("label_descriptions") or {}
     if not labels:
         raise EdgelibError(
-            f"{folder / 'config.json'} has no label_names, so its {config.get('num_classes')} outputs have no meaning here; "
+            f"{folder / 'config.json'} has no label_names, so its outputs have no meaning here; "
             'add "label_names": [...] in the order of the outputs'
         )
     names = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]

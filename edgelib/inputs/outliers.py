@@ -11,14 +11,18 @@ cause and a dose, and computes what the original computes (up to float rounding)
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.inputs.observe import norm_readers, shared_copy
+from edgelib.inputs.observe import norm_readers, observing, shared_copy
 from edgelib.inputs.randomness import address, keys_for
 from edgelib.inputs.zero_shot_model import ZeroShotModel
+
+if TYPE_CHECKING:
+    from edgelib.inputs.datasets import Dataset
 
 KINDS = ("activation", "weight", "key", "value")
 SHARE = 0.05  # of the channels of every layer
@@ -38,12 +42,18 @@ def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 
     layers = dict(module.named_modules())
     if kind in ("activation", "weight"):
         factor = strength if kind == "activation" else 1 / strength
-        changed = _rescale_norms(layers, norm_readers(model), factor, seed)
+        changed = _rescale_norms(layers, norm_readers(model.module, model.probe), factor, seed)
     else:
         changed = _rescale_attention(layers, kind, strength, seed)
     if not changed:
-        place = "LayerNorm read only by Linears" if kind in ("activation", "weight") else "attention with q, k, v and output Linears"
-        raise EdgelibError(f"{model.name} has no {place}, so {kind} outliers cannot be planted without changing its function")
+        place = (
+            "LayerNorm read only by Linears"
+            if kind in ("activation", "weight")
+            else "attention with q, k, v and output Linears"
+        )
+        raise EdgelibError(
+            f"{model.name} has no {place}, so {kind} outliers cannot be planted without changing its function"
+        )
     return model.with_module(module, f"{model.name}+{kind}:{strength:g}")
 
 
@@ -93,3 +103,48 @@ def _rescale_attention(layers: dict[str, nn.Module], kind: str, strength: float,
             _multiply(partner.weight, 1 / scale)
         count += 1
     return count
+
+
+def outlier_ratios(model: ZeroShotModel, data: Dataset) -> dict[str, float]:
+    """How far the largest channel stands out on a data set: largest over median channel peak, median over layers.
+
+    Keys: activation (inputs of Linears that a LayerNorm feeds), weight (their weight columns), key and value (outputs
+    of k_proj and v_proj). NaN where the model has no such layer.
+    """
+    layers = dict(model.module.named_modules())
+    peaks: dict[str, dict[str, Tensor]] = {"key": {}, "value": {}}
+
+    def watch(kind: str, name: str):
+        def hook(module, inputs, output):
+            peak = output.abs().flatten(0, -2).amax(dim=0)
+            before = peaks[kind].get(name)
+            peaks[kind][name] = peak if before is None else torch.maximum(before, peak)
+
+        return hook
+
+    places = {"k_proj": "key", "v_proj": "value"}
+    hooks = [
+        layer.register_forward_hook(watch(places[name.rpartition(".")[2]], name))
+        for name, layer in layers.items()
+        if name.rpartition(".")[2] in places
+    ]
+    try:
+        with observing(model.module) as observer:
+            for _ in model.calibration_passes(data):
+                pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    fed = [linear for linears in observer.fed_by_norm().values() for linear in linears]
+    found = {
+        "activation": [observer.totals[name][0] for name in fed],
+        "weight": [layers[name].weight.abs().amax(dim=0) for name in fed],
+        "key": list(peaks["key"].values()),
+        "value": list(peaks["value"].values()),
+    }
+    return {kind: _median_ratio(list_of_peaks) for kind, list_of_peaks in found.items()}
+
+
+def _median_ratio(peaks: list[Tensor]) -> float:
+    ratios = [float(p.max() / p.median()) for p in peaks]
+    return float(torch.tensor(ratios).median()) if ratios else math.nan

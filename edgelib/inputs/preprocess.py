@@ -66,7 +66,7 @@ def from_transformers(folder: Path) -> Preprocess:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise EdgelibError(
-            f"{folder} has no preprocessor_config.json, which says how images are resized and normalised for the model; "
+            f"{folder} has no preprocessor_config.json, which says how images are resized and normalised; "
             "copy it from the model's repository"
         )
     config = json.loads(path.read_text())

@@ -131,7 +131,7 @@ def _occluder_alpha(records: Records, x: Tensor, y: Tensor, pixel: float) -> Ten
 
 
 def render(records: Records, size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:
-    """Draw the scenes: images uint8 [N, 3, size, size] and the visible share of each object per pixel, float [N, 3, size, size]."""
+    """Draw the scenes: images uint8 [N, 3, size, size]; per pixel the visible share of each object, same shape."""
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2.0 / size) - 1.0
     x, y, pixel = axis[None, None, :], axis[None, :, None], 2.0 / size
     mix = _background(records, x, y, pixel)[:, None]

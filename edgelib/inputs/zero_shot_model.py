@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from edgelib.inputs.datasets import Dataset
 
 
+def _unit(features: Tensor) -> Tensor:
+    """Features of unit length, in float32 or better."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
 @dataclass(frozen=True)
 class ZeroShotModel:
     """A network with what it needs to classify images. `module` is never modified: derived models are copies.
@@ -71,6 +76,11 @@ class ZeroShotModel:
         return self.image_features(self.pixels(images))
 
     @torch.inference_mode()
+    def probe(self) -> None:
+        """Run the whole network once on a blank input, for those who watch how it is wired."""
+        self.image_features(torch.zeros(1, 3, *self.preprocess.size, dtype=self.dtype, device=self.device))
+
+    @torch.inference_mode()
     def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
         """Run the network over a calibration set, image batches first, then the class prompts; yields after each."""
         for _, images in data.batches(batch_size):
@@ -86,20 +96,24 @@ class ClipModel(ZeroShotModel):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
-        return F.normalize(self.module.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+        return _unit(self.module.get_image_features(pixel_values=pixels).pooler_output)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 [N, D] of unit length. Raises EdgelibError for a text longer than the model's context."""
         limit = self.module.config.text_config.max_position_embeddings
-        fixed = self.module.config.model_type.startswith("siglip")  # trained on prompts padded to full length
-        tokens = self.tokenizer(list(texts), padding="max_length" if fixed else True, max_length=limit, return_tensors="pt")
+        # SigLIP was trained on prompts padded to full length, without a mask.
+        fixed = self.module.config.model_type.startswith("siglip")
+        padding = {"padding": "max_length", "max_length": limit} if fixed else {"padding": True}
+        tokens = self.tokenizer(list(texts), return_tensors="pt", **padding)
         if tokens.input_ids.shape[1] > limit:
             longest = max(texts, key=len)
-            raise EdgelibError(f"prompt {longest!r} is longer than the {limit} tokens that {self.name} reads; shorten it")
+            raise EdgelibError(
+                f"prompt {longest!r} is longer than the {limit} tokens that {self.name} reads; shorten it"
+            )
         keys = ("input_ids",) if fixed else ("input_ids", "attention_mask")
         inputs = {k: tokens[k].to(self.device) for k in keys}
-        return F.normalize(self.module.get_text_features(**inputs).pooler_output.float(), dim=-1)
+        return _unit(self.module.get_text_features(**inputs).pooler_output)
 
     @torch.inference_mode()
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -108,6 +122,11 @@ class ClipModel(ZeroShotModel):
         parts = [self.encode_text(prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
         features = torch.cat(parts).view(len(class_names), len(templates), -1)
         return F.normalize(features.mean(dim=1), dim=-1)
+
+    def probe(self) -> None:
+        """Run both towers once on a blank input."""
+        super().probe()
+        self.encode_text(["a"])
 
     def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
         """Images first, then "a photo of a {class}." for every class of the set."""
@@ -123,16 +142,16 @@ class TimmClassifier(ZeroShotModel):
     label_names: tuple[str, ...] = ()
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed [N, 3, h, w] -> float32 [N, labels]: the classifier's scores at unit length, which ranks the same."""
-        return F.normalize(self.module(pixels).float(), dim=-1)
+        """Preprocessed [N, 3, h, w] -> float32 [N, labels]: the classifier's scores at unit length."""
+        return _unit(self.module(pixels))
 
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """One unit vector per class, picking its score. Raises EdgelibError for a class the model was not trained on."""
+        """One unit vector per class, picking its score. Raises EdgelibError for a class it was not trained on."""
         missing = [c for c in class_names if c not in self.label_names]
         if missing:
             raise EdgelibError(
-                f"{self.name} was trained on {len(self.label_names)} classes ({', '.join(self.label_names[:10])}...) and has no "
-                f"{', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data set in the "
+                f"{self.name} was trained on {len(self.label_names)} classes ({', '.join(self.label_names[:10])}...) "
+                f"and has no {', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data set in the "
                 "label_names of its config.json"
             )
         index = torch.tensor([self.label_names.index(c) for c in class_names])

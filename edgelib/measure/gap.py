@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.measure.grid import outcome_grid, resampled
+from edgelib.measure.grid import check_rows, outcome_grid, resampled
 from edgelib.measure.metrics import one_fraction
 from edgelib.measure.statistics import (
     REPLICATES,
@@ -130,8 +130,9 @@ def gap_table(
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row per config and scale of the robustness gap.
 
-    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_cells, at_floor. Positive means that quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all
-    configs, cells and scales: percentile interval, p by inverting it, se the standard deviation of the replicates.
+    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_cells, at_floor. Positive effect:
+    quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs, cells and
+    scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
       above chance, Mantel-Haenszel over cells, 1/2 added to right and to wrong answers (Haldane and Anscombe).
     - "logit, no floor": mean over cells of the drop in the ordinary logit; biased towards "robust" near a floor.
@@ -178,9 +179,10 @@ def robustness_gap(
 
     mde is the gap detectable with 80 % power, (z[1 - a/2] + z[0.8]) * se.
     """
-    pair = rows[rows["config"].isin([config, reference])] if "config" in rows.columns else rows
+    check_rows(rows)
     for name in (config, reference):
-        choose(dict.fromkeys(rows.get("config", ())), name, "config")
+        choose(dict.fromkeys(rows["config"].unique()), name, "config")
+    pair = rows[rows["config"].isin([config, reference])]  # other configs may still be unfinished
     table = gap_table(pair, reference, chance, configs=[config], cluster=cluster, n_boot=n_boot, level=level, seed=seed)
     first = table.iloc[0]
     return Gap(
@@ -233,7 +235,8 @@ def closest_clean(rows: pd.DataFrame, config: str, among) -> tuple[str, float]:
     It picks an evaluated control for `robustness_gap(rows, config, reference=name, ...)`, for example among reference
     models with noisy weights at several doses. Raises EdgelibError for an unknown config or an empty `among`.
     """
-    clean = rows[rows["severity"] == 0].groupby("config")["correct"].mean()
+    check_rows(rows)
+    clean = rows[rows["severity"] == 0].groupby("config")["correct"].mean().to_dict()
     own = choose(clean, config, "config")
     gaps = {name: float(choose(clean, name, "control config") - own) for name in among if name != config}
     if not gaps:

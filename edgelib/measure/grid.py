@@ -9,7 +9,7 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.measure.metrics import fractions
-from edgelib.measure.statistics import replicates, rng_for, wilson
+from edgelib.measure.statistics import REPLICATES, percentile_interval, replicates, rng_for, wilson
 
 COLUMNS = ("item", "config", "corruption", "severity", "correct")
 CLEAN = "clean"
@@ -25,7 +25,7 @@ class Grid:
     sizes: np.ndarray
 
 
-def _check_rows(rows: pd.DataFrame, columns) -> None:
+def check_rows(rows: pd.DataFrame, columns=COLUMNS) -> None:
     """Raise EdgelibError unless the rows have `columns` without holes, whole severities and outcomes in [0, 1]."""
     for column in columns:
         if column not in rows.columns:
@@ -56,7 +56,7 @@ def _check_complete(seen: np.ndarray, items, configs, cells) -> None:
     if len(wrong):
         item, config, cell = np.unravel_index(wrong[0], (len(items), len(configs), len(cells)))
         raise EdgelibError(
-            f"outcomes must be complete to be paired: item {items[item]!r} occurs {seen[wrong[0]]} times for config "
+            f"outcomes must be complete to be paired: item {items[item]!s} occurs {seen[wrong[0]]} times for config "
             f"{configs[config]!r}, {cells[cell][0]} severity {cells[cell][1]}, instead of once ({len(wrong)} such "
             "places); finish the sweep, or drop that config or cell"
         )
@@ -70,7 +70,7 @@ def outcome_grid(rows: pd.DataFrame, cluster: str = "item") -> Grid:
     are resampled (the image, when several items share one).
     Raises EdgelibError naming the first missing or repeated outcome, and for missing columns or clean rows.
     """
-    _check_rows(rows, dict.fromkeys((*COLUMNS, cluster)))
+    check_rows(rows, dict.fromkeys((*COLUMNS, cluster)))
     cell_codes, cells = _cells(rows)
     if cells[0] != (CLEAN, 0) or len(cells) < 2:
         raise EdgelibError(f"outcome rows must hold clean cells (severity 0) and corrupted ones (1 to 5), got {cells}")
@@ -102,7 +102,7 @@ def cell_table(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     independent: with several items per image use `paired_difference` or `rs_table`.
     Raises EdgelibError for missing columns or bad values.
     """
-    _check_rows(rows, COLUMNS[1:])
+    check_rows(rows, COLUMNS[1:])
     codes, cells = _cells(rows)
     grouped = rows["correct"].astype(float).groupby([rows["config"], codes], sort=False).agg(["mean", "size"])
     config_codes = {name: i for i, name in enumerate(rows["config"].unique())}
@@ -122,9 +122,34 @@ def corruption_errors(rows: pd.DataFrame, config: str) -> tuple[dict[str, list[f
 
     Raises EdgelibError for an unknown config, missing columns, and rows without a clean cell.
     """
-    choose(dict.fromkeys(rows.get("config", ())), config, "config")
+    check_rows(rows, COLUMNS[1:])
+    choose(dict.fromkeys(rows["config"].unique()), config, "config")
     table = cell_table(rows[rows["config"] == config])
     if table["severity"].iloc[0] != 0:
         raise EdgelibError(f"config {config!r} has no clean rows (severity 0), so it has no clean error")
     errors = (1 - table[1:].set_index("corruption")["accuracy"]).groupby(level=0, sort=False)
     return {name: values.tolist() for name, values in errors}, float(1 - table["accuracy"].iloc[0])
+
+
+def severity_table(
+    rows: pd.DataFrame, *, cluster: str = "item", n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Return one row per config and severity: value, the mean accuracy over corruptions, with low and high, n items and
+    n_cells corruptions.
+
+    The interval is a bootstrap over clusters (images): the cells of one severity share their images.
+    Severity 0 is clean. Raises EdgelibError as `outcome_grid`.
+    """
+    grid = outcome_grid(rows, cluster)
+    accuracy, items = resampled(grid, n_boot, seed)
+    severities = np.array([0, *(severity for _, severity in grid.cells)])
+    table = []
+    for place, config in enumerate(grid.configs):
+        for severity in np.unique(severities):
+            values = accuracy[:, place, severities == severity].mean(axis=1)
+            low, high = percentile_interval(values[1:], level, len(grid.sizes))
+            table.append(dict(
+                config=config, severity=int(severity), value=float(values[0]), low=low, high=high,
+                n=int(items[0, 0]), n_cells=int((severities == severity).sum()),
+            ))  # fmt: skip
+    return pd.DataFrame(table)

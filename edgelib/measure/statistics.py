@@ -188,7 +188,8 @@ def _cluster_differences(a, b, cluster):
     if cluster.shape != a.shape:
         raise EdgelibError(f"cluster must name one image per item: got shape {cluster.shape} for {len(a)} items")
     _, codes = np.unique(cluster, return_inverse=True)
-    sums, sizes = np.bincount(codes, weights=a - b), np.bincount(codes)
+    # Rounded because graded outcomes of one image may cancel to 1e-17, which is no difference.
+    sums, sizes = np.round(np.bincount(codes, weights=a - b), 12), np.bincount(codes)
     pooled = np.concatenate([a, b])
     spread = 1.0 if np.isin(pooled, (0.0, 1.0)).all() else float(np.ptp(pooled))
     order, differing = np.lexsort((sums, sizes)), sums[sums != 0]

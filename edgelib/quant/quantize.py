@@ -5,7 +5,6 @@ Everything here is simulated: values lie on the grid of the format, arithmetic s
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import Statistics, calibrate, module_of, weight_norm
 from edgelib.quant.formats import FORMATS, Encoded, Format, codes_on_grid, decode
 from edgelib.quant.methods import METHODS
@@ -69,7 +69,8 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
 
     Integer schemes replace every Linear that the scheme selects; "fp16" and "bf16" round every parameter, every buffer
     and the inputs of every Linear to 16 bits and compute in the model's own dtype; "fp32" only copies.
-    smoothquant migrates within the groups that `Statistics.fed_by_norm` found and rounds other Linears as minmax does.
+    smoothquant migrates within the groups that `Statistics.fed_by_norm` found and rounds other Linears as minmax does;
+    a norm's output that the model also returns (CLIP's pooler_output) then comes back divided by s.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
@@ -82,13 +83,6 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
     result = _rebuild(module, plan, targets, statistics)
     return result if model is module else model.with_module(result)
-
-
-def shared_copy(module: nn.Module) -> nn.Module:
-    """Return a deep copy whose parameters are new objects on the same storage; buffers are copied."""
-    # new Parameter objects, because Module.to() and .half() rewrite the .data of the old ones
-    memo = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
-    return copy.deepcopy(module, memo)
 
 
 def _rebuild(module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None) -> nn.Module:
@@ -182,7 +176,7 @@ def _targets(module: nn.Module, plan: Scheme) -> list[str]:
     hidden = [name for name in packed if plan.selects(name)]
     if hidden and plan.method != "cast":
         raise EdgelibError(
-            f"{', '.join(hidden[:3])} ({len(hidden)} in all) belong to nn.MultiheadAttention, which keeps q, k and v in "
+            f"{', '.join(hidden[:3])} ({len(hidden)} in all) belong to nn.MultiheadAttention, which keeps q, k, v in "
             "one parameter outside any Linear, so such attention would stay in floating point; accept that with "
             f'{{"preset": "{plan.name}", "exclude": {hidden[:1]}}}, or load a model with separate projections'
         )

@@ -23,13 +23,13 @@ from edgelib.errors import EdgelibError, choose
 
 from ..randomness import address, content_keys
 from . import blur, digital, noise, weather  # noqa: F401  (importing them fills CORRUPTIONS)
+from .chunks import in_chunks
 from .registry import CORRUPTIONS, FAMILIES, SEVERITIES, TABLES, Corruption
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "SEVERITIES", "TABLES", "Corruption", "corrupt", "table_for"]
 
 SMALLEST_SIDE = 16
 _SMALL_IMAGE = 64
-_CHUNK_VALUES = 1 << 18  # values handled at once, so that intermediate results stay in the processor's cache
 
 
 def table_for(height: int, width: int) -> str:
@@ -61,11 +61,13 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, table: s
 
 def _corrupted(images: Tensor, entry: Corruption, level, seed: int) -> Tensor:
     base = address("corruption", entry.name, seed)
-    size = max(1, _CHUNK_VALUES // images[0].numel())
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for start in range(0, len(images), size):
-        part = images[start:start + size].contiguous()
-        result[start:start + size] = entry.apply(part, level, content_keys(base, part) if entry.random else None)
+
+    def corrupt_chunk(start: int, stop: int) -> None:
+        part = images[start:stop].contiguous()
+        result[start:stop] = entry.apply(part, level, content_keys(base, part) if entry.random else None)
+
+    in_chunks(corrupt_chunk, images)
     return result
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from .registry import corruption
@@ -27,20 +28,20 @@ def contrast(images, factor, _keys):
     return tables.flatten().index_select(0, (rows + planes).flatten()).view(images.shape)
 
 
-def _jpeg_round_trip(images: Tensor, quality: int) -> list[Tensor]:
-    from torchvision.io import decode_jpeg, encode_jpeg  # on first use: a slow import
-    return [decode_jpeg(encode_jpeg(image, quality=quality)) for image in images]
+def _jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    stream.seek(0)
+    return np.asarray(JpegImageFile(stream))
 
 
 @corruption("digital", "JPEG quality, 1 to 100", imagenet_c=(25, 18, 15, 10, 7), cifar_c=(80, 65, 58, 50, 40),
-            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by libjpeg through Pillow",
-            notes="libjpeg with 4:2:0 chroma, through torchvision: the same bytes as Pillow's. Always on the CPU, by as "
-                  "many threads as torch uses; each image is coded on its own.")
+            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by Pillow",
+            notes="libjpeg's defaults, so 4:2:0 chroma. Always coded on the CPU, each image on its own.")
 def jpeg_compression(images, quality, _keys):
-    parts = images.cpu().tensor_split(min(torch.get_num_threads(), len(images)))
-    with ThreadPoolExecutor(len(parts)) as pool:
-        coded = list(pool.map(lambda part: _jpeg_round_trip(part, quality), parts))
-    return torch.stack([image for part in coded for image in part]).to(images.device)
+    pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    coded = np.stack([_jpeg_round_trip(image, quality) for image in pixels])
+    return torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2)
 
 
 @lru_cache

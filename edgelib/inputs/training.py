@@ -1,0 +1,185 @@
+"""What the training of every embedded model shares: scenes as batches, read-outs of the record, one optimisation loop.
+
+Step t sees scenes t*batch .. (t+1)*batch - 1 of the split "train": nothing is random but the initial weights.
+A network this small learns shapes slowly from one label an image, so while it trains it also predicts the whole record:
+the subject's shape, colour, size and texture, and what covers each patch. Those read-outs are thrown away.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgelib.inputs.scenes import COLOURS, SIZES, TEXTURES, draw_records, record_table, render
+from edgelib.inputs.shapes import SHAPES
+
+MEAN = STD = (0.5, 0.5, 0.5)  # how the embedded models normalise pixels
+_ATTRIBUTES = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": SIZES, "texture": TEXTURES}
+_ATTRIBUTE_WEIGHTS = (1.0, 0.5, 0.25, 0.25)
+SCORED = 4000  # test scenes behind the accuracy on the model card
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything shipped weights depend on besides the code."""
+
+    seed: int = 0
+    steps: int = 1600
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.06  # share of the steps
+    average: float = 0.995  # decay of the running average of the weights, which is what is kept
+    log_every: int = 100
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Training scenes with their records as targets."""
+
+    index: Tensor  # int64 [N]
+    pixels: Tensor  # float32 [N, 3, H, W], normalised
+    attributes: Tensor  # int64 [N, 4], indices of shape, colour, size, texture
+    cover: Tensor  # float32 [N, patches, shapes + 1], share of each patch by shape; the last is everything else
+    rows: pd.DataFrame
+
+
+class RecordHeads(nn.Module):
+    """Linear read-outs of the record from a vision tower; used in training only."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.attributes = nn.ModuleList(nn.Linear(width, len(values)) for values in _ATTRIBUTES.values())
+        self.cover = nn.Linear(width, len(SHAPES) + 1)
+
+
+def pixel_values(images: Tensor) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32, normalised as the embedded models' preprocessors do."""
+    return (images.float() / 255.0 - MEAN[0]) / STD[0]
+
+
+def patch_cover(cover: Tensor, shape: Tensor, patch: int) -> Tensor:
+    """Share of each patch covered by each shape [N, patches, shapes + 1]; the last column is everything else."""
+    share = F.avg_pool2d(cover, patch).flatten(2)  # [N, objects, patches]
+    by_shape = torch.zeros(len(shape), len(SHAPES), share.shape[2])
+    index = shape.clamp(min=0)[:, :, None].expand_as(share)
+    by_shape.scatter_add_(1, index, share * (shape >= 0)[:, :, None])
+    return torch.cat([by_shape, 1 - by_shape.sum(1, keepdim=True)], 1).transpose(1, 2).clamp(min=0)
+
+
+def scene_batch(index: Tensor, patch: int, seed: int) -> SceneBatch:
+    """Render the training scenes with the given indices [N]."""
+    records = draw_records("train", index, seed)
+    images, cover = render(records)
+    rows = record_table(records, [""] * len(records))
+    columns = [rows[name].map(values.index) for name, values in _ATTRIBUTES.items()]
+    attributes = torch.from_numpy(np.stack(columns, 1))
+    return SceneBatch(index, pixel_values(images), attributes, patch_cover(cover, records.shape, patch), rows)
+
+
+def record_loss(heads: RecordHeads, pooled: Tensor, patches: Tensor, batch: SceneBatch) -> Tensor:
+    """Weighted cross-entropies of the attributes and of what covers each patch."""
+    loss = -(batch.cover * heads.cover(patches).log_softmax(-1)).sum(-1).mean()
+    for column, (head, weight) in enumerate(zip(heads.attributes, _ATTRIBUTE_WEIGHTS, strict=True)):
+        loss = loss + weight * F.cross_entropy(head(pooled), batch.attributes[:, column])
+    return loss
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to zero."""
+    warm = recipe.warmup * recipe.steps
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (recipe.steps - warm)))
+
+
+def _parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
+    parameters = [p for m in modules for p in m.parameters()]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def optimise(
+    build: Callable[[], nn.Module], width: int, patch: int, loss_of: Callable, recipe: Recipe
+) -> Iterator[tuple[int, float, nn.Module]]:
+    """Train step by step; yields (step, loss, running average of the network), the same object each time.
+
+    build() makes the network; loss_of(network, heads, batch, step) is its objective.
+    """
+    torch.manual_seed(recipe.seed)  # initial weights
+    network = build()
+    average = copy.deepcopy(network).requires_grad_(False).eval()
+    heads = RecordHeads(width)
+    optimizer = torch.optim.AdamW(_parameter_groups([network, heads], recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
+    for step in range(recipe.steps):
+        batch = scene_batch(torch.arange(step * recipe.batch, (step + 1) * recipe.batch), patch, recipe.seed)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        loss = loss_of(network, heads, batch, step)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {float(loss.detach())} at step {step}; try a smaller learning rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*network.parameters(), *heads.parameters()], 1.0)
+        optimizer.step()
+        decay = min(recipe.average, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, current in zip(average.parameters(), network.parameters(), strict=True):
+                kept.lerp_(current, 1 - decay)
+        yield step, float(loss.detach()), average
+
+
+def train_with_log(
+    steps: Iterator[tuple[int, float, nn.Module]], score: Callable, recipe: Recipe, out: Path,
+    report: Callable[[str], None],
+) -> tuple[nn.Module, float]:  # fmt: skip
+    """Run the training, write training_log.csv into `out`, and return (network, its accuracy on SCORED test scenes).
+
+    score(network, split, n) is the ten-class accuracy on the first n scenes of a split.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log, losses, started, network = [], [], time.monotonic(), None
+    for step, loss, network in steps:
+        losses.append(loss)
+        if (step + 1) % recipe.log_every and step + 1 < recipe.steps:
+            continue
+        accuracy = score(network, "validation", 1000)
+        log.append({
+            "scenes_seen": (step + 1) * recipe.batch, "loss": round(float(np.mean(losses)), 5),
+            "accuracy": accuracy, "learning_rate": round(learning_rate(step, recipe), 8),
+        })  # fmt: skip
+        minutes = (time.monotonic() - started) / 60
+        report(
+            f"step {step + 1}/{recipe.steps}  loss {np.mean(losses):.3f}  accuracy {accuracy:.3f}  {minutes:.1f} min"
+        )
+        losses = []
+    with (out / "training_log.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(log[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(log)
+    return network, score(network, "test", SCORED)
+
+
+@torch.no_grad()
+def accuracy_on_scenes(predict: Callable[[Tensor], Tensor], split: str, n: int, seed: int) -> float:
+    """Share of the first n scenes of a split whose shape predict(pixels [N, 3, H, W]) -> class [N] names."""
+    hits = 0
+    for start in range(0, n, 256):
+        records = draw_records(split, torch.arange(start, min(start + 256, n)), seed)
+        hits += int((predict(pixel_values(render(records)[0])) == records.shape[:, 0]).sum())
+    return hits / n

@@ -1,0 +1,190 @@
+"""Figures: rows and an axis in, the axis out. Nothing here loads, computes or saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from edgelib.errors import EdgelibError
+from edgelib.quant.scheme import scheme
+
+GREY, LIGHT = "#6E6E6E", "#DDDDDD"
+# Okabe-Ito hues for marks; text takes a darker ink of the same hue where the hue is too faint on white.
+_MARKS = {
+    "fp32": ("#000000", "#000000", "o"),
+    "fp16": ("#6E6E6E", "#6E6E6E", "P"),
+    "bf16": ("#6E6E6E", "#6E6E6E", "X"),
+    "w8a8-minmax": ("#0072B2", "#0072B2", "s"),
+    "w8a8-smoothquant": ("#009E73", "#007A59", "D"),
+    "w4a8-minmax": ("#D55E00", "#B04A00", "^"),
+    "w3a8-minmax": ("#CC79A7", "#9C4F7C", "v"),
+}
+_OTHERS = [
+    ("#56B4E9", "#0072B2", "<"),
+    ("#E69F00", "#8A5F00", ">"),
+    ("#8C6BB1", "#6A4C93", "h"),
+    ("#7F7F2A", "#66661F", "p"),
+]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one configuration is drawn in every figure of the book."""
+
+    colour: str
+    ink: str
+    marker: str
+    label: str
+
+
+def look(config: str, position: int = 0) -> Look:
+    """The look of a configuration; schemes without a fixed one take the next spare look by `position`."""
+    colour, ink, marker = _MARKS.get(config) or _OTHERS[position % len(_OTHERS)]
+    try:
+        label = scheme(config).label
+    except EdgelibError:  # not a scheme but another name, such as a supervised model's
+        label = config
+    return Look(colour, ink, marker, label)
+
+
+def looks(configs: Sequence[str]) -> dict[str, Look]:
+    """Looks of several configurations, distinct among them."""
+    spare = iter(range(len(configs)))
+    return {c: look(c, 0 if c in _MARKS else next(spare)) for c in dict.fromkeys(configs)}
+
+
+def readable(name: str) -> str:
+    """ "gaussian_noise" -> "gaussian noise"."""
+    return name.replace("_", " ").replace("jpeg", "JPEG")
+
+
+def image_grid(images: np.ndarray, row_names: Sequence[str], column_names: Sequence[str], width: float = 6.4) -> Figure:
+    """Draw uint8 images [rows, columns, H, W, 3] as a labelled grid, pixels kept square and sharp."""
+    rows, columns = images.shape[:2]
+    side = (width - 1.1) / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * side * 1.04 + 0.3), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for i, j in np.ndindex(rows, columns):
+        ax = axes[i, j]
+        ax.imshow(images[i, j], interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        if i == 0:
+            ax.set_title(column_names[j], loc="center", fontsize=9)
+        if j == 0:
+            ax.set_ylabel(row_names[i], rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def _end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
+    """Write (x, y, text, ink) to the right of the lines' ends, pushed apart so that none covers another."""
+    heights = sorted(range(len(labels)), key=lambda i: labels[i][1])
+    y = [labels[i][1] for i in heights]
+    for _ in range(200):
+        moved = False
+        for a in range(len(y) - 1):
+            overlap = gap - (y[a + 1] - y[a])
+            if overlap > 1e-9:
+                y[a], y[a + 1], moved = y[a] - overlap / 2, y[a + 1] + overlap / 2, True
+        if not moved:
+            break
+    for i, height in zip(heights, y, strict=True):
+        x, _, text, ink = labels[i]
+        ax.annotate(
+            text,
+            (x, height),
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=ink,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
+
+
+def lines_with_intervals(
+    table: pd.DataFrame, ax: Axes, x: str, y: str = "value", *, scale: float = 1.0, label_gap: float = 5.0,
+) -> Axes:  # fmt: skip
+    """One line per config through y with its interval (low, high) at each x, dodged, labelled at its right end."""
+    styles = looks(table["config"])
+    ends = []
+    for k, (config, rows) in enumerate(table.groupby("config", sort=False)):
+        style, rows = styles[config], rows.sort_values(x)
+        at = rows[x].to_numpy(float) + 0.06 * (k - (len(styles) - 1) / 2)
+        value = scale * rows[y].to_numpy()
+        spread = np.abs(scale * rows[["low", "high"]].to_numpy().T - value)
+        ax.errorbar(at, value, yerr=spread, color=style.colour, marker=style.marker, markersize=5, elinewidth=1.0)
+        ends.append((float(at[-1]), float(value[-1]), style.label, style.ink))
+    _end_labels(ax, ends, label_gap)
+    return ax
+
+
+def accuracy_by_severity(table: pd.DataFrame, ax: Axes, chance: float) -> Axes:
+    """Accuracy against severity per config (columns config, severity, value, low, high), with the level of guessing."""
+    lines_with_intervals(table, ax, "severity", scale=100.0)
+    ax.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.2)
+    ax.annotate("guessing", (0, 100 * chance), xytext=(2, 3), textcoords="offset points", color=GREY, fontsize=9)
+    severities = sorted(table["severity"].unique())
+    ax.set(ylim=(0, 100), xlabel="Severity (0: clean)", ylabel="Accuracy (%)", xticks=severities)
+    return ax
+
+
+def heat_map(values: pd.DataFrame, ax: Axes, label: str, colours: str = "cividis", low=None, high=None) -> Axes:
+    """Draw a table of numbers as coloured cells, each carrying its number; rows and columns keep their order."""
+    cells = values.to_numpy(float)
+    low, high = np.nanmin(cells) if low is None else low, np.nanmax(cells) if high is None else high
+    picture = ax.imshow(cells, aspect="auto", cmap=colours, vmin=low, vmax=high)
+    for i, j in np.ndindex(cells.shape):
+        red, green, blue, _ = picture.cmap(picture.norm(cells[i, j]))
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
+        ax.text(j, i, f"{cells[i, j]:.0f}", ha="center", va="center", color="black" if bright else "white", fontsize=9)
+    ax.set_xticks(range(len(values.columns)), list(values.columns), rotation=25, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(values.index)), list(values.index))
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(picture, ax=ax, label=label, fraction=0.04, pad=0.02).outline.set_visible(False)
+    return ax
+
+
+def forest(table: pd.DataFrame, ax: Axes, label: str, scale: float = 1.0) -> Axes:
+    """Effects with intervals, one line each (columns config, effect, low, high, optional name); 0 is marked."""
+    styles = looks(table["config"])
+    for place, row in enumerate(table.itertuples()):
+        style = styles[row.config]
+        spread = [[scale * (row.effect - row.low)], [scale * (row.high - row.effect)]]
+        ax.errorbar(
+            scale * row.effect, place, xerr=spread, color=style.colour, marker=style.marker, markersize=6, linestyle=""
+        )
+    names = table["name"] if "name" in table else [styles[c].label for c in table["config"]]
+    ax.axvline(0, color=GREY, linewidth=1.0)
+    ax.set_yticks(range(len(table)), list(names))
+    ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    return ax
+
+
+def dose_response(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
+    """Effect against dose on a logarithmic axis, one line per config (columns config, dose, effect, low, high)."""
+    styles = looks(table["config"])
+    doses = sorted(table["dose"].unique())
+    for k, (config, rows) in enumerate(table.groupby("config", sort=False)):
+        style, rows = styles[config], rows.sort_values("dose")
+        at = rows["dose"] * 1.06 ** (k - (len(styles) - 1) / 2)
+        spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["effect"].to_numpy())
+        ax.errorbar(
+            at, rows["effect"], yerr=spread, color=style.colour, marker=style.marker, markersize=5, label=style.label
+        )
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(doses, [f"{d:g}" for d in doses])
+    ax.minorticks_off()
+    ax.set(xlabel="Outlier strength (times the usual size; 1: plain model)", ylabel=label)
+    return ax

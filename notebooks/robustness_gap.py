@@ -1,0 +1,361 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does quantization widen the robustness gap?
+#
+# {glue:md}`answer`
+#
+# :::{note}
+# Accuracies on this page are *simulated*: values are rounded to each format and computed with in floating point.
+# The page takes about five minutes on two CPU cores; [](embedded_world) introduces the model and the images.
+# :::
+#
+# ## Why it matters
+#
+# An edge camera sees noise, blur, fog and JPEG blocks that a clean test set does not hold. If a cheaper number format
+# costs three points on clean images, does it cost three on foggy ones, or ten? A benchmark on clean images cannot tell,
+# and neither can a score that divides corrupted by clean accuracy, because a model that is broken already has little left
+# to lose. {cite:t}`hendrycks2019` introduced the corruptions used here.
+#
+# The *robustness gap* of a configuration $q$ against the reference $f$ is the interaction of quantization and corruption
+# on the scale of log odds above chance,
+#
+# $$
+# \mathrm{gap}(q) = \log\frac{\omega_f(\text{corrupted})}{\omega_q(\text{corrupted})}
+#                 - \log\frac{\omega_f(\text{clean})}{\omega_q(\text{clean})},
+# \qquad \omega = \frac{p - c}{1 - p},
+# $$
+#
+# where $p$ is accuracy and $c$ the accuracy of guessing. Zero means that quantization divides the odds of knowing the answer
+# by one factor everywhere; above zero, corruption costs the quantized model more than it costs the reference.
+
+# %% tags=["remove-cell"]
+
+from edgelib.params import RobustnessGap, begin, validate
+
+begin(globals())
+
+# %% tags=["parameters"]
+model: str = "scenes-clip"  # zero-shot model: embedded name, local folder or hub id
+baseline_model: str | None = "scenes-vit"  # a supervised timm classifier of the same classes, or None
+prompts: str = "simple"  # set of prompt templates
+dataset: str = "scenes"  # "scenes", a local folder or .npz, or a hub id
+split: str = "test"
+n_images: int = 128  # quick run; params/robustness_gap.yaml sets the published size
+configs: list[str] = ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"]  # the first is the reference
+corruptions: list[str] = ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"]
+severities: list[int] = [1, 3, 5]
+table: str | None = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
+twins: list[str] = ["weight:4", "weight:8", "weight:16", "activation:32", "activation:128", "activation:512"]
+twin_configs: list[str] = ["w8a8-minmax", "w4a8-minmax"]  # configurations evaluated on the twins
+twin_severities: list[int] = [3]  # severities evaluated on the twins
+calibration: str = "balanced"  # calibration mix
+n_calibration: int = 64
+seed: int = 0  # the only source of randomness
+batch_size: int = 128
+device: str = "cpu"
+executor: str = "serial"  # or "process"
+workers: int = 2
+local_files_only: bool = False
+n_bootstrap: int = 1000
+level: float = 0.95  # confidence level of every interval
+results: str = "results"
+
+# %% tags=["remove-cell"]
+P = validate(globals(), RobustnessGap)
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+from myst_nb import glue
+
+from edgelib.evaluate.plan import grid_of
+from edgelib.evaluate.store import CellStore
+from edgelib.evaluate.sweep import PLAIN, sweep
+from edgelib.inputs.corruptions import corrupt
+from edgelib.measure.gap import gap_table, robustness_gap, rs_table
+from edgelib.measure.grid import cell_table, severity_table
+from edgelib.measure.statistics import holm, paired_difference
+from edgelib.report.claims import difference_claim, gap_claim
+from edgelib.report.figures import (
+    accuracy_by_severity,
+    dose_response,
+    forest,
+    heat_map,
+    image_grid,
+    look,
+    readable,
+)
+from edgelib.report.notebook import setup
+from edgelib.report.tables import myst_table, with_interval
+
+work = setup("robustness_gap", P.results)
+boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
+reference = P.configs[0]
+
+# %% [markdown]
+# ## What severity means
+#
+# One image of the data set under every corruption. Corruptions act on the pixels at the data set's own size, before the model's
+# preprocessing, with the severity constants of {cite:t}`hendrycks2019`.
+
+# %% mystnb={"figure": {"caption": "One image under every corruption, by severity. Read along a row: severity 5 is harsh, and harsh in different ways. The constants are those of the table that the next paragraph names.", "name": "fig-severity"}, "image": {"alt": "Grid of pictures of one scene: a row per corruption, a column per severity, the left column clean."}}
+grid = grid_of(P)
+_, image = next(grid.data.batches(1))
+shown = [0, *P.severities]
+tiles = [torch.cat([corrupt(image, c, s, seed=P.seed, table=P.table) for s in shown]) for c in P.corruptions]
+image_grid(
+    torch.stack(tiles).permute(0, 1, 3, 4, 2).numpy(),
+    [readable(c) for c in P.corruptions], ["clean", *(f"severity {s}" for s in P.severities)],
+)  # fmt: skip
+plt.show()
+
+# %% [markdown]
+# ## The grid
+#
+# Every configuration sees the same images, each corrupted once. One row per image, configuration and condition is kept;
+# everything below is computed from these rows. The twins of [](embedded_world) compute the same function as the plain
+# model and carry planted outliers of a known size.
+
+# %%
+rows = sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers)
+chance = 1 / len(grid.data.class_names)
+main = rows[(rows.model == P.model) & (rows.twin == PLAIN)]
+constants = grid.severity_table
+pd.Series({
+    "images": len(grid.data), "classes": len(grid.data.class_names), "severity constants": constants,
+    "conditions": len(grid.conditions), "model variants": len(grid.variants), "outcomes": len(rows),
+}).to_frame("grid")  # fmt: skip
+
+# %% [markdown]
+# ## Clean images first
+#
+# What a configuration costs without any corruption. If a row's interval against the reference includes zero, the
+# sentence under the table says what difference this many images would have shown.
+
+# %% tags=["hide-input"]
+clean = cell_table(main[main.severity == 0], P.level)
+work.save_table("clean", clean)
+shown = pd.DataFrame({
+    "Configuration": [look(c).label for c in clean.config],
+    "Simulated accuracy, % (interval)": [with_interval(*v) for v in clean[["accuracy", "low", "high"]].itertuples(index=False)],
+    "Images": clean.n,
+})  # fmt: skip
+caption = f"Clean zero-shot accuracy of {P.model} with {100 * P.level:g} % Wilson intervals."
+display(Markdown(myst_table(shown, caption, "tab-clean", {"Simulated accuracy, % (interval)": str})))
+
+
+# %% tags=["hide-input"]
+def correct(config, frame=None):
+    frame = main[main.severity == 0] if frame is None else frame
+    return frame[frame.config == config].sort_values("item").correct.to_numpy()
+
+
+differences = {c: paired_difference(correct(c), correct(reference), level=P.level, seed=P.seed) for c in P.configs[1:]}
+adjusted = holm([d.p for d in differences.values()]) if differences else []
+claims = [difference_claim(d, look(c).label, look(reference).label, "clean accuracy") for c, d in differences.items()]
+display(
+    Markdown("\n".join(f"- {claim}; Holm-adjusted p = {p:.3g}." for claim, p in zip(claims, adjusted, strict=True)))
+)
+
+# %% [markdown]
+# ## Accuracy under corruption
+#
+# We expect every line to fall with severity. The question is whether the lines of the low-bit configurations fall *faster*,
+# and on which scale.
+
+# %% mystnb={"figure": {"caption": "Simulated accuracy by severity, mean over the corruptions; severity 0 is clean. Lines that fall in parallel lose equally many points. Bars: bootstrap intervals over images.", "name": "fig-by-severity"}, "image": {"alt": "Line chart of accuracy against severity, one line per configuration, with intervals and the level of guessing."}}
+by_severity = severity_table(main, **boot)
+work.save_table("by_severity", by_severity)
+_, ax = plt.subplots()
+accuracy_by_severity(by_severity, ax, chance)
+plt.show()
+
+# %% [markdown]
+# The mean hides which corruption does the damage. {numref}`fig-heat` splits it.
+
+# %% mystnb={"figure": {"caption": "Simulated accuracy (%) by corruption and configuration, mean over severities. Compare along a row: equal cells mean that the configuration costs nothing there.", "name": "fig-heat"}, "image": {"alt": "Heat map of accuracy: a row per corruption and one for clean images, a column per configuration."}}
+cells = cell_table(main, P.level)
+work.save_table("cells", cells)
+heat = 100 * cells.pivot_table("accuracy", "corruption", "config", sort=False).reindex(["clean", *P.corruptions])
+heat = heat[P.configs].rename(index=readable, columns=lambda c: look(c).label)
+_, ax = plt.subplots(figsize=(6.4, 0.9 + 0.32 * len(heat)))
+heat_map(heat, ax, "Simulated accuracy (%)", low=100 * chance, high=100)
+plt.show()
+
+# %% [markdown]
+# ## The gap
+#
+# Zero in {numref}`fig-gap` means that quantization and corruption act independently on the log-odds scale. To the right,
+# quantization makes corruption cost more.
+
+# %% mystnb={"figure": {"caption": "Robustness gap of each configuration against the reference, in log odds above chance. Right of zero: quantization makes corruption cost more. Bars: paired bootstrap intervals over images.", "name": "fig-gap"}, "image": {"alt": "Forest plot of the robustness gap by configuration with intervals and a line at zero."}}
+gaps = gap_table(main, reference, chance, **boot)
+work.save_table("gaps", gaps)
+_, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(P.configs)))
+forest(gaps[gaps.scale == "logit"], ax, "Robustness gap (log odds; right: corruption costs more)")
+plt.show()
+
+# %% tags=["hide-input"]
+tests = {c: robustness_gap(main, c, reference, chance, **boot) for c in P.configs[1:]}
+display(Markdown("\n".join(f"- {gap_claim(gap, look(c).label)}." for c, gap in tests.items())))
+
+# %% [markdown]
+# ## The floor effect, made visible
+#
+# EdgeVLM-Bench scores robustness as RS, mean corrupted over clean accuracy, and calls the mean drop in accuracy mCE. Both reward a
+# model that guesses: its corrupted accuracy cannot fall below chance. {numref}`tab-scores` puts them beside chance-corrected
+# retention, $(\bar p_\text{corrupted} - c) / (p_\text{clean} - c)$, and the gap.
+
+# %% tags=["hide-input"]
+scores = rs_table(main, chance, **boot)
+work.save_table("scores", scores)
+logit = gaps[gaps.scale == "logit"].set_index("config")
+percent = [
+    ("Clean, %", "clean"),
+    ("Corrupted, %", "corrupted"),
+    ("RS, %", "rs"),
+    ("Drop, points", "accuracy_drop"),
+    ("Retention, %", "retention"),
+]
+shown = pd.DataFrame({"Configuration": [look(c).label for c in scores.config]})
+for title, name in percent:
+    shown[title] = [with_interval(*v) for v in scores[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)]
+gap_cells = [
+    with_interval(*logit.loc[c, ["effect", "low", "high"]], scale=1, digits=2) if c in logit.index else "reference"
+    for c in scores.config
+]
+shown["Gap, log odds"] = gap_cells
+caption = "Simulated scores with bootstrap intervals over images. RS and drop are EdgeVLM-Bench's; retention and gap account for guessing."
+display(Markdown(myst_table(shown, caption, "tab-scores", {c: str for c in shown.columns[1:]})))
+
+# %% mystnb={"figure": {"caption": "The same question on six scales: raw accuracy, retention, log odds with and without the floor, and two against a control of equal clean accuracy. Where signs differ between panels, the verdict depends on the scale. Bars: paired bootstrap intervals.", "name": "fig-scales"}, "image": {"alt": "Six small forest plots, one per scale, each with an effect and interval per configuration."}}
+names = {
+    "logit": "log odds above chance",
+    "logit, no floor": "plain log odds",
+    "accuracy": "accuracy",
+    "retention": "retention",
+    "matched accuracy": "matched accuracy",
+    "matched logit": "matched log odds",
+}
+figure, axes = plt.subplots(2, 3, figsize=(6.8, 1.6 + 0.5 * len(P.configs)), sharey=True)
+for ax, (scale, title) in zip(axes.flat, names.items(), strict=True):
+    forest(gaps[gaps.scale == scale], ax, "")
+    ax.set_title(title, fontsize=9)
+figure.supxlabel("Gap (right: quantization makes corruption cost more)", fontsize=9)
+plt.show()
+
+# %% [markdown]
+# The *matched* panels are the control that could prove us wrong: they compare each configuration with the reference, degraded to
+# the same clean accuracy by random guesses. If a low-bit model merely were a weaker model, these would sit at zero.
+#
+# ## A cause with a dose: outlier twins
+#
+# Large networks carry outlier channels; small ones do not. The twins compute the same function with outliers of a chosen
+# strength in the weights or in the activations. If outliers drive the damage, it grows with the dose, and only in
+# the configurations whose format they hit.
+
+# %% tags=["hide-input"]
+same = main[main.config.isin(P.twin_configs) & main.severity.isin([0, *P.twin_severities])].assign(twin="plain:1")
+planted = rows[(rows.model == P.model) & (rows.twin != PLAIN)]
+anchor = main[(main.config == reference) & main.severity.isin([0, *P.twin_severities])]
+dosed = pd.concat([same, planted])
+dosed = dosed.assign(config=dosed.twin + "|" + dosed.config)
+twin_gaps = gap_table(pd.concat([anchor, dosed]), reference, chance, **boot)
+twin_scores = rs_table(dosed, chance, **boot)
+for frame in (twin_gaps, twin_scores):
+    frame[["twin", "config"]] = frame.config.str.split("|", expand=True)
+    frame[["kind", "dose"]] = frame.twin.str.split(":", expand=True)
+    frame["dose"] = frame.dose.astype(float)
+work.save_table("twin_gaps", twin_gaps)
+work.save_table("twin_scores", twin_scores)
+
+# %% mystnb={"figure": {"caption": "Dose and damage: simulated clean accuracy (top) and robustness gap (bottom) against the strength of planted outliers in weights (left) or activations (right). Strength 1 is the plain model. Bars: bootstrap intervals over images.", "name": "fig-dose"}, "image": {"alt": "Four line charts: accuracy and gap against outlier strength for weight and activation twins."}}
+kinds = [k for k in dict.fromkeys(twin_gaps.kind) if k != "plain"]
+figure, axes = plt.subplots(2, max(1, len(kinds)), figsize=(6.8, 5.2), sharey="row", squeeze=False)
+accuracy = twin_scores.assign(
+    effect=100 * twin_scores.clean, low=100 * twin_scores.clean_low, high=100 * twin_scores.clean_high
+)
+for column, kind in enumerate(kinds):
+    for ax, frame, label in (
+        (axes[0, column], accuracy, "Clean accuracy (%)"),
+        (axes[1, column], twin_gaps[twin_gaps.scale == "logit"], "Gap (log odds)"),
+    ):
+        dose_response(frame[frame.kind.isin(["plain", kind])], ax, label if column == 0 else "")
+    axes[0, column].set(title=f"outliers in {kind}s", ylim=(0, 100), xlabel="")
+axes[0, 0].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# ## A supervised baseline
+#
+# Is this about zero-shot models? The same grid on a supervised image classifier of the same classes.
+
+# %% mystnb={"figure": {"caption": "Robustness gap of the zero-shot model and of the supervised baseline, each against its own reference. Bars: paired bootstrap intervals over images.", "name": "fig-supervised"}, "image": {"alt": "Forest plot of robustness gaps for the zero-shot model and the supervised baseline."}}
+others = rows[rows.model != P.model]
+both = gaps.assign(model=P.model)
+if len(others):
+    supervised = gap_table(others, reference, chance, **boot).assign(model=P.baseline_model)
+    both = pd.concat([both, supervised], ignore_index=True)
+work.save_table("supervised", both)
+both = both[both.scale == "logit"].assign(
+    name=lambda t: [f"{m}: {look(c).label}" for m, c in zip(t.model, t.config, strict=True)]
+)
+_, ax = plt.subplots(figsize=(6.4, 0.9 + 0.32 * len(both)))
+forest(both, ax, "Robustness gap (log odds)")
+plt.show()
+
+# %% [markdown]
+# ## Sanity
+#
+# What must hold in every run: the reference does not drift from itself, every twin in the reference format is the same function, and
+# every configuration saw every image in every condition.
+
+# %%
+assert (main[main.config == reference].drift < 1e-6).all()
+assert rows.groupby(["model", "twin", "config", "corruption", "severity"]).item.nunique().eq(len(grid.data)).all()
+drift = main.groupby("config", sort=False).drift.describe()[["mean", "max"]]
+drift.rename(index=lambda c: look(c).label).map("{:.2g}".format)
+
+# %% [markdown]
+# ## Takeaways
+
+# %% tags=["remove-input"]
+worst = max(tests.values(), key=lambda gap: abs(gap.effect))
+ranked = scores.set_index("config")
+best_rs, best_retention = ranked.rs.idxmax(), ranked.retention.idxmax()
+display(Markdown("\n".join([
+    f"- Largest gap: {gap_claim(worst, look(worst.config).label)}.",
+    f"- RS ranks {look(best_rs).label} most robust ({100 * ranked.rs[best_rs]:.1f} %), chance-corrected retention {look(best_retention).label} "
+    f"({100 * ranked.retention[best_retention]:.1f} %).",
+    f"- Clean images: {difference_claim(differences[worst.config], look(worst.config).label, look(reference).label, 'clean accuracy')}.",
+])))  # fmt: skip
+glue(
+    "answer",
+    Markdown(f"On {P.model} and {len(grid.data):,} images, {gap_claim(worst, look(worst.config).label)}."),
+    display=False,
+)
+
+# %% [markdown]
+# **What this does not show.** The embedded model and scenes are small and synthetic: the verdict is about them. Other models,
+# data sets and calibration draws need their own run. Simulated accuracy says nothing about speed.
+#
+# **Rerun it.**
+#
+# ```console
+# papermill notebooks/robustness_gap.ipynb out.ipynb -f params/robustness_gap.yaml
+# papermill notebooks/robustness_gap.ipynb out.ipynb -y "{model: ./my-clip, dataset: ./my-images, baseline_model: null}"
+# ```

@@ -1,0 +1,324 @@
+"""Quantized copies: exact formulas, an untouched baseline, exact migration, and refusals."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_calibrate import Block, Images, Model, inputs
+from torch import nn
+
+from edgelib.errors import EdgelibError
+from edgelib.quant.calibrate import calibrate
+from edgelib.quant.formats import fake_quantize
+from edgelib.quant.quantize import QuantLinear, quantize, shared_copy
+
+SCHEMES = [
+    "fp32",
+    "fp16",
+    "bf16",
+    "w8a8-minmax",
+    "w8a8-smoothquant",
+    "w4a8-minmax-g8",
+    "w3a8-minmax",
+    "w8a8-minmax-static",
+]
+FORMULAS = {
+    "w8a8-minmax": ("int8", "channel", "int8"),
+    "w4a8-minmax": ("int4", "channel", "int8"),
+    "w3a16-minmax": ("int3", "channel", "fp16"),
+    "w2a32-minmax": ("int2", "channel", "fp32"),
+    "w4a4-minmax-g4": ("int4", 4, "int4"),
+}
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return Block().eval()
+
+
+def with_outliers(block: Block, factor: float = 64.0) -> Block:
+    """Scale one channel of each norm up and the readers' columns down: same function, outlying activations."""
+    planted = copy.deepcopy(block)
+    with torch.no_grad():
+        for norm, readers in ((planted.norm1, (planted.q, planted.k, planted.v)), (planted.norm2, (planted.fc1,))):
+            norm.weight[3] *= factor
+            norm.bias[3] *= factor
+            for reader in readers:
+                reader.weight[:, 3] /= factor
+    return planted
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_quantized_layer_is_the_written_formula(name):
+    weight, granularity, activation = FORMULAS[name]
+    linear, x = nn.Linear(8, 6), inputs()
+    layer = quantize(linear, name)
+    expected = F.linear(
+        fake_quantize(x, activation, granularity="token"),
+        fake_quantize(linear.weight.detach(), weight, granularity=granularity),
+        linear.bias,
+    )
+    assert isinstance(layer, QuantLinear) and torch.equal(layer(x), expected)
+
+
+def test_static_activations_use_the_largest_calibrated_value():
+    linear, x = nn.Linear(8, 6), inputs()
+    layer = quantize(linear, "w8a8-minmax-static", [x])
+    weight = fake_quantize(linear.weight.detach(), "int8", granularity="channel")
+    assert torch.allclose(layer(x), F.linear(fake_quantize(x, "int8"), weight, linear.bias))
+    assert torch.equal(layer(torch.full((8,), 1e3)), layer(torch.full((8,), 1e6)))
+
+
+def test_codes_and_scale_rebuild_the_weight(block):
+    for layer in quantize(block, "w4a8-minmax-g4").modules():
+        if isinstance(layer, QuantLinear):
+            codes = layer.codes()
+            assert codes.dtype == torch.int8 and codes.abs().max() <= 7
+            assert torch.equal(
+                (codes.view(*layer.scale.shape, -1) * layer.scale[..., None]).view_as(layer.weight), layer.weight
+            )
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_baseline_stays_bit_for_bit(block, name):
+    before, output = copy.deepcopy(block.state_dict()), block(inputs())
+    copied = quantize(block, name, [inputs()])
+    copied(inputs())
+    copied.to(torch.float64)
+    assert copied is not block
+    assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
+    assert torch.equal(block(inputs()), output) and block.norm1.weight.dtype == torch.float32
+
+
+def test_what_is_not_rounded_shares_its_memory(block):
+    copied = quantize(block, "w8a8-minmax")
+    assert copied.norm1.weight is not block.norm1.weight
+    assert copied.norm1.weight.data_ptr() == block.norm1.weight.data_ptr()
+    assert copied.q.bias.data_ptr() == block.q.bias.data_ptr()
+    assert copied.q.weight.data_ptr() != block.q.weight.data_ptr()
+
+
+def test_buffers_are_copied():
+    norm = nn.BatchNorm1d(4)
+    copied = shared_copy(norm)
+    copied(torch.randn(8, 4))
+    assert torch.equal(norm.running_mean, torch.zeros(4)) and norm.weight.data_ptr() == copied.weight.data_ptr()
+
+
+@pytest.mark.parametrize("name", [n for n in SCHEMES if n != "fp32"])
+def test_an_item_does_not_see_its_batch(block, name):
+    # float64 makes the matmul's own dependence on the batch size too small to move a rounded activation
+    copied, x = quantize(block.double(), name, [inputs().double()]), inputs().double()
+    alone = torch.cat([copied(item[None]) for item in x])
+    assert torch.allclose(copied(x), alone, rtol=1e-9, atol=1e-9)
+
+
+def test_fp32_is_an_equal_copy(block):
+    assert torch.equal(quantize(block, "fp32")(inputs()), block(inputs()))
+
+
+@torch.no_grad()
+def test_more_bits_come_closer_to_the_baseline(block):
+    reference = block(inputs())
+    names = ["w2a8-minmax", "w3a8-minmax", "w4a8-minmax", "w8a8-minmax", "fp16"]
+    errors = [float((quantize(block, n)(inputs()) - reference).square().mean()) for n in names]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6
+
+
+@pytest.mark.parametrize("name,dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_sixteen_bit_schemes_round_every_parameter_and_input(block, name, dtype):
+    copied = quantize(block, name)
+    for key, value in copied.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, value.to(dtype).float()), key
+    x = inputs()
+    assert torch.equal(copied.q(x), F.linear(x.to(dtype).float(), copied.q.weight, copied.q.bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_models_work(block, dtype):
+    copied = quantize(block.to(dtype), "w8a8-minmax")
+    assert copied(inputs().to(dtype)).dtype == dtype and copied.q.codes().abs().amax() == 127
+
+
+def test_gradients_may_be_enabled(block):
+    x = inputs().requires_grad_()
+    assert quantize(block, "w8a8-minmax")(x).shape == x.shape
+
+
+def test_smoothing_alone_keeps_the_function(block, monkeypatch):
+    planted = with_outliers(block).double()
+    x = inputs().double()
+    statistics = calibrate(planted, [x])
+    module = importlib.import_module("edgelib.quant.quantize")
+
+    class Exact:
+        """A number format that rounds nothing, to see the migration by itself."""
+
+        def round_rows(self, x):
+            return x
+
+        def decode(self, codes, grid):
+            return codes
+
+    def keep(weight, format, group_size):
+        return module.Encoded(Exact(), weight, None, None)
+
+    method = module.METHODS["smoothquant"]
+    monkeypatch.setitem(module.METHODS, "smoothquant", type(method)("exact", keep, method.migrate))
+    monkeypatch.setattr(module, "FORMATS", {"int8": Exact()})
+    smoothed = module.quantize(planted, "w8a8-smoothquant", statistics)
+    assert not torch.allclose(smoothed.norm1.weight, planted.norm1.weight)
+    assert torch.allclose(smoothed(x), planted(x), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_smoothing_helps_where_outliers_were_planted(block):
+    planted, x = with_outliers(block), inputs()
+    reference = planted(x)
+    error = {
+        n: float((quantize(planted, n, [x])(x) - reference).square().mean())
+        for n in ("w8a8-minmax", "w8a8-smoothquant")
+    }
+    assert error["w8a8-smoothquant"] < 0.2 * error["w8a8-minmax"]
+
+
+def test_a_norm_is_only_folded_when_all_its_readers_are_targets(block):
+    statistics = calibrate(block, [inputs()])
+    copied = quantize(block, {"preset": "w8a8-smoothquant", "exclude": ["v"]}, statistics)
+    assert torch.equal(copied.norm1.weight, block.norm1.weight) and isinstance(copied.v, nn.Linear)
+    assert not torch.equal(copied.norm2.weight, block.norm2.weight)
+
+
+def test_one_pass_serves_several_schemes(block):
+    statistics = calibrate(block, [inputs()])
+    for name in ("w8a8-smoothquant", "w8a8-minmax-static"):
+        assert torch.equal(quantize(block, name, statistics)(inputs()), quantize(block, name, [inputs()])(inputs()))
+
+
+def test_targets_choose_the_layers(block):
+    copied = quantize(block, {"preset": "w4a8-minmax", "targets": ["fc*"], "exclude": ["fc2"]})
+    assert [n for n, layer in copied.named_modules() if isinstance(layer, QuantLinear)] == ["fc1"]
+
+
+def test_a_layer_with_two_names_is_replaced_under_both():
+    model = nn.ModuleDict({"a": nn.Linear(4, 4)})
+    model["b"] = model["a"]
+    copied = quantize(model, "w8a8-minmax")
+    assert copied["a"] is copied["b"] and isinstance(copied["a"], QuantLinear)
+
+
+def test_a_wrapped_model_comes_back_wrapped(block):
+    class Wrapped(Model):
+        def with_module(self, module):
+            return Wrapped(module)
+
+    model = Wrapped(block)
+    result = quantize(model, "w8a8-smoothquant", Images(inputs()))
+    assert isinstance(result, Wrapped) and model.module is block and isinstance(result.module.q, QuantLinear)
+
+
+def broken(block, name="fc1", value=float("nan")):
+    with torch.no_grad():
+        block.get_submodule(name).weight[0, 0] = value
+    return block
+
+
+def packed_attention():
+    return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+
+
+ERRORS = {
+    "scheme": (lambda b: quantize(b, "w8a8-minmx"), "did you mean 'minmax'"),
+    "nan weight": (lambda b: quantize(broken(b), "w8a8-minmax"), "'fc1.weight' holds NaN or inf"),
+    "inf norm": (lambda b: quantize(broken(b, "out", float("inf")), "fp16"), "'out.weight' holds NaN or inf"),
+    "fp16 overflow": (
+        lambda b: quantize(broken(b, "fc2", 1e6), "fp16"),
+        "'fc2.weight' does not fit into fp16.*1e\\+06",
+    ),
+    "no calibration": (lambda b: quantize(b, "w8a8-smoothquant"), "needs a calibration set"),
+    "empty calibration": (lambda b: quantize(b, "w8a8-smoothquant", []), "calibration set is empty"),
+    "pattern": (lambda b: quantize(b, {"targets": ["fc3"]}), "'fc3' matches none of the 6 Linear.*such as q"),
+    "nothing left": (lambda b: quantize(b, {"exclude": ["*"]}), "leaves no Linear"),
+    "no linears": (lambda b: quantize(nn.Sequential(nn.ReLU()), "w8a8-minmax"), "no nn.Linear"),
+    "twice": (lambda b: quantize(quantize(b, "w8a8-minmax"), "w4a8-minmax"), "already quantized"),
+    "group size": (lambda b: quantize(b, "w4a8-minmax-g5"), "layer 'q'.*groups of 5 do not divide.*exclude"),
+    "packed": (
+        lambda b: quantize(packed_attention(), "w8a8-minmax"),
+        "attention.out_proj.*MultiheadAttention.*exclude",
+    ),
+    "not a model": (lambda b: quantize("scenes-clip", "w8a8-minmax"), "got str"),
+    "other model": (
+        lambda b: quantize(with_outliers(b), "w8a8-smoothquant", calibrate(b, [inputs()])),
+        "another model, they do not fit layer 'q'",
+    ),
+    "other shape": (
+        lambda b: quantize(b, "w8a8-smoothquant", calibrate(nn.Linear(8, 8), [inputs()])),
+        "another model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_refusals(block, case):
+    act, message = ERRORS[case]
+    with pytest.raises(EdgelibError, match=message):
+        act(block)
+
+
+def test_the_advice_for_packed_attention_works():
+    model = quantize(packed_attention(), {"preset": "w8a8-minmax", "exclude": ["attention.out_proj"]})
+    assert isinstance(model["head"], QuantLinear)
+    assert quantize(packed_attention(), "fp16")["attention"].out_proj.weight is not None
+
+
+def test_layers_that_calibration_missed(block):
+    block.spare = nn.Linear(8, 8)
+    statistics = calibrate(block, [inputs()])
+    with pytest.warns(UserWarning, match="never reached 1 layers, such as 'spare'"):
+        quantize(block, "w8a8-smoothquant", statistics)
+    with pytest.raises(EdgelibError, match="never reached 'spare'"):
+        quantize(block, "w8a8-minmax-static", statistics)
+
+
+def tiny_clip():
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=8)
+    text = tower | dict(vocab_size=32, max_position_embeddings=8, eos_token_id=31, bos_token_id=30, pad_token_id=0)
+    torch.manual_seed(0)
+    return CLIPModel(
+        CLIPConfig(text_config=text, vision_config=tower | dict(image_size=16, patch_size=8), projection_dim=8)
+    ).eval()
+
+
+def test_hugging_face_clip():
+    model = tiny_clip()
+    batch = dict(input_ids=torch.tensor([[30, 4, 5, 31]]), pixel_values=torch.randn(2, 3, 16, 16))
+    statistics = calibrate(model, [batch])
+    assert statistics.unreached == ()
+    first = "vision_model.encoder.layers.0"
+    readers = statistics.fed_by_norm[f"{first}.layer_norm1"]
+    assert set(readers) == {f"{first}.self_attn.{p}_proj" for p in "qkv"}
+    assert statistics.fed_by_norm[f"{first}.layer_norm2"] == (f"{first}.mlp.fc1",)
+    copied = quantize(model, "w8a8-smoothquant", statistics)
+    assert sum(isinstance(layer, QuantLinear) for layer in copied.modules()) == 2 * 2 * 6 + 2
+    with torch.no_grad():
+        for key in ("image_embeds", "text_embeds"):
+            assert F.cosine_similarity(copied(**batch)[key], model(**batch)[key]).min() > 0.99
+
+
+def test_timm_vision_transformer():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4).eval()
+    x = torch.randn(2, 3, 32, 32)
+    statistics = calibrate(model, [x])
+    assert statistics.fed_by_norm["blocks.0.norm1"] == ("blocks.0.attn.qkv",)
+    copied = quantize(model, "w8a8-smoothquant", statistics)
+    assert isinstance(copied.head, QuantLinear)
+    assert F.cosine_similarity(copied(x), model(x)).min() > 0.99
