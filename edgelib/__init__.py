@@ -21,7 +21,7 @@ _HOMES = {
     "with_outliers": "inputs.outliers",
     "fake_quantize": "quant.formats",
     "quantize": "quant.quantize",
-    "evaluate": "evaluate.zero_shot",
+    "evaluate": "evaluation.zero_shot",
     "robustness_score": "measure.metrics",
     "accuracy_drop": "measure.metrics",
     "mce": "measure.metrics",
@@ -32,7 +32,7 @@ __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from edgelib.errors import EdgelibError as EdgelibError
-    from edgelib.evaluate.zero_shot import evaluate as evaluate
+    from edgelib.evaluation.zero_shot import evaluate as evaluate
     from edgelib.inputs.calibration import calibration_set as calibration_set
     from edgelib.inputs.corruptions import CORRUPTIONS as CORRUPTIONS
     from edgelib.inputs.corruptions import corrupt as corrupt

@@ -84,9 +84,9 @@ def sweep(
 ) -> None:
     """Run a grid without a notebook; started again, it computes only what is missing."""
     plan = params.check(params.read(file, "robustness_gap")[1], params.RobustnessGap)
-    from edgelib.evaluate.plan import grid_of
-    from edgelib.evaluate.store import CellStore
-    from edgelib.evaluate.sweep import sweep as run
+    from edgelib.evaluation.plan import grid_of
+    from edgelib.evaluation.store import CellStore
+    from edgelib.evaluation.sweep import sweep as run
     from edgelib.report.notebook import find_root
 
     results = find_root() / plan.results

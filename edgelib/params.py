@@ -44,9 +44,10 @@ class EmbeddedWorld(Parameters):
     """Parameters of the chapter `embedded_world`."""
 
     model: str = Field("scenes-clip", min_length=1, description="an embedded model, a folder or a hub id")
-    n_images: int = Field(500, ge=2, description="held-out scenes the model is scored on")
+    n_images: int = Field(300, ge=2, description="held-out scenes the model is scored on")
     twins: list[str] = Field(
-        ["activation:128", "weight:16"], description='planted outliers as "kind:strength"; the function is unchanged'
+        ["weight:8", "activation:128", "key:32", "value:32"],
+        description='planted outliers as "kind:strength"; the function is unchanged',
     )
 
     @field_validator("twins")

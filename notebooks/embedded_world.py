@@ -1,10 +1,13 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: -all,tags,mystnb
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -59,8 +62,8 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluate.sweep import planted
-from edgelib.evaluate.zero_shot import evaluate
+from edgelib.evaluation.sweep import planted
+from edgelib.evaluation.zero_shot import evaluate
 from edgelib.inputs.captions import TEMPLATES, captions
 from edgelib.inputs.datasets import dataset
 from edgelib.inputs.models import EMBEDDED, embedded_models, load

@@ -1,10 +1,13 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: -all,tags,mystnb
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -42,13 +45,15 @@
 
 # %% tags=["remove-cell"]
 
+from typing import Optional
+
 from edgelib.params import RobustnessGap, begin, validate
 
 begin(globals())
 
 # %% tags=["parameters"]
 model: str = "scenes-clip"  # zero-shot model: embedded name, local folder or hub id
-baseline_model: str | None = "scenes-vit"  # a supervised timm classifier of the same classes, or None
+baseline_model: Optional[str] = "scenes-vit"  # a supervised timm classifier of the same classes, or None
 prompts: str = "simple"  # set of prompt templates
 dataset: str = "scenes"  # "scenes", a local folder or .npz, or a hub id
 split: str = "test"
@@ -56,10 +61,10 @@ n_images: int = 128  # quick run; params/robustness_gap.yaml sets the published 
 configs: list[str] = ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"]  # the first is the reference
 corruptions: list[str] = ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"]
 severities: list[int] = [1, 3, 5]
-table: str | None = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
+table: Optional[str] = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
 twins: list[str] = ["weight:4", "weight:8", "weight:16", "activation:32", "activation:128", "activation:512"]
-twin_configs: list[str] = ["w8a8-minmax", "w4a8-minmax"]  # configurations evaluated on the twins
-twin_severities: list[int] = [3]  # severities evaluated on the twins
+twin_configs: Optional[list[str]] = None  # configurations evaluated on the twins; None: all but the reference
+twin_severities: Optional[list[int]] = None  # severities evaluated on the twins; None: the middle one
 calibration: str = "balanced"  # calibration mix
 n_calibration: int = 64
 seed: int = 0  # the only source of randomness
@@ -82,9 +87,9 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluate.plan import grid_of
-from edgelib.evaluate.store import CellStore
-from edgelib.evaluate.sweep import PLAIN, sweep
+from edgelib.evaluation.plan import grid_of
+from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.sweep import PLAIN, sweep
 from edgelib.inputs.corruptions import corrupt
 from edgelib.measure.gap import gap_table, robustness_gap, rs_table
 from edgelib.measure.grid import cell_table, severity_table

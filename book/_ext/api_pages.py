@@ -21,6 +21,12 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def source_of(module: str) -> Path:
+    """Return the file of edgelib.<module>, which may be a package."""
+    path = ROOT.joinpath("edgelib", *module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def signature(function: ast.FunctionDef) -> str:
     """Return the argument list without annotations: "(x, *, level=0.95)"."""
     arguments = function.args
@@ -32,7 +38,7 @@ def signature(function: ast.FunctionDef) -> str:
 
 def documented(module: str, names: list[str]) -> list[tuple[str, str, str, str]]:
     """Return (kind, name, signature, docstring) for the public documented functions and classes of edgelib.<module>."""
-    tree = ast.parse((ROOT / "edgelib" / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
         is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
@@ -96,7 +102,7 @@ class Generated(SphinxDirective):
 
 class Api(Generated):
     def lines(self, module: str) -> list[str]:
-        self.env.note_dependency(str(ROOT / "edgelib" / (module.replace(".", "/") + ".py")))
+        self.env.note_dependency(str(source_of(module)))
         entries = documented(module, self.options.get("names", "").split())
         return [line for entry in entries for line in api_entry(module, *entry)]
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.inputs.hub import ask_hub, first_line, local_hint
 from edgelib.inputs.preprocess import from_timm, from_transformers
 from edgelib.inputs.zero_shot_model import ClipModel, TimmClassifier, ZeroShotModel
 
@@ -63,24 +64,16 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
 
 
 def _hub_folder(name: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from requests.exceptions import RequestException
+    from huggingface_hub import constants, snapshot_download
 
+    offline = offline or constants.HF_HUB_OFFLINE
+    if not offline:
+        ask_hub(name, "model")
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=list(_WANTED_FILES), local_files_only=offline, etag_timeout=5)
-        )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RequestException, OSError) as error:
-        where = (
-            "is not in the local cache" if offline else "could not be reached on the hub and is not in the local cache"
-        )
-        raise EdgelibError(
-            f"model {name!r} {where} ({type(error).__name__}); download it on a connected machine (config, "
-            "safetensors, tokenizer and preprocessor files) and give the path of that folder as the model's name"
-        ) from None
-    except (HFValidationError, HfHubHTTPError) as error:
-        raise EdgelibError(f"model {name!r} cannot be had from the hub: {str(error).splitlines()[0]}") from None
+        return Path(snapshot_download(name, allow_patterns=list(_WANTED_FILES), local_files_only=offline))
+    except Exception as error:  # the package raises many types, from network to disk
+        where = "is not in the local cache" if offline else "could not be fetched from the hub"
+        raise EdgelibError(f"model {name!r} {where} ({first_line(error)}); {local_hint(name, 'model')}") from None
 
 
 def _read_config(folder: Path) -> dict:

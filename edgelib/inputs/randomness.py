@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,11 +26,24 @@ def address(*key: object) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def _fold(x: Tensor, shift: int, scratch: Tensor) -> Tensor:
+    """x ^= x >> shift without sign extension, in place; `scratch` is a tensor like x to work in."""
+    mask = (1 << (8 * x.element_size() - shift)) - 1
+    return x.bitwise_xor_(torch.bitwise_right_shift(x, shift, out=scratch).bitwise_and_(mask))
+
+
 def _mix64(x: Tensor) -> Tensor:
-    """The splitmix64 finalizer on int64; >> is arithmetic in torch, hence the masks."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    """The splitmix64 finalizer on int64, in place."""
+    scratch = torch.empty_like(x)
+    _fold(x, 30, scratch).mul_(-4658895280553007687)
+    _fold(x, 27, scratch).mul_(-7723592293110705685)
+    return _fold(x, 31, scratch)
+
+
+@lru_cache(maxsize=16)
+def _ramp(count: int, step: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return (0, 1, .. count - 1) * step, wrapped; kept, because the streams of one shape are drawn many times."""
+    return torch.arange(count, dtype=dtype, device=device) * step
 
 
 def keys_for(base: int, index: Tensor) -> Tensor:
@@ -44,20 +58,18 @@ def content_keys(base: int, images: Tensor) -> Tensor:
     if padding:
         flat = torch.nn.functional.pad(flat, (0, padding))
     words = flat.contiguous().view(torch.int64)
-    position = torch.arange(1, words.shape[1] + 1, device=images.device) * _GOLDEN64
+    position = _ramp(words.shape[1] + 1, _GOLDEN64, torch.int64, images.device)[1:]
     return _mix64(_mix64(words + position).sum(dim=1) + base)
 
 
 def bits(keys: Tensor, count: int) -> Tensor:
     """Return int32 [N, count] of uniformly distributed bits: element i of row n is hash(keys[n], i)."""
     low, high = keys.to(torch.int32)[:, None], (keys >> 32).to(torch.int32)[:, None]
-    x = (torch.arange(count, dtype=torch.int32, device=keys.device) * _GOLDEN32) ^ low
-    x ^= (x >> 16).bitwise_and_(0xFFFF)
-    x = x.mul_(0x7FEB352D).add_(high)
-    x ^= (x >> 15).bitwise_and_(0x1FFFF)
-    x.mul_(-2073319285)  # 0x846CA68B
-    x ^= (x >> 16).bitwise_and_(0xFFFF)
-    return x
+    x = _ramp(count, _GOLDEN32, torch.int32, keys.device) ^ low
+    scratch = torch.empty_like(x)
+    _fold(x, 16, scratch).mul_(0x7FEB352D).add_(high)
+    _fold(x, 15, scratch).mul_(-2073319285)  # 0x846CA68B
+    return _fold(x, 16, scratch)
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:

@@ -27,7 +27,7 @@ COLOURS = {
 TEXTURES = ("plain", "gradient", "striped", "checkered", "dotted")
 SIZES = ("small", "large")
 MAX_OBJECTS = 3  # the subject and up to two smaller distractors
-_OCCLUDER_SHARE = 0.3
+_OCCLUDER_SHARE = 0.25
 _DISTRACTOR_SHARES = (0.45, 0.35)  # chance that the first and the second distractor are present
 _MAX_SENSOR_NOISE = 0.04  # largest standard deviation of the sensor noise, in [0, 1] pixel units
 
@@ -77,7 +77,7 @@ def draw_records(split: str, index: Tensor, seed: int = 0) -> Records:
     for slot, share in enumerate(_DISTRACTOR_SHARES, start=1):
         shape[:, slot] = torch.where(next(draws) < share, shape[:, slot], -1)
 
-    radius = torch.stack([between(0.34, 0.62), between(0.14, 0.24), between(0.14, 0.24)], 1)
+    radius = torch.stack([between(0.36, 0.66), between(0.14, 0.24), between(0.14, 0.24)], 1)
     subject = torch.stack([between(-1, 1), between(-1, 1)], 1) * (0.92 - radius[:, :1]).clamp(min=0.0)
     # A distractor stands in the direction away from the subject, at a distance that keeps both visible.
     bearing = torch.atan2(-subject[:, 1], -subject[:, 0]) + between(-0.9, 0.9)
@@ -166,7 +166,7 @@ def record_table(records: Records, names: list[str]) -> pd.DataFrame:
         "label": records.shape[:, 0].numpy(),
         "shape": [o[0][0] for o in objects],
         "colour": [o[0][1] for o in objects],
-        "size": [SIZES[int(r > 0.48)] for r in records.radius[:, 0].tolist()],
+        "size": [SIZES[int(r > 0.51)] for r in records.radius[:, 0].tolist()],
         "texture": [TEXTURES[t] for t in records.texture.tolist()],
         "others": [", ".join(f"{c} {s}" for s, c in o[1:]) for o in objects],
         "x": records.centre[:, 0, 0].numpy(),

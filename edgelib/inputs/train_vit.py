@@ -37,7 +37,7 @@ SHAPE_OF_NETWORK = {"img_size": IMAGE_SIZE, "patch_size": 8, "embed_dim": 128, "
 class VitRecipe(Recipe):
     """The recipe of `scenes-vit`."""
 
-    steps: int = 1200
+    steps: int = 2000
 
 
 def train(out: Path, recipe: VitRecipe | None = None, report: Callable[[str], None] = print) -> None:

@@ -28,6 +28,7 @@ MEAN = STD = (0.5, 0.5, 0.5)  # how the embedded models normalise pixels
 _ATTRIBUTES = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": SIZES, "texture": TEXTURES}
 _ATTRIBUTE_WEIGHTS = (1.0, 0.5, 0.25, 0.25)
 SCORED = 4000  # test scenes behind the accuracy on the model card
+VALIDATED = 1000  # validation scenes behind each line of the log
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Recipe:
     """Everything shipped weights depend on besides the code."""
 
     seed: int = 0
-    steps: int = 1600
-    batch: int = 256
-    learning_rate: float = 2e-3
+    steps: int = 2800
+    batch: int = 128
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: float = 0.06  # share of the steps
-    average: float = 0.995  # decay of the running average of the weights, which is what is kept
-    log_every: int = 100
+    average: float = 0.997  # decay of the running average of the weights, which is what is kept
+    log_every: int = 200
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def train_with_log(
         losses.append(loss)
         if (step + 1) % recipe.log_every and step + 1 < recipe.steps:
             continue
-        accuracy = score(network, "validation", 1000)
+        accuracy = score(network, "validation", VALIDATED)
         log.append({
             "scenes_seen": (step + 1) * recipe.batch, "loss": round(float(np.mean(losses)), 5),
             "accuracy": accuracy, "learning_rate": round(learning_rate(step, recipe), 8),

@@ -151,8 +151,8 @@ class TimmClassifier(ZeroShotModel):
         if missing:
             raise EdgelibError(
                 f"{self.name} was trained on {len(self.label_names)} classes ({', '.join(self.label_names[:10])}...) "
-                f"and has no {', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data set in the "
-                "label_names of its config.json"
+                f"and has no {', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data "
+                "set in the label_names of its config.json"
             )
         index = torch.tensor([self.label_names.index(c) for c in class_names])
         return F.one_hot(index, len(self.label_names)).to(self.device, torch.float32)

@@ -129,16 +129,18 @@ def _migrate(layers: dict, plan: Scheme, targets: list[str], statistics: Statist
 
 def _cast(module: nn.Module, format: Format) -> None:
     """Round every floating parameter and buffer of our own copy to a 16-bit format."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    for name, tensor in named:
-        if tensor.is_floating_point():
-            rounded = format.round_rows(tensor.detach())
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point():
+            rounded = format.round_rows(parameter.detach())
             if not torch.isfinite(rounded).all():
-                peak = float(tensor.abs().max())
+                peak = float(parameter.detach().abs().max())
                 raise EdgelibError(
                     f"{name!r} does not fit into {format.name}: its largest value is {peak:.4g}; try bf16"
                 )
-            tensor.data = rounded
+            parameter.data = rounded
+    for buffer in module.buffers():
+        if buffer.is_floating_point():  # a mask may hold -inf, so overflow is no error here
+            buffer.data = format.round_rows(buffer)
 
 
 def _swap(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:

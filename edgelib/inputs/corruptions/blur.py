@@ -61,15 +61,23 @@ def _tiled_weights(radius: float, alias_blur: float) -> tuple[Tensor, float]:
             notes="Mirrored at the border without repeating the edge (OpenCV's default); truncated to integers. "
                   "ImageNet-C severities 4 and 5 brighten by about 1 %, because their kernels sum to more than 1.")
 def defocus_blur(images, level, _keys):
-    n, channels, height, width = images.shape
+    height, width = images.shape[2:]
     weights, scale = _tiled_weights(*level)
     exact = torch.float32 if images.device.type == "cpu" else torch.float64  # GPUs may round float32 products (TF32)
     half = (weights.shape[-1] - _TILE) // 2
     fill = [half, half + -width % _TILE, half, half + -height % _TILE]
     planes = F.pad(images.to(exact), fill, mode="reflect").flatten(0, 1).unsqueeze(1)
-    sums = F.conv2d(planes, weights.to(planes), stride=_TILE)
-    tiles = sums.mul_(scale).add_(_MARGIN).clamp_(max=255).to(torch.uint8)
-    return F.pixel_shuffle(tiles, _TILE)[:, 0, :height, :width].reshape(n, channels, height, width)
+    tiles = F.conv2d(planes, weights.to(planes), stride=_TILE).mul_(scale).add_(_MARGIN).clamp_(max=255)
+    return _untiled(tiles)[:, :height, :width].to(torch.uint8).view(images.shape)
+
+
+def _untiled(tiles: Tensor) -> Tensor:
+    """Return [P, 4 h, 4 w] from tiles [P, 16, h, w]: pixel_shuffle, several times faster on a CPU."""
+    planes, _, rows, columns = tiles.shape
+    whole = tiles.new_empty(planes, rows, _TILE, columns, _TILE)
+    for column, part in enumerate(tiles.view(planes, _TILE, _TILE, rows, columns).unbind(2)):
+        whole[..., column] = part.transpose(1, 2)
+    return whole.view(planes, _TILE * rows, _TILE * columns)
 
 
 def motion_taps(radius: float, sigma: float, angle: float, height: int, width: int):

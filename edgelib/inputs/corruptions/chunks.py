@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-_CPU_VALUES = 1 << 17
+_CPU_VALUES = 1 << 19
 _GPU_VALUES = 1 << 25
+_WORTH_A_THREAD = 1 << 16
 
 
 def in_chunks(work: Callable[[int, int], None], images: Tensor) -> None:
@@ -19,17 +20,18 @@ def in_chunks(work: Callable[[int, int], None], images: Tensor) -> None:
     single-threaded: splitting every small operation over the cores costs more than it brings, above all when the
     cores are shared with other programs.
     """
-    on_cpu = images.device.type == "cpu"
-    size = max(1, (_CPU_VALUES if on_cpu else _GPU_VALUES) // images[0].numel())
+    values, threads = images[0].numel(), torch.get_num_threads()
+    workers = min(threads, images.numel() // _WORTH_A_THREAD) if images.device.type == "cpu" else 1
+    most = _CPU_VALUES if images.device.type == "cpu" else _GPU_VALUES
+    size = max(1, min(most // values, -(-len(images) // max(workers, 1))))
     starts = range(0, len(images), size)
     stops = [min(start + size, len(images)) for start in starts]
-    threads = torch.get_num_threads()
-    if not on_cpu or threads == 1:
+    if workers <= 1:
         for start, stop in zip(starts, stops, strict=True):
             work(start, stop)
         return
     try:
-        with ThreadPoolExecutor(min(threads, len(starts)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(work, starts, stops))
     finally:
         torch.set_num_threads(threads)  # the calling thread kept its number; threads started later would not

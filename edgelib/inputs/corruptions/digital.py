@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .registry import corruption
 
+_PILLOW_ONE = 1 << 22
+
 
 @corruption("digital", "multiplier of the distance to the mean of the channel",
             imagenet_c=(0.4, 0.3, 0.2, 0.1, 0.05), cifar_c=(0.75, 0.5, 0.4, 0.3, 0.15),
@@ -25,7 +27,7 @@ def contrast(images, factor, _keys):
     values = torch.arange(256, device=images.device, dtype=torch.float64) / 255
     tables = ((values - means) * factor + means).clamp_(0, 1).mul_(255).to(torch.uint8)
     rows = torch.arange(len(planes), device=images.device, dtype=torch.int32)[:, None] * 256
-    return tables.flatten().index_select(0, (rows + planes).flatten()).view(images.shape)
+    return tables.flatten().index_select(0, planes.to(torch.int32).add_(rows).flatten()).view(images.shape)
 
 
 def _jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
@@ -39,7 +41,7 @@ def _jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
             source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by Pillow",
             notes="libjpeg's defaults, so 4:2:0 chroma. Always coded on the CPU, each image on its own.")
 def jpeg_compression(images, quality, _keys):
-    pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels = torch.stack(images.cpu().unbind(1), dim=-1).numpy()
     coded = np.stack([_jpeg_round_trip(image, quality) for image in pixels])
     return torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2)
 
@@ -52,6 +54,21 @@ def box_windows(size: int, small: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache
+def _averages(size: int, small: int) -> tuple[Tensor, int, list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    """Return what `_box_average` needs: first pixels, least count, (pixels, 0 or 1) of each further one, scale, half.
+
+    Pillow multiplies by a 22-bit integer near 1 / count, which decides which way exact halves are rounded.
+    """
+    first, count = box_windows(size, small)
+    further = [(np.minimum(first + step, size - 1), (step < count).astype(np.float32))
+               for step in range(count.min(), count.max())]
+    half = np.where(np.floor(_PILLOW_ONE / count + 0.5) * count >= _PILLOW_ONE, 0.5 + 1e-4, 0.5 - 1e-4)
+    scale, half = (torch.from_numpy(a.astype(np.float32)) for a in (1 / count, half))
+    return (torch.from_numpy(first), int(count.min()),
+            [(torch.from_numpy(pixels), torch.from_numpy(used)) for pixels, used in further], scale, half)
+
+
+@lru_cache
 def nearest_sources(small: int, size: int) -> np.ndarray:
     """Return which of `small` pixels Pillow's NEAREST filter copies to each of `size` pixels."""
     ramp = Image.fromarray(np.arange(small, dtype=np.int32)[None])
@@ -59,15 +76,21 @@ def nearest_sources(small: int, size: int) -> np.ndarray:
 
 
 def _box_average(images: Tensor, dim: int, small: int) -> Tensor:
-    """Shrink one dimension to `small` by averages in Pillow's fixed point (22 bits), rounded to uint8."""
-    first, count = (torch.from_numpy(a).to(images.device) for a in box_windows(images.shape[dim], small))
-    shape = [-1 if d == dim else 1 for d in range(4)]
-    total = 0
-    for step in range(int(count.max())):
-        taken = images.index_select(dim, (first + step).clamp_(max=images.shape[dim] - 1)).to(torch.int32)
-        total = total + (taken if step < int(count.min()) else taken * (step < count).to(torch.int32).view(shape))
-    weight = ((1 << 22) / count.double() + 0.5).to(torch.int32).view(shape)
-    return ((total * weight + (1 << 21)) >> 22).to(torch.uint8)
+    """Shrink one dimension of whole-numbered float images to `small`, by averages rounded as Pillow rounds them."""
+    def here(tensor):
+        return tensor.to(images.device).view(-1, 1) if dim == 2 and tensor.is_floating_point() else tensor.to(images.device)
+
+    rows = images.flatten(0, dim - 1)  # [.., W] or [.., H, W], with the shrunken dimension second
+    size = rows.shape[1]
+    first, least, further, scale, half = _averages(size, small)
+    total = rows.clone() if least > 1 else rows
+    for step in range(1, least):  # the sums of `least` neighbours from every pixel on
+        total[:, :size - step].add_(rows[:, step:])
+    total = total.index_select(1, here(first))
+    for pixels, used in further:
+        total.add_(rows.index_select(1, here(pixels)).mul_(here(used)))
+    total = total.mul_(here(scale)).add_(here(half)).floor_()
+    return total.view(*images.shape[:dim], small, *images.shape[dim + 1:])
 
 
 @corruption("digital", "scale factor of the small copy", imagenet_c=(0.6, 0.5, 0.4, 0.3, 0.25),
@@ -78,8 +101,8 @@ def _box_average(images: Tensor, dim: int, small: int) -> Tensor:
 def pixelate(images, factor, _keys):
     height, width = images.shape[2:]
     small_height, small_width = int(height * factor), int(width * factor)
-    small = _box_average(_box_average(images, 3, small_width), 2, small_height)
-    columns, rows = nearest_sources(small_width, width), nearest_sources(small_height, height)
-    for dim, sources in ((3, columns), (2, rows)):
-        small = small.index_select(dim, torch.from_numpy(sources).to(images.device))
-    return small
+    small = _box_average(_box_average(images.float(), 3, small_width), 2, small_height)
+    columns, rows = (torch.from_numpy(nearest_sources(few, many)).to(images.device)
+                     for few, many in ((small_width, width), (small_height, height)))
+    wide = small.flatten(0, 2).index_select(1, columns).to(torch.uint8)  # in float and two dimensions: the fast path
+    return wide.view(*small.shape[:3], width).index_select(2, rows)

@@ -22,22 +22,24 @@ def plasma(keys: Tensor, size: int, decay: float) -> Tensor:
     draws = uniform(keys, size * size).mul_(2).sub_(1)
     grid, used, wibble = torch.zeros(n, 1, 1, device=keys.device), 0, 100.0
     while (side := grid.shape[1]) < size:
-        noise = draws[:, used:used + 3 * side * side].view(n, 3, side, side) * wibble**2
-        ahead = grid + grid.roll(-1, dims=1)
-        middle = (ahead + ahead.roll(-1, dims=2)).mul_(0.25).add_(noise[:, 0])
-        top = (middle + middle.roll(1, dims=1)).add_(grid + grid.roll(-1, dims=2)).mul_(0.25).add_(noise[:, 1])
-        left = (middle + middle.roll(1, dims=2)).add_(ahead).mul_(0.25).add_(noise[:, 2])
-        rows = torch.stack([torch.stack([grid, top], dim=3), torch.stack([left, middle], dim=3)], dim=2)
-        grid, used, wibble = rows.view(n, 2 * side, 2 * side), used + 3 * side * side, wibble / decay
-    low, high = grid.amin(dim=(1, 2), keepdim=True), grid.amax(dim=(1, 2), keepdim=True)
+        noise = draws[:, used:used + 3 * side * side].mul(wibble**2).view(n, 3, side, side).unbind(1)
+        below = grid + grid.roll(-1, 1)
+        middle = (below + below.roll(-1, 2)).mul_(0.25).add_(noise[0])
+        right = (grid + grid.roll(-1, 2)).add_(middle).add_(middle.roll(1, 1)).mul_(0.25).add_(noise[1])
+        under = below.add_(middle).add_(middle.roll(1, 2)).mul_(0.25).add_(noise[2])
+        finer = grid.new_empty(n, side, 2, side, 2)
+        even, odd = finer.unbind(2)
+        even[..., 0], even[..., 1], odd[..., 0], odd[..., 1] = grid, right, under, middle
+        grid, used, wibble = finer.view(n, 2 * side, 2 * side), used + 3 * side * side, wibble / decay
+    low, high = grid.flatten(1).amin(dim=1)[:, None, None], grid.flatten(1).amax(dim=1)[:, None, None]
     return grid.sub_(low).div_(high - low)
 
 
 def hazed(images: Tensor, amount: float, maps: Tensor) -> Tensor:
     """Return uint8 images under the haze of maps [n, >= H, >= W] in [0, 1], rescaled so that the peak value stays."""
     height, width = images.shape[2:]
-    peak = images.amax(dim=(1, 2, 3)).to(torch.float32)[:, None, None, None]
-    haze = (maps[:, None, :height, :width] * (255 * amount))
+    peak = images.flatten(1).amax(dim=1).to(torch.float32)[:, None, None, None]
+    haze = maps[:, None, :height, :width] * (255 * amount)
     return (images + haze).mul_(peak / (peak + 255 * amount)).clamp_(max=255).to(torch.uint8)
 
 
@@ -71,5 +73,5 @@ def brightness_table(shift: float) -> np.ndarray:
             notes="Truncated to integers.")
 def brightness(images, shift, _keys):
     table = torch.from_numpy(brightness_table(shift)).to(images.device)
-    place = (images.amax(dim=1, keepdim=True).to(torch.int32) << 8) + images
+    place = (images.amax(dim=1, keepdim=True).to(torch.int32) << 8) + images.to(torch.int32)
     return table.index_select(0, place.flatten()).view(images.shape)

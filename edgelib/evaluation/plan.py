@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgelib.evaluate.sweep import Grid, conditions_of, variants_of
+from edgelib.evaluation.sweep import Grid, conditions_of, variants_of
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.datasets import dataset
 from edgelib.inputs.models import load
@@ -25,6 +25,8 @@ class GridParameters(Protocol):
     severities: list[int]
     table: str | None
     twins: list[str]
+    twin_configs: list[str]
+    twin_severities: list[int]
     calibration: str
     n_calibration: int
     seed: int
@@ -46,11 +48,19 @@ def grid_of(p: GridParameters) -> Grid:
             p.calibration, p.n_calibration, p.seed, source=p.dataset, exclude=data, offline=p.local_files_only
         )
     models = {p.model: load(p.model, device=p.device, offline=p.local_files_only)}
-    variants = variants_of(p.model, p.twins, p.configs)
+    variants = variants_of(p.model, p.twins, p.configs, p.twin_configs)
     if p.baseline_model is not None:
         models[p.baseline_model] = load(p.baseline_model, device=p.device, offline=p.local_files_only)
         variants += variants_of(p.baseline_model, [], p.configs)
     return Grid(
-        models=models, variants=variants, conditions=conditions_of(p.corruptions, p.severities), data=data,
-        calibration=seen, prompts=p.prompts, seed=p.seed, table=p.table, batch_size=p.batch_size,
-    )  # fmt: skip
+        models=models,
+        variants=variants,
+        conditions=conditions_of(p.corruptions, p.severities),
+        twin_conditions=conditions_of(p.corruptions, p.twin_severities),
+        data=data,
+        calibration=seen,
+        prompts=p.prompts,
+        seed=p.seed,
+        table=p.table,
+        batch_size=p.batch_size,
+    )

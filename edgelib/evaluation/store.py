@@ -21,7 +21,7 @@ def code_version() -> str:
     """SHA-256 of the code that outcomes depend on: the floors inputs, quant and evaluate."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted(p for floor in ("inputs", "quant", "evaluate") for p in (root / floor).rglob("*.py")):
+    for path in sorted(p for floor in ("inputs", "quant", "evaluation") for p in (root / floor).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgelib.errors import EdgelibError
 from edgelib.inputs.corruptions import corrupt
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.prompts import templates
@@ -54,7 +55,7 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
     return own - others.amax(dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def outcomes(
     models: Mapping[str, ZeroShotModel], vectors: Mapping[str, Tensor], data: Dataset, condition: Condition, *,
     reference: str | None = None, seed: int = 0, table: str | None = None, batch_size: int = 256,
@@ -108,9 +109,11 @@ def evaluate(
     1 - cos(features, baseline's features), NaN without a baseline. Nothing depends on batch_size.
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
-    condition = Condition(corruption or "clean", severity if corruption else 0)
+    if corruption is None and severity != 0:
+        raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
     if corruption is not None:
         corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
+    condition = Condition(corruption, severity) if severity else Condition()
     lines = templates(prompts)
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}

@@ -18,9 +18,10 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.evaluate.progress import progress_bar
-from edgelib.evaluate.store import CellStore
-from edgelib.evaluate.zero_shot import Condition, outcomes
+from edgelib.evaluation.progress import progress_bar
+from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.zero_shot import Condition, outcomes
+from edgelib.inputs.corruptions import table_for
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.outliers import with_outliers
 from edgelib.inputs.prompts import templates
@@ -49,7 +50,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything a sweep's outcomes depend on. The first variant of each model is the reference of its drift."""
+    """Everything a sweep's outcomes depend on. The first variant of each model is the reference of its drift.
+
+    conditions: of every plain variant. twin_conditions: of the twins, None for the same.
+    """
 
     models: dict[str, ZeroShotModel]
     variants: tuple[Variant, ...]
@@ -59,6 +63,7 @@ class Grid:
     prompts: str | Sequence[str] = "simple"
     seed: int = 0
     table: str | None = None
+    twin_conditions: tuple[Condition, ...] | None = None
     batch_size: int = field(default=256, compare=False)
 
     def __post_init__(self):
@@ -74,9 +79,24 @@ class Grid:
             if scheme(variant.config).needs_calibration and self.calibration is None:
                 raise EdgelibError(f"{variant.config} needs a calibration set; give the grid one")
 
+    def cells(self) -> Iterator[tuple[Variant, Condition]]:
+        """Every cell, variant by variant."""
+        for variant in self.variants:
+            planted_in = variant.twin != PLAIN and self.twin_conditions is not None
+            for condition in self.twin_conditions if planted_in else self.conditions:
+                yield variant, condition
+
     def reference(self, model: str) -> Variant:
         """The variant whose features others of the same model are compared with."""
         return next(v for v in self.variants if v.model == model)
+
+    @property
+    def severity_table(self) -> str:
+        """Name of the severity table: the one asked for, or the one that fits the first image's size."""
+        if self.table is not None:
+            return self.table
+        _, image = next(self.data.batches(1))
+        return table_for(*image.shape[-2:])
 
     @cached_property
     def _shared(self) -> dict:
@@ -96,9 +116,12 @@ class Grid:
         }  # fmt: skip
 
 
-def variants_of(model: str, twins: Sequence[str], configs: Sequence[str]) -> tuple[Variant, ...]:
-    """The plain model and its twins, each in every configuration."""
-    return tuple(Variant(model, twin, config) for twin in (PLAIN, *twins) for config in configs)
+def variants_of(
+    model: str, twins: Sequence[str], configs: Sequence[str], twin_configs: Sequence[str] | None = None
+) -> tuple[Variant, ...]:
+    """The plain model in every configuration, then each twin in `twin_configs` (None: in every one too)."""
+    plain = [Variant(model, PLAIN, config) for config in configs]
+    return (*plain, *(Variant(model, t, c) for t in twins for c in (configs if twin_configs is None else twin_configs)))
 
 
 def conditions_of(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[Condition, ...]:
@@ -116,8 +139,10 @@ def sweep(
     Raises EdgelibError if a worker process dies; what was stored stays.
     """
     choose(dict.fromkeys(EXECUTORS), executor, "executor")
-    missing = {c: [v for v in grid.variants if grid.spec(v, c) not in store] for c in grid.conditions}
-    missing = {c: variants for c, variants in missing.items() if variants}
+    missing: dict[Condition, list[Variant]] = {}
+    for variant, condition in grid.cells():
+        if grid.spec(variant, condition) not in store:
+            missing.setdefault(condition, []).append(variant)
     if missing:
         total = sum(map(len, missing.values()))
         with progress_bar(total, "cells", progress) as advance:
@@ -129,7 +154,7 @@ def sweep(
 
 def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
     parts = []
-    for variant, condition in itertools.product(grid.variants, grid.conditions):
+    for variant, condition in grid.cells():
         rows = store.read(grid.spec(variant, condition))
         if rows is None:  # damaged since it was seen: compute it again
             for _ in _run_here(grid, store, {condition: [variant]}, 1):

@@ -1,0 +1,144 @@
+"""The grid and its store: same rows whatever the executor, nothing lost, nothing computed twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+import edgelib
+from edgelib.errors import EdgelibError
+from edgelib.evaluation import sweep as module
+from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.sweep import Grid, Variant, conditions_of, planted, sweep, variants_of
+from edgelib.evaluation.zero_shot import Condition
+
+
+@pytest.fixture(scope="module")
+def grid():
+    model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=24)
+    return Grid(
+        models={"m": model},
+        variants=variants_of("m", ["weight:8"], ["fp32", "w8a8-smoothquant", "w4a8-minmax"]),
+        conditions=conditions_of(["fog", "shot_noise"], [2, 4]),
+        data=data,
+        calibration=edgelib.calibration_set("balanced", 16),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(grid, tmp_path_factory):
+    return sweep(grid, CellStore(tmp_path_factory.mktemp("store")), progress=False)
+
+
+def test_the_grid_is_complete_and_in_order(grid, rows):
+    assert len(rows) == len(grid.variants) * len(grid.conditions) * len(grid.data)
+    assert rows[["twin", "config"]].drop_duplicates().values.tolist() == [[v.twin, v.config] for v in grid.variants]
+
+
+def test_cells_are_what_evaluate_says(grid, rows):
+    base = planted(grid.models["m"], "weight:8")
+    alone = edgelib.evaluate(edgelib.quantize(base, "w4a8-minmax"), grid.data, corruption="shot_noise", severity=4)
+    cell = rows[(rows.twin == "weight:8") & (rows.config == "w4a8-minmax") & (rows.corruption == "shot_noise")]
+    cell = cell[cell.severity == 4]
+    assert (cell.prediction.to_numpy() == alone.prediction.to_numpy()).all()
+    assert cell.margin.to_numpy() == pytest.approx(alone.margin.to_numpy(), abs=1e-6)
+
+
+def test_processes_give_the_same_rows(grid, rows, tmp_path):
+    spread = sweep(grid, CellStore(tmp_path), executor="process", workers=2, progress=False)
+    pd.testing.assert_frame_equal(spread, rows, check_exact=False, atol=1e-6)
+    assert (spread.prediction == rows.prediction).all()
+
+
+def test_a_second_run_computes_nothing(grid, rows, tmp_path, monkeypatch):
+    store = CellStore(tmp_path)
+    sweep(grid, store, progress=False)
+    monkeypatch.setattr(module, "_Built", None)  # any work would fail now
+    pd.testing.assert_frame_equal(sweep(grid, store, progress=False), rows)
+
+
+def test_only_what_is_missing_is_computed_and_damage_counts_as_missing(grid, rows, tmp_path):
+    store = CellStore(tmp_path)
+    sweep(grid, store, progress=False)
+    files = sorted(store.folder.rglob("*.parquet"))
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:50])
+    stamps = {f: f.stat().st_mtime_ns for f in files[2:]}
+    pd.testing.assert_frame_equal(sweep(grid, store, progress=False), rows)
+    assert all(f.stat().st_mtime_ns == stamp for f, stamp in stamps.items())
+
+
+def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_groups", lambda grid, wanted: ([v] for v in wanted))  # as if memory held one copy
+    pd.testing.assert_frame_equal(sweep(grid, CellStore(tmp_path), progress=False), rows)
+
+
+def test_the_cell_of_a_spec_does_not_depend_on_the_rest_of_the_grid(grid):
+    smaller = Grid(grid.models, grid.variants[:1], grid.conditions[:1], grid.data, grid.calibration)
+    assert smaller.spec(grid.variants[0], Condition()) == grid.spec(grid.variants[0], Condition())
+
+
+KILLED = """
+import edgelib, sys
+from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.sweep import Grid, conditions_of, sweep, variants_of
+model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=200)
+grid = Grid({"m": model}, variants_of("m", [], ["fp32", "w8a8-minmax"]), conditions_of(["fog", "contrast"], [1, 2, 3, 4, 5]), data)
+print(len(sweep(grid, CellStore(sys.argv[1]), progress=False)))
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    run = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("*.parquet"))) < 4 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")}
+    assert 4 <= len(kept) < 22
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(2 * 11 * 200)
+    assert all(f.stat().st_mtime_ns == stamp for f, stamp in kept.items())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(EdgelibError, match="results cannot be written"):
+        CellStore(tmp_path / "store")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdgelibError, match="results cannot be written to .*choose another folder"):
+        CellStore(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"variants": ()}, "at least one variant"),
+        ({"variants": (Variant("m", "plain", "fp32"),) * 2}, "named twice"),
+        ({"variants": (Variant("n", "plain", "fp32"),)}, "unknown model of the grid 'n'"),
+        ({"variants": (Variant("m", "plain", "w8a8-smothquant"),)}, "did you mean 'smoothquant'"),
+        ({"calibration": None}, "needs a calibration set"),
+    ],
+    ids=["empty", "repeated", "model", "scheme", "calibration"],
+)
+def test_a_bad_grid_is_refused(grid, change, text):
+    parts = {"models": grid.models, "variants": grid.variants, "conditions": grid.conditions, "data": grid.data}
+    with pytest.raises(EdgelibError, match=text):
+        Grid(**(parts | {"calibration": grid.calibration} | change))
+
+
+def test_an_unknown_executor_is_refused(grid, tmp_path):
+    with pytest.raises(EdgelibError, match="unknown executor 'threads'.*process, serial"):
+        sweep(grid, CellStore(tmp_path), executor="threads")
