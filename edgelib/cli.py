@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -100,19 +101,21 @@ def sweep(
     print(f"simulated accuracy by severity (0 is clean); {len(rows)} outcomes in {out}")
 
 
+TRAINERS = {"scenes-clip": ("train_clip", "ClipRecipe"), "scenes-vit": ("train_vit", "VitRecipe")}
+
+
 @app.command()
 @one_paragraph
 def train(
-    name: Annotated[str, typer.Argument(help="Embedded model: scenes-clip.")],
-    out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("results/scenes-clip"),
+    name: Annotated[str, typer.Argument(help=f"Embedded model: {', '.join(TRAINERS)}.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the trained model; results/<name> if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, scenes and their order.")] = 0,
 ) -> None:
     """Train an embedded model from scratch; tens of minutes on two cores."""
-    choose({"scenes-clip": None}, name, "embedded model")
-    from edgelib.inputs.train_clip import Recipe
-    from edgelib.inputs.train_clip import train as run
-
-    run(out, Recipe(seed=seed))
+    module, recipe = choose(TRAINERS, name, "embedded model")
+    home = import_module(f"edgelib.inputs.{module}")
+    out = out or Path("results") / name
+    home.train(out, getattr(home, recipe)(seed=seed), report=functools.partial(print, flush=True))
     print(f"trained model in {out}; use it by its path, as in edgelib.load({str(out)!r})")
 
 

@@ -20,7 +20,7 @@
 # {glue:md}`answer`
 #
 # :::{note}
-# This page takes about half a minute on two CPU cores. It has no prerequisite; [](robustness_gap) builds on it.
+# This page takes about half a minute on two CPU cores. It has no prerequisite; {doc}`robustness_gap` builds on it.
 # :::
 #
 # ## Why it matters
@@ -96,7 +96,9 @@ plt.show()
 # %% tags=["hide-input"]
 said = captions(rows, np.arange(len(rows)) % len(TEMPLATES), 4)
 shown = rows.head(4)[["item", "shape", "colour", "size", "texture", "others"]].assign(caption=said.text)
-display(Markdown(myst_table(shown, "Records of the first held-out scenes, each with one of its captions.", "tab-records")))
+display(
+    Markdown(myst_table(shown, "Records of the first held-out scenes, each with one of its captions.", "tab-records"))
+)
 
 # %% [markdown]
 # ## How the models were trained
@@ -133,7 +135,12 @@ scored |= {} if P.model in scored else {P.model: evaluate(base, data, batch_size
 scores = pd.DataFrame({"model": list(scored), "accuracy": [o.correct.mean() for o in scored.values()]})
 scores["low"], scores["high"] = wilson(scores.accuracy, len(data), P.level)
 work.save_table("scores", scores)
-shown = pd.DataFrame({"Model": scores.model, "Accuracy, %": [with_interval(*v) for v in scores[["accuracy", "low", "high"]].itertuples(index=False)]})
+shown = pd.DataFrame(
+    {
+        "Model": scores.model,
+        "Accuracy, %": [with_interval(*v) for v in scores[["accuracy", "low", "high"]].itertuples(index=False)],
+    }
+)
 caption = f"Accuracy on {len(data):,} held-out scenes with {100 * P.level:g} % Wilson intervals."
 display(Markdown(myst_table(shown, caption, "tab-held-out", {"Accuracy, %": str})))
 
@@ -218,4 +225,4 @@ glue("answer", Markdown(text), display=False)
 # papermill notebooks/embedded_world.ipynb out.ipynb -f params/embedded_world.yaml
 # ```
 #
-# Next: [](robustness_gap).
+# Next: {doc}`robustness_gap`.

@@ -65,7 +65,7 @@ def outcomes(
     vectors: class vectors [C, D] by model name, encoded beforehand. reference: the model whose features the others'
     drift 1 - cos(own, reference) is measured from. Returns one table of OUTCOME_COLUMNS by model name.
     """
-    labels = torch.from_numpy(data.rows["label"].to_numpy())
+    labels = torch.tensor(data.rows["label"].to_numpy())
     found = {name: _Outcomes(len(data)) for name in models}
     order = sorted(models, key=lambda name: name != reference)  # the reference first, its features serve the others
     for positions, images in data.batches(batch_size):

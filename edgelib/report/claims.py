@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from edgelib.measure.gap import Gap
-from edgelib.measure.statistics import PairedDifference
+from edgelib.measure.statistics import PairedDifference, holm
 
 
 def p_text(p: float) -> str:
@@ -20,18 +22,22 @@ def interval_text(interval: tuple[float, float], level: float, scale: float = 1.
 def difference_claim(difference: PairedDifference, first: str, second: str, quantity: str = "accuracy") -> str:
     """Say whether `first` has more or less of a quantity (a fraction) than `second`, in points, and how sure it is."""
     low, high = difference.interval
-    size = f"{abs(100 * difference.effect):.1f} points"
+    interval = interval_text(difference.interval, difference.level, 100)
+    support = f"{interval} points, {p_text(difference.p)}, n = {difference.n:,}"
     if low > 0 or high < 0:
-        verdict = f"{first} has {size} {'more' if difference.effect > 0 else 'less'} {quantity} than {second}"
-        tail = ""
-    else:
-        size = f"{100 * difference.effect:+.1f} points"
-        verdict = f"the {quantity} of {first} and {second} cannot be told apart (difference {size})"
-        tail = f"; a difference of {100 * difference.mde:.1f} points would have been found four times in five"
+        more = "more" if difference.effect > 0 else "less"
+        return f"{first} has {abs(100 * difference.effect):.1f} points {more} {quantity} than {second} ({support})"
+    power = f"a difference of {100 * difference.mde:.1f} points would have been found four times in five"
     return (
-        f"{verdict} ({interval_text(difference.interval, difference.level, 100)} points, {p_text(difference.p)}, "
-        f"n = {difference.n:,}{tail})"
+        f"the {quantity} of {first} and {second} cannot be told apart "
+        f"(difference {100 * difference.effect:+.1f} points, {support}; {power})"
     )
+
+
+def bullets(claims: Iterable[str], adjusted: Iterable[float]) -> str:
+    """Claims as a Markdown list of sentences, each with its p value adjusted for the family (Holm)."""
+    lines = [f"- {c[0].upper()}{c[1:]}; Holm-adjusted {p_text(p)}." for c, p in zip(claims, adjusted, strict=True)]
+    return "\n".join(lines)
 
 
 def gap_verdict(gap: Gap) -> str:
@@ -50,3 +56,26 @@ def gap_claim(gap: Gap, name: str) -> str:
         return f"for {name} the sign of the gap stays open ({numbers}; {power})"
     effect = "more" if verdict == "widens" else "less"
     return f"{name} {verdict} the robustness gap: corruption costs it {effect} than it costs the reference ({numbers})"
+
+
+def gap_summary(gaps: Mapping[str, Gap]) -> str:
+    """Count the verdicts on several configurations, Holm-corrected over them, and name the largest gap.
+
+    gaps: label of each configuration -> its gap.
+    """
+    if not gaps:
+        return "there is no configuration besides the reference"
+    adjusted = holm([gap.p for gap in gaps.values()])
+    verdicts = [
+        gap_verdict(gap) if p < 1 - gap.level else "leaves open" for gap, p in zip(gaps.values(), adjusted, strict=True)
+    ]
+    widen, narrow = verdicts.count("widens"), verdicts.count("narrows")
+    counted = f"{widen} of {len(gaps)} configurations {'widens' if widen == 1 else 'widen'} the robustness gap"
+    counted += f" and {narrow} {'narrows' if narrow == 1 else 'narrow'} it"
+    largest = max(gaps, key=lambda name: abs(gaps[name].effect))
+    test = gaps[largest]
+    interval = interval_text(test.interval, test.level, digits=2)
+    return (
+        f"{counted} (Holm-corrected); the largest gap is that of {largest}, {test.effect:+.2f} log odds "
+        f"({interval}, n = {test.n:,} images)"
+    )

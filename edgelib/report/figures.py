@@ -94,8 +94,9 @@ def _end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: floa
                 y[a], y[a + 1], moved = y[a] - overlap / 2, y[a + 1] + overlap / 2, True
         if not moved:
             break
+    x = max(end[0] for end in labels)
     for i, height in zip(heights, y, strict=True):
-        x, _, text, ink = labels[i]
+        _, _, text, ink = labels[i]
         ax.annotate(
             text,
             (x, height),
@@ -172,19 +173,23 @@ def forest(table: pd.DataFrame, ax: Axes, label: str, scale: float = 1.0) -> Axe
 
 
 def dose_response(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
-    """Effect against dose on a logarithmic axis, one line per config (columns config, dose, effect, low, high)."""
+    """Effect against dose on a logarithmic axis, one line per config (columns config, dose, effect, low, high).
+
+    An effect whose interval has no end (a model at the floor has nothing left to compare) is left out.
+    """
     styles = looks(table["config"])
     doses = sorted(table["dose"].unique())
+    table = table[np.isfinite(table[["effect", "low", "high"]]).all(axis=1)]
     for k, (config, rows) in enumerate(table.groupby("config", sort=False)):
         style, rows = styles[config], rows.sort_values("dose")
         at = rows["dose"] * 1.06 ** (k - (len(styles) - 1) / 2)
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["effect"].to_numpy())
-        ax.errorbar(
-            at, rows["effect"], yerr=spread, color=style.colour, marker=style.marker, markersize=5, label=style.label
-        )
+        look_of = {"color": style.colour, "marker": style.marker, "markersize": 5, "label": style.label}
+        ax.errorbar(at, rows["effect"], yerr=spread, **look_of)
     ax.axhline(0, color=GREY, linewidth=1.0)
     ax.set_xscale("log", base=2)
+    ax.set_xlim(min(doses) / 1.3, max(doses) * 1.3)
     ax.set_xticks(doses, [f"{d:g}" for d in doses])
     ax.minorticks_off()
-    ax.set(xlabel="Outlier strength (times the usual size; 1: plain model)", ylabel=label)
+    ax.set(ylabel=label)
     return ax

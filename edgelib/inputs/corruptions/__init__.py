@@ -51,7 +51,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, table: s
     entry = choose(CORRUPTIONS, name, "corruption")
     _check_severity(severity)
     _check_images(images)
-    levels = entry.levels[table_for(*images.shape[2:])] if table is None else choose(entry.levels, table, "severity table")
+    levels = choose(entry.levels, table_for(*images.shape[2:]) if table is None else table, "severity table")
     if severity == 0 or len(images) == 0:
         return images.clone()
     if images.is_floating_point():
@@ -84,10 +84,12 @@ def _check_images(images: object) -> None:
         raise EdgelibError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}; convert values in "
                            "0..255 with images.to(torch.uint8)")
     if images.ndim != 4 or shape[1] != 3:
-        raise EdgelibError(f"images must have shape [N, 3, H, W], got {shape}; add a batch axis with images[None], move "
-                           "channels with images.permute(0, 3, 1, 2), repeat grey ones with images.expand(-1, 3, -1, -1)")
+        raise EdgelibError(f"images must have shape [N, 3, H, W], got {shape}; add a batch axis with images[None], "
+                           "move channels with images.permute(0, 3, 1, 2), repeat grey ones with "
+                           "images.expand(-1, 3, -1, -1)")
     if min(shape[2:]) < SMALLEST_SIDE:
-        raise EdgelibError(f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {shape}; resize them first")
+        raise EdgelibError(f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {shape}; enlarge them "
+                           "first")
     if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
-        raise EdgelibError("floating-point images must lie in [0, 1] without NaN; divide 0..255 values by 255, or undo the "
-                           "model's normalisation before corrupting")
+        raise EdgelibError("floating-point images must lie in [0, 1] without NaN; divide 0..255 values by 255, or undo "
+                           "the model's normalisation before corrupting")

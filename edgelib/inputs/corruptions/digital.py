@@ -48,13 +48,13 @@ def jpeg_compression(images, quality, _keys):
 
 @lru_cache
 def box_windows(size: int, small: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (first, count) of the pixels that Pillow's BOX filter averages for each of `small` out of `size` pixels."""
+    """Return (first, count) of the pixels that Pillow's BOX filter averages when it shrinks `size` to `small`."""
     used = np.asarray(Image.fromarray(np.eye(size, dtype=np.float32)).resize((small, size), Image.Resampling.BOX)) > 0
     return used.argmax(axis=0), used.sum(axis=0)
 
 
 @lru_cache
-def _averages(size: int, small: int) -> tuple[Tensor, int, list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+def _averages(size: int, small: int, device: torch.device):
     """Return what `_box_average` needs: first pixels, least count, (pixels, 0 or 1) of each further one, scale, half.
 
     Pillow multiplies by a 22-bit integer near 1 / count, which decides which way exact halves are rounded.
@@ -63,9 +63,12 @@ def _averages(size: int, small: int) -> tuple[Tensor, int, list[tuple[Tensor, Te
     further = [(np.minimum(first + step, size - 1), (step < count).astype(np.float32))
                for step in range(count.min(), count.max())]
     half = np.where(np.floor(_PILLOW_ONE / count + 0.5) * count >= _PILLOW_ONE, 0.5 + 1e-4, 0.5 - 1e-4)
-    scale, half = (torch.from_numpy(a.astype(np.float32)) for a in (1 / count, half))
-    return (torch.from_numpy(first), int(count.min()),
-            [(torch.from_numpy(pixels), torch.from_numpy(used)) for pixels, used in further], scale, half)
+
+    def here(array):
+        return torch.from_numpy(array).to(device)
+
+    return (here(first), int(count.min()), [(here(pixels), here(used)) for pixels, used in further],
+            here((1 / count).astype(np.float32)), here(half.astype(np.float32)))
 
 
 @lru_cache
@@ -77,27 +80,25 @@ def nearest_sources(small: int, size: int) -> np.ndarray:
 
 def _box_average(images: Tensor, dim: int, small: int) -> Tensor:
     """Shrink one dimension of whole-numbered float images to `small`, by averages rounded as Pillow rounds them."""
-    def here(tensor):
-        return tensor.to(images.device).view(-1, 1) if dim == 2 and tensor.is_floating_point() else tensor.to(images.device)
-
-    rows = images.flatten(0, dim - 1)  # [.., W] or [.., H, W], with the shrunken dimension second
-    size = rows.shape[1]
-    first, least, further, scale, half = _averages(size, small)
+    rows = images.flatten(0, dim - 1)  # [.., W] or [.., H, W], with the shrunken dimension second: torch's fast path
+    size, shape = rows.shape[1], [-1] + [1] * (rows.ndim - 2)
+    first, least, further, scale, half = _averages(size, small, images.device)
     total = rows.clone() if least > 1 else rows
     for step in range(1, least):  # the sums of `least` neighbours from every pixel on
         total[:, :size - step].add_(rows[:, step:])
-    total = total.index_select(1, here(first))
+    total = total.index_select(1, first)
     for pixels, used in further:
-        total.add_(rows.index_select(1, here(pixels)).mul_(here(used)))
-    total = total.mul_(here(scale)).add_(here(half)).floor_()
+        total.add_(rows.index_select(1, pixels).mul_(used.view(shape)))
+    total = total.mul_(scale.view(shape)).add_(half.view(shape)).floor_()
     return total.view(*images.shape[:dim], small, *images.shape[dim + 1:])
 
 
 @corruption("digital", "scale factor of the small copy", imagenet_c=(0.6, 0.5, 0.4, 0.3, 0.25),
             cifar_c=(0.95, 0.9, 0.85, 0.75, 0.65),
             source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by Pillow",
-            notes="Shrunk with BOX to int(side * factor) and enlarged with NEAREST (imagecorruptions); CIFAR-10-C enlarges "
-                  "with BOX, which picks the same pixels.")
+            notes="Shrunk with BOX to int(side * factor), enlarged with NEAREST as in imagecorruptions. CIFAR-10-C "
+                  "enlarges with BOX: the same at its 32 pixels, and wherever no block border falls on the centre of a "
+                  "pixel.")
 def pixelate(images, factor, _keys):
     height, width = images.shape[2:]
     small_height, small_width = int(height * factor), int(width * factor)

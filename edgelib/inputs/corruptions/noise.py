@@ -66,7 +66,7 @@ def impulse_noise(images, amount, keys):
 
 @lru_cache(maxsize=16)
 def poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return (256 * bin of each rank, cell [bins, 256]) that hold the quantiles of Poisson(v * photons / 255) for all v.
+    """Return (256 * bin of each rank, cell [bins, 256]): the quantiles of Poisson(v * photons / 255) for all v.
 
     Ranks are cut into bins so narrow that the quantile takes at most two neighbouring values in a bin, for every v.
     A cell packs both, as grey levels in bits 0-7 and 8-15, and the last rank of the first in the bits above.

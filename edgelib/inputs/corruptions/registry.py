@@ -41,6 +41,7 @@ def corruption(family: str, parameter: str, *, imagenet_c: tuple, cifar_c: tuple
     """Register the decorated `apply` function (see Corruption) under its own name."""
     def register(apply):
         levels = dict(zip(TABLES, (imagenet_c, cifar_c), strict=True))
-        CORRUPTIONS[apply.__name__] = Corruption(apply.__name__, family, parameter, levels, random, source, notes, apply)
+        name = apply.__name__
+        CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, notes, apply)
         return apply
     return register

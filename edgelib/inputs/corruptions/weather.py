@@ -47,8 +47,9 @@ def hazed(images: Tensor, amount: float, maps: Tensor) -> Tensor:
             imagenet_c=((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
             cifar_c=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
             source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness",
-            notes="The map is the upper left corner of a square with the next power of two above the longer side: 256 at "
-                  "224 pixels, 32 at 32, as both peers. Its roughness enters squared, as theirs. Truncated to integers.")
+            notes="The map is the upper left corner of a square whose side is the longer side of the image, rounded up "
+                  "to a power of two: 256 at 224 pixels and 32 at 32, as both peers. Its roughness enters squared, as "
+                  "theirs. Truncated to integers.")
 def fog(images, level, keys):
     amount, decay = level
     size = 1 << (max(images.shape[2:]) - 1).bit_length()
