@@ -75,7 +75,7 @@ def compare(peer, name, images, repeats):
 def main():
     warnings.simplefilter("ignore")
     peer, repeats = import_peer(), int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; medians, ms per image")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; ms per image")
     for side, count in BATCHES.items():
         images, ratios = pictures(count, side), []
         print(f"\n{f'{side} px, batches of {count}':24s} {'imagecorruptions':>18s} {'edgelib':>12s} {'ratio':>7s}")

@@ -208,8 +208,9 @@ plt.show()
 # %% mystnb={"figure": {"caption": "Robustness gap of each configuration against the reference, in log odds above chance. Right of zero: quantization makes corruption cost more. Bars: paired bootstrap intervals over images.", "name": "fig-gap"}, "image": {"alt": "Forest plot of the robustness gap by configuration with intervals and a line at zero."}}
 gaps = gap_table(main, reference, chance, **boot)
 work.save_table("gaps", gaps)
-_, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(P.configs)))
+figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(P.configs)))
 forest(gaps[gaps.scale == "logit"], ax, "Robustness gap (log odds; right: corruption costs more)")
+work.save_figure("gap", figure)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -336,8 +337,8 @@ plt.show()
 # %% [markdown]
 # ## Sanity
 #
-# What must hold in every run: the reference does not drift from itself, every twin in the reference format is the same function, and
-# every configuration saw every image in every condition.
+# What must hold in every run: the reference does not drift from itself, and every configuration saw every image in every
+# condition.
 
 # %%
 assert (main[main.config == reference].drift < 1e-6).all()

@@ -4,7 +4,7 @@ The stochastic corruptions are compared with 20 runs of the peer by a prediction
 and ask whether the peer is one more group, by the prediction interval of a normal sample (Student's t). Each average
 per channel (of means, of deviations, of squared edges in the mean map) is compared itself; each map and histogram by
 the logarithm of its squared distance from the mean of all groups. Bonferroni over all comparisons; the same test must
-reject the other severities.
+tell severity 1 from 3 and 5.
 """
 
 from __future__ import annotations
@@ -162,10 +162,10 @@ def test_stochastic_ones_have_the_peers_law_at_224_pixels(name):
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("row", [1, 2], ids=["severity 3", "severity 5"])
 @pytest.mark.parametrize("kind", ["imagenet-c_32", "cifar-c_32"])
-def test_the_prediction_test_rejects_another_severity(kind, name):
-    assert min(p_values(kind, name, 1, 0, 1).values()) < ALPHA
-    assert min(p_values(kind, name, 1, 0, 5).values()) < ALPHA
+def test_the_prediction_test_tells_severity_1_from_others(kind, row, name):
+    assert min(p_values(kind, name, row, 0, 1).values()) < ALPHA
 
 
 # Laws -----------------------------------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from edgelib.inputs import train_clip, train_vit
-from edgelib.inputs.training import Recipe, learning_rate, patch_cover, scene_batch
+from edgelib.inputs.training import learning_rate, patch_cover, scene_batch
 
-TINY = {"steps": 2, "batch": 8, "log_every": 1}
+TINY = {"cycles": ((1, 1e-3), (1, 1e-3)), "batch": 8, "log_every": 1}
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
-    recipe = Recipe(steps=100, warmup=0.1, learning_rate=1.0)
-    rates = [learning_rate(step, recipe) for step in range(100)]
+    rates = [learning_rate(step, 100, 1.0, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
     assert np.argmax(rates) in (9, 10) and rates[55] == pytest.approx(0.5) and rates[99] < 1e-3
 
@@ -52,7 +51,7 @@ def test_batches_do_not_depend_on_each_other():
 @pytest.mark.parametrize(
     ("train", "recipe"),
     [
-        (train_clip.train, train_clip.ClipRecipe(**TINY, captions=4, contrastive_from=0.5)),
+        (train_clip.train, train_clip.ClipRecipe(**TINY, captions=4, contrastive_from=1)),
         (train_vit.train, train_vit.VitRecipe(**TINY)),
     ],
     ids=["clip", "vit"],
@@ -68,3 +67,21 @@ def test_training_twice_gives_the_same_folder(train, recipe, tmp_path, monkeypat
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     weights = load_file(tmp_path / "first" / "model.safetensors")
     assert all(w.dtype == torch.float16 and torch.isfinite(w).all() for w in weights.values())
+
+
+def test_a_stopped_training_goes_on_after_its_last_cycle(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgelib.inputs.training.SCORED", 20)
+    monkeypatch.setattr("edgelib.inputs.training.VALIDATED", 20)
+    recipe = train_vit.VitRecipe(**TINY)
+
+    def stop_after_the_first(line):
+        if line.startswith("step 2/"):
+            raise KeyboardInterrupt
+
+    train_vit.train(tmp_path / "whole", recipe, report=lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        train_vit.train(tmp_path / "stopped", recipe, report=stop_after_the_first)
+    assert (tmp_path / "stopped" / "cycle-1.safetensors").is_file()
+    train_vit.train(tmp_path / "stopped", recipe, report=lambda line: None)
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "stopped" / file.name).read_bytes()

@@ -16,6 +16,7 @@ def write_card(out: Path, name: str, library: str, what: str, recipe: dict, accu
     """Write README.md into a model's folder; `accuracy` is that on the first SCORED scenes of the split "test"."""
     digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     interval = binomtest(round(accuracy * SCORED), SCORED).proportion_ci(0.95, "wilson")
+    seen = sum(steps for steps, _ in recipe["cycles"]) * recipe["batch"]
     text = f"""---
 license: apache-2.0
 library_name: {library}
@@ -26,7 +27,7 @@ tags: [synthetic]
 {what}: {parameters:,} parameters, trained from scratch on procedural scenes (`edgelib.inputs.scenes`). It exists so
 that quantization experiments run offline; it knows nothing of photographs.
 
-- Data: {recipe["steps"] * recipe["batch"]:,} scenes of split `train`, seed {recipe["seed"]}, each seen once.
+- Data: {seen:,} scenes of split `train`, seed {recipe["seed"]}, each seen once.
 - Recipe: `{json.dumps(recipe, sort_keys=True)}`; retrain with `edgelib train {name} --out FOLDER`.
 - Clean ten-class accuracy on {SCORED:,} scenes of split `test`: {accuracy:.4f}
   (95 % Wilson interval {interval.low:.4f} to {interval.high:.4f}).

@@ -25,9 +25,8 @@ from edgelib.inputs.training import (
     RecordHeads,
     SceneBatch,
     accuracy_on_scenes,
-    optimise,
     record_loss,
-    train_with_log,
+    train_cycles,
 )
 
 
@@ -36,7 +35,7 @@ class ClipRecipe(Recipe):
     """The recipe of `scenes-clip`."""
 
     captions: int = 64  # captions a batch is matched against
-    contrastive_from: float = 0.5  # share of the steps after which captions join in
+    contrastive_from: int = 1400  # step at which captions join in
 
 
 def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ def train(out: Path, recipe: ClipRecipe | None = None, report: Callable[[str], N
     def loss_of(model: CLIPModel, heads: RecordHeads, batch: SceneBatch, step: int) -> Tensor:
         seen = model.vision_model(pixel_values=batch.pixels)
         loss = record_loss(heads, seen.pooler_output, seen.last_hidden_state[:, 1:], batch)
-        if step < recipe.contrastive_from * recipe.steps:
+        if step < recipe.contrastive_from:
             return loss
         said = batch_captions(batch, recipe)
         image = F.normalize(model.visual_projection(seen.pooler_output), dim=-1)
@@ -83,7 +82,6 @@ def train(out: Path, recipe: ClipRecipe | None = None, report: Callable[[str], N
 
         return accuracy_on_scenes(predict, split, n, recipe.seed)
 
-    vision = config.vision_config
-    steps = optimise(lambda: CLIPModel(config), vision.hidden_size, vision.patch_size, loss_of, recipe)
-    model, accuracy = train_with_log(steps, score, recipe, out, report)
+    width, patch = config.vision_config.hidden_size, config.vision_config.patch_size
+    model, accuracy = train_cycles(lambda: CLIPModel(config), width, patch, loss_of, score, recipe, out, report)
     save_clip(model, tokenizer, out, recipe=asdict(recipe), accuracy=accuracy)

@@ -24,9 +24,8 @@ from edgelib.inputs.training import (
     RecordHeads,
     SceneBatch,
     accuracy_on_scenes,
-    optimise,
     record_loss,
-    train_with_log,
+    train_cycles,
 )
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -37,7 +36,7 @@ SHAPE_OF_NETWORK = {"img_size": IMAGE_SIZE, "patch_size": 8, "embed_dim": 128, "
 class VitRecipe(Recipe):
     """The recipe of `scenes-vit`."""
 
-    steps: int = 2000
+    cycles: tuple[tuple[int, float], ...] = ((1500, 1.5e-3),)
 
 
 def train(out: Path, recipe: VitRecipe | None = None, report: Callable[[str], None] = print) -> None:
@@ -56,8 +55,8 @@ def train(out: Path, recipe: VitRecipe | None = None, report: Callable[[str], No
     def score(model: nn.Module, split: str, n: int) -> float:
         return accuracy_on_scenes(lambda pixels: model(pixels).argmax(1), split, n, recipe.seed)
 
-    steps = optimise(build, SHAPE_OF_NETWORK["embed_dim"], SHAPE_OF_NETWORK["patch_size"], loss_of, recipe)
-    model, accuracy = train_with_log(steps, score, recipe, out, report)
+    width, patch = SHAPE_OF_NETWORK["embed_dim"], SHAPE_OF_NETWORK["patch_size"]
+    model, accuracy = train_cycles(build, width, patch, loss_of, score, recipe, out, report)
     data = {
         "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
         "mean": MEAN,

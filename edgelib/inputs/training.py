@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgelib.inputs.scenes import COLOURS, SIZES, TEXTURES, draw_records, record_table, render
@@ -36,13 +38,18 @@ class Recipe:
     """Everything shipped weights depend on besides the code."""
 
     seed: int = 0
-    steps: int = 2800
+    # (steps, peak learning rate) of each cycle; a cycle starts from the half-precision average that the last one left
+    cycles: tuple[tuple[int, float], ...] = ((2800, 1.5e-3), (1200, 1e-3))
     batch: int = 128
-    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    warmup: float = 0.06  # share of the steps
+    warmup: float = 0.06  # share of a cycle
     average: float = 0.997  # decay of the running average of the weights, which is what is kept
     log_every: int = 200
+
+    @property
+    def steps(self) -> int:
+        """Steps of all cycles."""
+        return sum(steps for steps, _ in self.cycles)
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,12 @@ def record_loss(heads: RecordHeads, pooled: Tensor, patches: Tensor, batch: Scen
     return loss
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to zero."""
-    warm = recipe.warmup * recipe.steps
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up, then a cosine down to zero, over the `steps` of a cycle."""
+    warm = warmup * steps
     if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (recipe.steps - warm)))
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
 def _parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
@@ -114,26 +121,26 @@ def _parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dic
 
 
 def optimise(
-    build: Callable[[], nn.Module], width: int, patch: int, loss_of: Callable, recipe: Recipe
-) -> Iterator[tuple[int, float, nn.Module]]:
-    """Train step by step; yields (step, loss, running average of the network), the same object each time.
+    network: nn.Module, width: int, patch: int, loss_of: Callable, recipe: Recipe, cycle: int
+) -> Iterator[tuple[int, float, float, nn.Module]]:
+    """Train `network` for one cycle; yields (step, loss, learning rate, running average), the same object each time.
 
-    build() makes the network; loss_of(network, heads, batch, step) is its objective.
+    loss_of(network, heads, batch, step) is the objective; step counts through all cycles.
     """
-    torch.manual_seed(recipe.seed)  # initial weights
-    network = build()
     average = copy.deepcopy(network).requires_grad_(False).eval()
     heads = RecordHeads(width)
     optimizer = torch.optim.AdamW(_parameter_groups([network, heads], recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
-    for step in range(recipe.steps):
-        batch = scene_batch(torch.arange(step * recipe.batch, (step + 1) * recipe.batch), patch, recipe.seed)
+    steps, peak = recipe.cycles[cycle]
+    first = sum(before for before, _ in recipe.cycles[:cycle])
+    for step in range(steps):
+        index = torch.arange((first + step) * recipe.batch, (first + step + 1) * recipe.batch)
+        batch = scene_batch(index, patch, recipe.seed)
+        rate = learning_rate(step, steps, peak, recipe.warmup)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        loss = loss_of(network, heads, batch, step)
+            group["lr"] = rate
+        loss = loss_of(network, heads, batch, first + step)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {float(loss.detach())} at step {step}; try a smaller learning rate"
-            )
+            raise FloatingPointError(f"the loss became {float(loss.detach())} at step {first + step}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_([*network.parameters(), *heads.parameters()], 1.0)
@@ -142,38 +149,67 @@ def optimise(
         with torch.no_grad():
             for kept, current in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(current, 1 - decay)
-        yield step, float(loss.detach()), average
+        yield first + step, float(loss.detach()), rate, average
 
 
-def train_with_log(
-    steps: Iterator[tuple[int, float, nn.Module]], score: Callable, recipe: Recipe, out: Path,
-    report: Callable[[str], None],
+def train_cycles(
+    build: Callable[[], nn.Module], width: int, patch: int, loss_of: Callable, score: Callable, recipe: Recipe,
+    out: Path, report: Callable[[str], None],
 ) -> tuple[nn.Module, float]:  # fmt: skip
-    """Run the training, write training_log.csv into `out`, and return (network, its accuracy on SCORED test scenes).
+    """Run all cycles and return (network, its accuracy on SCORED test scenes); `out` gets training_log.csv.
 
-    score(network, split, n) is the ten-class accuracy on the first n scenes of a split.
+    score(network, split, n) is the ten-class accuracy on the first n scenes of a split. A finished cycle is kept in
+    `out`: a training that was stopped goes on after it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    log, losses, started, network = [], [], time.monotonic(), None
-    for step, loss, network in steps:
+    kept = [out / f"cycle-{c + 1}.safetensors" for c in range(len(recipe.cycles))]
+    torch.manual_seed(recipe.seed)  # initial weights
+    network = build()
+    for cycle, file in enumerate(kept):
+        if not file.is_file():
+            if cycle:
+                torch.manual_seed(recipe.seed + cycle)  # read-outs, the same in a run that starts here
+            steps = optimise(network, width, patch, loss_of, recipe, cycle)
+            average = _with_log(steps, score, recipe, out, report)
+            state = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+            save_file(state, file.with_suffix(".tmp"))
+            os.replace(file.with_suffix(".tmp"), file)
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+    for file in kept:
+        file.unlink()
+    return network.requires_grad_(False).eval(), score(network, "test", SCORED)
+
+
+def _with_log(steps: Iterator, score: Callable, recipe: Recipe, out: Path, report: Callable[[str], None]) -> nn.Module:
+    """Run the steps of a cycle, adding a line to training_log.csv now and then; returns the running average."""
+    losses, started, average = [], time.monotonic(), None
+    for step, loss, rate, average in steps:
         losses.append(loss)
         if (step + 1) % recipe.log_every and step + 1 < recipe.steps:
             continue
-        accuracy = score(network, "validation", VALIDATED)
-        log.append({
+        accuracy = score(average, "validation", VALIDATED)
+        _add_line(out / "training_log.csv", {
             "scenes_seen": (step + 1) * recipe.batch, "loss": round(float(np.mean(losses)), 5),
-            "accuracy": accuracy, "learning_rate": round(learning_rate(step, recipe), 8),
+            "accuracy": accuracy, "learning_rate": round(rate, 8),
         })  # fmt: skip
         minutes = (time.monotonic() - started) / 60
         report(
             f"step {step + 1}/{recipe.steps}  loss {np.mean(losses):.3f}  accuracy {accuracy:.3f}  {minutes:.1f} min"
         )
         losses = []
-    with (out / "training_log.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(log[0]), lineterminator="\n")
+    return average
+
+
+def _add_line(path: Path, line: dict) -> None:
+    """Put a line into the log in place of any that a stopped run left for the same or later scenes."""
+    before = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            before = [row for row in csv.DictReader(file) if int(row["scenes_seen"]) < line["scenes_seen"]]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(line), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(log)
-    return network, score(network, "test", SCORED)
+        writer.writerows([*before, line])
 
 
 @torch.no_grad()

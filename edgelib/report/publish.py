@@ -26,6 +26,7 @@ from edgelib.report.notebook import find_root
 
 # Files of the library that cannot change what a chapter computes.
 NOT_INPUTS = frozenset({"cli.py", "report/publish.py"})
+SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
 
@@ -54,8 +55,8 @@ class Chapter:
 
     @property
     def tables(self) -> list[Path]:
-        """The published tables of this chapter: book/data/<chapter>-<table>.csv."""
-        return sorted((self.root / "book" / "data").glob(f"{self.name}-*.csv"))
+        """The published tables and saved figures of this chapter: book/data/<chapter>-<name>.csv and .svg."""
+        return [p for p in sorted((self.root / "book" / "data").glob(f"{self.name}-*")) if p.suffix in SAVED]
 
 
 def chapter_names(root: Path | None = None) -> list[str]:
@@ -103,7 +104,7 @@ def publish(chapter: Chapter, *, progress: bool = True) -> None:
     notebook as far as it got is then left beside the chapter's results.
     """
     inputs = fingerprint(chapter)
-    for stale in chapter.results.glob("*.csv"):
+    for stale in _saved(chapter):
         stale.unlink()
     running = chapter.published.with_name(f".{chapter.name}.running.ipynb")
     running.parent.mkdir(parents=True, exist_ok=True)
@@ -189,13 +190,17 @@ def _digests(paths: list[Path]) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def _saved(chapter: Chapter) -> list[Path]:
+    return [path for path in sorted(chapter.results.glob("*")) if path.suffix in SAVED]
+
+
 def _copy_tables(chapter: Chapter) -> dict[str, str]:
     """Replace the chapter's tables in the book by those it just wrote; return their digests."""
     data = chapter.root / "book" / "data"
     data.mkdir(parents=True, exist_ok=True)
     for old in chapter.tables:
         old.unlink()
-    for table in sorted(chapter.results.glob("*.csv")):
+    for table in _saved(chapter):
         shutil.copyfile(table, data / f"{chapter.name}-{table.name}")
     return _digests(chapter.tables)
 
