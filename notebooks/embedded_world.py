@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Can a small drawn world stand in for a large one?
 #
-# {glue:md}`answer`
+# {glue:text}`answer`
 #
 # :::{note}
 # This page takes about half a minute on two CPU cores. It has no prerequisite; {doc}`robustness_gap` builds on it.
@@ -69,6 +69,7 @@ from edgelib.inputs.datasets import dataset
 from edgelib.inputs.models import EMBEDDED, embedded_models, load
 from edgelib.inputs.outliers import outlier_ratios
 from edgelib.measure.statistics import wilson
+from edgelib.report.claims import Sentence
 from edgelib.report.figures import GREY, image_grid
 from edgelib.report.notebook import setup
 from edgelib.report.tables import myst_table, with_interval
@@ -213,7 +214,7 @@ display(Markdown("\n".join([
     f"- No twin changes an image feature by more than {twin_table.change.max():.1g} in float64.",
 ])))  # fmt: skip
 text = f"A model of this world names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} scenes it never saw, and its twins with planted outliers compute the same function to within {twin_table.change.max():.1g}."
-glue("answer", Markdown(text), display=False)
+glue("answer", Sentence(text), display=False)
 
 # %% [markdown]
 # **What this does not show.** A stand-in keeps the code honest and the experiments controlled. It does not tell what a

@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Does quantization widen the robustness gap?
 #
-# {glue:md}`answer`
+# {glue:text}`answer`
 #
 # :::{note}
 # Accuracies on this page are *simulated*: values are rounded to each format and computed with in floating point.
@@ -94,7 +94,7 @@ from edgelib.inputs.corruptions import corrupt
 from edgelib.measure.gap import gap_table, robustness_gap, rs_table
 from edgelib.measure.grid import cell_table, severity_table
 from edgelib.measure.statistics import holm, paired_difference
-from edgelib.report.claims import bullets, difference_claim, gap_claim, gap_summary
+from edgelib.report.claims import Sentence, bullets, difference_claim, gap_claim, gap_summary
 from edgelib.report.figures import (
     accuracy_by_severity,
     dose_response,
@@ -364,7 +364,7 @@ if lowest in differences:
     points.append(f"Clean images, the lowest: {said}.")
 display(Markdown("\n".join(f"- {point}" for point in points)))
 answer = f"On {P.model} and {len(grid.data):,} images, {gap_summary(named)}."
-glue("answer", Markdown(answer), display=False)
+glue("answer", Sentence(answer), display=False)
 
 # %% [markdown]
 # **What this does not show.** The embedded model and scenes are small and synthetic: the verdict is about them. Other models,

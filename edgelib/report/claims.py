@@ -8,6 +8,13 @@ from edgelib.measure.gap import Gap
 from edgelib.measure.statistics import PairedDifference, holm
 
 
+class Sentence(str):
+    """Text that a notebook shows, and other pages quote, without quotation marks."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def p_text(p: float) -> str:
     """A p value as text: "p = 0.012" or "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
