@@ -31,7 +31,6 @@ class Parameters(BaseModel):
     batch_size: int = Field(128, ge=1, description="images per forward pass; no result depends on it")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description='"cpu", "cuda", "cuda:1" or "mps"')
     local_files_only: bool = Field(False, description="never ask a hub: names must be folders or downloaded already")
-    n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
     level: float = Field(0.95, ge=0.5, lt=1, description="confidence level of the intervals")
     results: str = Field("results", min_length=1, description="folder for outcomes, figures and tables")
 
@@ -92,6 +91,7 @@ class RobustnessGap(Parameters):
     )
     calibration: str = Field("balanced", min_length=1, description="calibration mix")
     n_calibration: int = Field(64, ge=1, description="images in the calibration mix")
+    n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
     executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
     workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
 

@@ -47,7 +47,6 @@ seed: int = 0  # the only source of randomness
 batch_size: int = 128
 device: str = "cpu"
 local_files_only: bool = False
-n_bootstrap: int = 1000
 level: float = 0.95  # confidence level of every interval
 results: str = "results"
 

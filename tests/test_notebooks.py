@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 
+from edgelib.inputs.models import EMBEDDED
 from edgelib.report.publish import Chapter, execute
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,3 +62,24 @@ def test_a_misspelt_parameter_stops_papermill(notebook, tmp_path):
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "did you mean 'n_images'?" in done.stderr
+
+
+def test_the_robustness_chapter_takes_another_model_and_data_set_by_parameters_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["airplane", "automobile", "bird"]
+    photographs = tmp_path / "photographs.npz"
+    np.savez(
+        photographs, images=rng.integers(0, 256, (12, 32, 32, 3), np.uint8), labels=np.arange(12) % 3, class_names=names
+    )
+    model = shutil.copytree(EMBEDDED / "scenes-clip", tmp_path / "my-clip")
+    parameters = {
+        "model": str(model), "dataset": str(photographs), "baseline_model": None, "prompts": "cifar", "n_images": 6,
+        "configs": ["fp32", "w8a8-smoothquant"], "corruptions": ["fog"], "severities": [3], "twins": ["weight:8"],
+        "n_calibration": 4, "n_bootstrap": 100, "results": str(tmp_path / "results"),
+    }  # fmt: skip
+    target = tmp_path / "out.ipynb"
+    execute(Chapter("robustness_gap", ROOT, parameters), target)
+    shown = target.read_text()
+    assert "cifar-c" in shown and str(tmp_path) not in "".join(
+        str(output) for cell in nbformat.read(target, as_version=4).cells for output in cell.get("outputs", [])
+    )

@@ -68,7 +68,8 @@ def image_grid(images: np.ndarray, row_names: Sequence[str], column_names: Seque
     """Draw uint8 images [rows, columns, H, W, 3] as a labelled grid, pixels kept square and sharp."""
     rows, columns = images.shape[:2]
     side = (width - 1.1) / columns
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * side * 1.04 + 0.3), squeeze=False)
+    size = (width, rows * side * 1.04 + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for i, j in np.ndindex(rows, columns):
         ax = axes[i, j]

@@ -92,7 +92,8 @@ def poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray]:
 def shot_noise(images, photons, keys):
     bins, cells = (torch.from_numpy(t.ravel()).to(images.device) for t in poisson_tables(photons))
     rank = _ranks(keys, images[0].numel()).flatten()
-    row = bins.index_select(0, rank + _STEPS // 2)
-    cell = cells.index_select(0, row.add_(images.flatten().to(torch.int32)))
-    second = (cell >> 16).sub_(rank).bitwise_right_shift_(31).bitwise_and_(8)  # 8 bits to skip, or 0; faster than where
-    return cell.bitwise_right_shift_(second).bitwise_and_(255).to(torch.uint8).view(images.shape)
+    row = bins.index_select(0, rank.add_(_STEPS // 2)).add_(images.flatten())
+    cell = cells.index_select(0, row)
+    last = torch.bitwise_right_shift(cell, 16, out=row)
+    skip = last.sub_(rank.sub_(_STEPS // 2)).bitwise_right_shift_(31).bitwise_and_(8)  # 0 or 8 bits; faster than where
+    return cell.bitwise_right_shift_(skip).bitwise_and_(255).to(torch.uint8).view(images.shape)
