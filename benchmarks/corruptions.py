@@ -29,6 +29,7 @@ PEER_IMAGES = 3
 def import_peer():
     """Import imagecorruptions on a current stack, which lacks three names it asks for; the package is not edited."""
     import scipy.ndimage
+
     old = types.ModuleType("scipy.ndimage.interpolation")
     old.map_coordinates = scipy.ndimage.map_coordinates
     resources = types.ModuleType("pkg_resources")

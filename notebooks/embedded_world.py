@@ -131,7 +131,7 @@ plt.show()
 # %% tags=["hide-input"]
 base = load(P.model, device=P.device, offline=P.local_files_only)
 scored = {name: evaluate(load(name, device=P.device), data, batch_size=P.batch_size) for name in embedded_models()}
-scored |= {} if P.model in scored else {P.model: evaluate(base, data, batch_size=P.batch_size)}
+scored |= {} if base.name in scored else {base.name: evaluate(base, data, batch_size=P.batch_size)}
 scores = pd.DataFrame({"model": list(scored), "accuracy": [o.correct.mean() for o in scored.values()]})
 scores["low"], scores["high"] = wilson(scores.accuracy, len(data), P.level)
 work.save_table("scores", scores)
@@ -148,7 +148,7 @@ display(Markdown(myst_table(shown, caption, "tab-held-out", {"Accuracy, %": str}
 # Some classes are harder than others: a bar across a small subject can hide what tells two shapes apart.
 
 # %% mystnb={"figure": {"caption": "Held-out accuracy of the model by shape, by size and by whether a bar crosses the subject. Bars: Wilson intervals.", "name": "fig-hard"}, "image": {"alt": "Bar chart of accuracy by shape, size and occlusion with intervals."}}
-outcome = rows.assign(correct=scored[P.model].correct, bar=np.where(rows.occluded, "bar", "no bar"))
+outcome = rows.assign(correct=scored[base.name].correct, bar=np.where(rows.occluded, "bar", "no bar"))
 parts = [outcome.groupby(by).correct.agg(["mean", "size"]) for by in ("shape", "size", "bar")]
 split = pd.concat(parts, keys=["shape", "size", "bar"], names=["by", "value"]).reset_index()
 low, high = wilson(split["mean"], split["size"], P.level)
@@ -204,11 +204,11 @@ pd.Series({"scenes": len(data), "classes": len(data.class_names), "seed": P.seed
 # ## Takeaways
 
 # %% tags=["remove-input"]
-own = scores.set_index("model").loc[P.model]
+own = scores.set_index("model").loc[base.name]
 hardest = split[split.by == "shape"].sort_values("mean").iloc[0]
 strongest = twin_table.iloc[-1]
 display(Markdown("\n".join([
-    f"- {P.model} names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} held-out scenes: enough to have something to lose.",
+    f"- {base.name} names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} held-out scenes: enough to have something to lose.",
     f"- The hardest shape is the {hardest.value}, at {100 * hardest['mean']:.1f} % of {hardest['size']} scenes.",
     f"- No twin changes an image feature by more than {twin_table.change.max():.1g} in float64.",
 ])))  # fmt: skip

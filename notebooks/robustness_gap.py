@@ -105,7 +105,7 @@ from edgelib.report.figures import (
     readable,
 )
 from edgelib.report.notebook import setup
-from edgelib.report.tables import myst_table, with_interval
+from edgelib.report.tables import escaped, myst_table, with_interval
 
 work = setup("robustness_gap", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
@@ -117,7 +117,7 @@ reference = P.configs[0]
 # One image of the data set under every corruption. Corruptions act on the pixels at the data set's own size, before the model's
 # preprocessing, with the severity constants of {cite:t}`hendrycks2019`.
 
-# %% mystnb={"figure": {"caption": "One image under every corruption, by severity. Read along a row: severity 5 is harsh, and harsh in different ways. The constants are those of the table that the next paragraph names.", "name": "fig-severity"}, "image": {"alt": "Grid of pictures of one scene: a row per corruption, a column per severity, the left column clean."}}
+# %% mystnb={"figure": {"caption": "One image under every corruption, by severity. Read along a row: severity 5 is harsh, and harsh in different ways. The table of the next section names the severity constants.", "name": "fig-severity"}, "image": {"alt": "Grid of pictures of one scene: a row per corruption, a column per severity, the left column clean."}}
 grid = grid_of(P)
 _, image = next(grid.data.batches(1))
 shown = [0, *P.severities]
@@ -138,7 +138,8 @@ plt.show()
 # %%
 rows = sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers)
 chance = 1 / len(grid.data.class_names)
-main = rows[(rows.model == P.model) & (rows.twin == PLAIN)]
+subject = grid.variants[0].model
+main = rows[(rows.model == subject) & (rows.twin == PLAIN)]
 constants = grid.severity_table
 pd.Series({
     "images": len(grid.data), "classes": len(grid.data.class_names), "severity constants": constants,
@@ -159,7 +160,7 @@ shown = pd.DataFrame({
     "Simulated accuracy, % (interval)": [with_interval(*v) for v in clean[["accuracy", "low", "high"]].itertuples(index=False)],
     "Images": clean.n,
 })  # fmt: skip
-caption = f"Clean zero-shot accuracy of {P.model} with {100 * P.level:g} % Wilson intervals."
+caption = f"Clean zero-shot accuracy of {escaped(subject)} with {100 * P.level:g} % Wilson intervals."
 display(Markdown(myst_table(shown, caption, "tab-clean", {"Simulated accuracy, % (interval)": str})))
 
 
@@ -238,8 +239,8 @@ percent = [
     ("Retention, %", "retention"),
 ]
 shown = pd.DataFrame({"Configuration": [look(c).label for c in scores.config]})
-for title, name in percent:
-    shown[title] = [with_interval(*v) for v in scores[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)]
+for title, score in percent:
+    shown[title] = [with_interval(*v) for v in scores[[score, f"{score}_low", f"{score}_high"]].itertuples(index=False)]
 gap_cells = [
     with_interval(*logit.loc[c, ["effect", "low", "high"]], scale=1, digits=2) if c in logit.index else "reference"
     for c in scores.config
@@ -276,7 +277,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 same = main[main.config.isin(P.twin_configs) & main.severity.isin([0, *P.twin_severities])].assign(twin="plain:1")
-planted = rows[(rows.model == P.model) & (rows.twin != PLAIN)]
+planted = rows[(rows.model == subject) & (rows.twin != PLAIN)]
 anchor = main[(main.config == reference) & main.severity.isin([0, *P.twin_severities])]
 dosed = pd.concat([same, planted])
 dosed = dosed.assign(config=dosed.twin + "|" + dosed.config)
@@ -288,11 +289,10 @@ for frame in (twin_gaps, twin_scores):
     frame["dose"] = frame.dose.astype(float)
 work.save_table("twin_gaps", twin_gaps)
 work.save_table("twin_scores", twin_scores)
-columns = [("Clean, %", "clean", 100, 1), ("Corrupted, %", "corrupted", 100, 1), ("RS, %", "rs", 100, 1)]
 shown = twin_scores[["twin", "config"]].assign(config=[look(c).label for c in twin_scores.config])
-for title, name, scale, digits in columns:
-    values = twin_scores[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-    shown[title] = [with_interval(*v, scale=scale, digits=digits) for v in values]
+for title, score in percent[:3]:
+    values = twin_scores[[score, f"{score}_low", f"{score}_high"]].itertuples(index=False)
+    shown[title] = [with_interval(*v) for v in values]
 caption = (
     "Simulated scores of the plain model (plain:1) and its twins, kind:strength, with bootstrap intervals over images."
 )
@@ -321,10 +321,10 @@ plt.show()
 # Is this about zero-shot models? The same grid on a supervised image classifier of the same classes.
 
 # %% mystnb={"figure": {"caption": "Robustness gap of the zero-shot model and of the supervised baseline, each against its own reference. Bars: paired bootstrap intervals over images.", "name": "fig-supervised"}, "image": {"alt": "Forest plot of robustness gaps for the zero-shot model and the supervised baseline."}}
-others = rows[rows.model != P.model]
-both = gaps.assign(model=P.model)
+others = rows[rows.model != subject]
+both = gaps.assign(model=subject)
 if len(others):
-    supervised = gap_table(others, reference, chance, **boot).assign(model=P.baseline_model)
+    supervised = gap_table(others, reference, chance, **boot).assign(model=others.model.iloc[0])
     both = pd.concat([both, supervised], ignore_index=True)
 work.save_table("supervised", both)
 both = both[both.scale == "logit"].assign(
@@ -363,7 +363,7 @@ if lowest in differences:
     said = difference_claim(differences[lowest], look(lowest).label, look(reference).label, "clean accuracy")
     points.append(f"Clean images, the lowest: {said}.")
 display(Markdown("\n".join(f"- {point}" for point in points)))
-answer = f"On {P.model} and {len(grid.data):,} images, {gap_summary(named)}."
+answer = f"On {subject} and {len(grid.data):,} images, {gap_summary(named)}."
 glue("answer", Sentence(answer), display=False)
 
 # %% [markdown]

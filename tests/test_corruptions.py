@@ -52,6 +52,7 @@ def levels_apart(ours, theirs):
 
 # Against the peers ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("kind", SETS)
 def test_deterministic_ones_are_within_one_grey_level_of_the_peer(kind, name):
@@ -100,8 +101,14 @@ def histogram(runs):
 def compared(mean, sd, hist):
     """Return the compared arrays: [.., 3, h, w] maps, their averages per channel, the edges left in the mean map."""
     edges = [(np.diff(mean, axis=axis) ** 2).mean(axis=(-2, -1)) for axis in (-1, -2)]
-    return {"mean map": mean, "deviation map": sd, "histogram": hist, "channel means": mean.mean(axis=(-2, -1)),
-            "channel deviations": sd.mean(axis=(-2, -1)), "edges": np.stack(edges, axis=-1)}
+    return {
+        "mean map": mean,
+        "deviation map": sd,
+        "histogram": hist,
+        "channel means": mean.mean(axis=(-2, -1)),
+        "channel deviations": sd.mean(axis=(-2, -1)),
+        "edges": np.stack(edges, axis=-1),
+    }
 
 
 def our_summaries(runs, blocks):
@@ -170,6 +177,7 @@ def test_the_prediction_test_tells_severity_1_from_others(kind, row, name):
 
 # Laws -----------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("sd", [0.04, 0.38])
 def test_gaussian_quantiles_hold_the_normal_distribution_function(sd):
     quantiles, at = gaussian_quantiles(sd), np.arange(-300, 301)
@@ -209,6 +217,7 @@ def test_noise_of_neighbouring_pixels_and_channels_is_uncorrelated(name):
 
 def test_motion_angles_are_uniform():
     from edgelib.inputs.randomness import uniform
+
     angles = uniform(keys_for(address("angles"), torch.arange(4000)), 1)[:, 0].double().numpy() * 90 - 45
     assert stats.kstest(angles, stats.uniform(-45, 90).cdf).pvalue > 1e-6
 
@@ -261,8 +270,12 @@ def test_pixelate_and_jpeg_equal_pillow(size, table):
     images = random_images(2, *size)
     for severity in range(1, 6):
         factor, quality = (CORRUPTIONS[n].levels[table][severity - 1] for n in ("pixelate", "jpeg_compression"))
-        for image, small, coded in zip(images, corrupt(images, "pixelate", severity, table=table),
-                                       corrupt(images, "jpeg_compression", severity, table=table), strict=True):
+        for image, small, coded in zip(
+            images,
+            corrupt(images, "pixelate", severity, table=table),
+            corrupt(images, "jpeg_compression", severity, table=table),
+            strict=True,
+        ):
             pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
             fewer = pixels.resize((int(size[1] * factor), int(size[0] * factor)), Image.Resampling.BOX)
             assert levels_apart(tensor(np.array(fewer.resize(pixels.size, Image.Resampling.NEAREST))), small) <= 1
@@ -271,6 +284,7 @@ def test_pixelate_and_jpeg_equal_pillow(size, table):
 
 
 # Randomness follows the image -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("size", [(17, 23), (32, 32), (47, 33), (48, 48)], ids=str)
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -281,7 +295,7 @@ def test_an_image_is_corrupted_the_same_in_any_batch(name, size):
         order = torch.randperm(150, generator=torch.Generator().manual_seed(1))
         assert torch.equal(corrupt(images[order], name, severity, table=table), whole[order])
         for i in (0, 61, 149):
-            assert torch.equal(corrupt(images[i:i + 1], name, severity, table=table)[0], whole[i])
+            assert torch.equal(corrupt(images[i : i + 1], name, severity, table=table)[0], whole[i])
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -314,15 +328,18 @@ def test_the_same_noise_pattern_grows_with_severity(name):
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_memory_layout_does_not_matter_and_the_argument_survives(name, layout):
     images = random_images(2, 34, 40)
-    odd = {"channels last": images.contiguous(memory_format=torch.channels_last),
-           "strided": torch.stack([images, images], dim=-1)[..., 0],
-           "expanded": images[:1].expand(2, -1, -1, -1)}[layout]
+    odd = {
+        "channels last": images.contiguous(memory_format=torch.channels_last),
+        "strided": torch.stack([images, images], dim=-1)[..., 0],
+        "expanded": images[:1].expand(2, -1, -1, -1),
+    }[layout]
     kept = odd.clone()
     assert torch.equal(corrupt(odd, name, 2), corrupt(kept.contiguous(), name, 2))
     assert torch.equal(odd, kept)
 
 
 # Contract -------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_entries_are_complete(name):
@@ -332,12 +349,25 @@ def test_entries_are_complete(name):
 
 
 def test_the_ten_are_there():
-    assert {"gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "fog", "brightness",
-            "contrast", "jpeg_compression", "pixelate"} <= set(CORRUPTIONS)
+    assert {
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "defocus_blur",
+        "motion_blur",
+        "fog",
+        "brightness",
+        "contrast",
+        "jpeg_compression",
+        "pixelate",
+    } <= set(CORRUPTIONS)
 
 
-@pytest.mark.parametrize("size, table", [((32, 32), "cifar-c"), ((64, 200), "cifar-c"), ((65, 65), "imagenet-c"),
-                                         ((224, 224), "imagenet-c")], ids=str)
+@pytest.mark.parametrize(
+    "size, table",
+    [((32, 32), "cifar-c"), ((64, 200), "cifar-c"), ((65, 65), "imagenet-c"), ((224, 224), "imagenet-c")],
+    ids=str,
+)
 def test_the_table_follows_the_shorter_side(size, table):
     assert table_for(*size) == table
     images = random_images(1, *size)

@@ -70,7 +70,9 @@ def test_unknown_names_say_what_there_is():
 
 def test_a_hub_that_cannot_be_reached_says_how_to_use_a_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(EdgelibError, match="model 'nobody/nothing-here' is not in the local cache.*give the path of that folder"):
+    with pytest.raises(
+        EdgelibError, match="'nobody/nothing-here' is not in the local cache.*give the path of that folder"
+    ):
         load("nobody/nothing-here", offline=True)
 
 

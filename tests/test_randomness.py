@@ -27,7 +27,7 @@ def test_bits_are_stable():
 def test_a_row_depends_on_its_own_key_only():
     whole = bits(KEYS, 100)
     for i in (0, 1, 33, 63):
-        assert torch.equal(bits(KEYS[i:i + 1], 100)[0], whole[i])
+        assert torch.equal(bits(KEYS[i : i + 1], 100)[0], whole[i])
 
 
 def test_a_longer_stream_starts_with_the_shorter_one():

@@ -32,7 +32,10 @@ def difference(effect, low, high, p=0.5):
             "A has 5.2 points less accuracy than B (95 % interval -7.0 to -3.0 points",
         ),
         (difference(0.02, 0.01, 0.03, 0.004), "A has 2.0 points more accuracy than B"),
-        (difference(0.002, -0.01, 0.014), "the accuracy of A and B cannot be told apart (difference +0.2 points, 95 % interval -1.0 to 1.4 points"),
+        (
+            difference(0.002, -0.01, 0.014),
+            "the accuracy of A and B cannot be told apart (difference +0.2 points, 95 % interval -1.0 to 1.4",
+        ),
     ],
     ids=["less", "more", "open"],
 )

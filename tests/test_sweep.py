@@ -89,7 +89,8 @@ import edgelib, sys
 from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.sweep import Grid, conditions_of, sweep, variants_of
 model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=200)
-grid = Grid({"m": model}, variants_of("m", [], ["fp32", "w8a8-minmax"]), conditions_of(["fog", "contrast"], [1, 2, 3, 4, 5]), data)
+conditions = conditions_of(["fog", "contrast"], [1, 2, 3, 4, 5])
+grid = Grid({"m": model}, variants_of("m", [], ["fp32", "w8a8-minmax"]), conditions, data)
 print(len(sweep(grid, CellStore(sys.argv[1]), progress=False)))
 """
 

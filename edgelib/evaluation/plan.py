@@ -47,11 +47,14 @@ def grid_of(p: GridParameters) -> Grid:
         seen = calibration_set(
             p.calibration, p.n_calibration, p.seed, source=p.dataset, exclude=data, offline=p.local_files_only
         )
-    models = {p.model: load(p.model, device=p.device, offline=p.local_files_only)}
-    variants = variants_of(p.model, p.twins, p.configs, p.twin_configs)
+    model = load(p.model, device=p.device, offline=p.local_files_only)
+    models = {model.name: model}
+    variants = variants_of(model.name, p.twins, p.configs, p.twin_configs)
     if p.baseline_model is not None:
-        models[p.baseline_model] = load(p.baseline_model, device=p.device, offline=p.local_files_only)
-        variants += variants_of(p.baseline_model, [], p.configs)
+        baseline = load(p.baseline_model, device=p.device, offline=p.local_files_only)
+        name = baseline.name if baseline.name != model.name else f"{baseline.name} (baseline)"
+        models[name] = baseline
+        variants += variants_of(name, [], p.configs)
     return Grid(
         models=models,
         variants=variants,

@@ -35,10 +35,12 @@ def load(
     folder = model_folder(str(name_or_path), offline=offline)
     config = _read_config(folder)
     _require_safetensors(folder)
+    # What tables and figures call it: never a machine's path.
+    name = folder.resolve().name if Path(name_or_path).is_dir() else str(name_or_path)
     if "architecture" in config:
-        model = _load_timm(str(name_or_path), folder, config)
+        model = _load_timm(name, folder, config)
     elif config.get("model_type") in _DUAL_ENCODERS:
-        model = _load_dual_encoder(str(name_or_path), folder, config)
+        model = _load_dual_encoder(name, folder, config)
     else:
         raise EdgelibError(
             f"{folder} holds a {config.get('model_type', 'model of unknown type')!r}; zero-shot classification needs "

@@ -81,15 +81,22 @@ def _check_images(images: object) -> None:
         raise EdgelibError(f"images must be a torch tensor, got {type(images).__name__}; use torch.as_tensor(images)")
     shape = list(images.shape)
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise EdgelibError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}; convert values in "
-                           "0..255 with images.to(torch.uint8)")
+        raise EdgelibError(
+            f"images must be uint8, or floating point in [0, 1], got {images.dtype}; convert values in "
+            "0..255 with images.to(torch.uint8)"
+        )
     if images.ndim != 4 or shape[1] != 3:
-        raise EdgelibError(f"images must have shape [N, 3, H, W], got {shape}; add a batch axis with images[None], "
-                           "move channels with images.permute(0, 3, 1, 2), repeat grey ones with "
-                           "images.expand(-1, 3, -1, -1)")
+        raise EdgelibError(
+            f"images must have shape [N, 3, H, W], got {shape}; add a batch axis with images[None], "
+            "move channels with images.permute(0, 3, 1, 2), repeat grey ones with "
+            "images.expand(-1, 3, -1, -1)"
+        )
     if min(shape[2:]) < SMALLEST_SIDE:
-        raise EdgelibError(f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {shape}; enlarge them "
-                           "first")
+        raise EdgelibError(
+            f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {shape}; enlarge them first"
+        )
     if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
-        raise EdgelibError("floating-point images must lie in [0, 1] without NaN; divide 0..255 values by 255, or undo "
-                           "the model's normalisation before corrupting")
+        raise EdgelibError(
+            "floating-point images must lie in [0, 1] without NaN; divide 0..255 values by 255, or undo "
+            "the model's normalisation before corrupting"
+        )

@@ -31,14 +31,14 @@ def disk_kernel(radius: float, alias_blur: float) -> np.ndarray:
     half, reach = (8, 1) if radius <= 8 else (int(radius), 2)
     at = np.arange(-half, half + 1)
     disk = (at[:, None] ** 2 + at**2 <= radius**2).astype(float)
-    taps = np.exp(-np.arange(-reach, reach + 1) ** 2 / (2 * alias_blur**2))
+    taps = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * alias_blur**2))
     blur = np.zeros((len(at), len(at)))
     for offset, tap in zip(range(-reach, reach + 1), taps / taps.sum(), strict=True):
         mirrored = 2 * half - np.abs(2 * half - np.abs(at + offset + half))
         blur[np.arange(len(at)), mirrored] += tap
     kernel = blur @ (disk / disk.sum()) @ blur.T
     used = np.flatnonzero(kernel.max(axis=0) * _UNIT >= 0.5)
-    return kernel[used[0]:used[-1] + 1, used[0]:used[-1] + 1]
+    return kernel[used[0] : used[-1] + 1, used[0] : used[-1] + 1]
 
 
 @lru_cache
@@ -50,16 +50,19 @@ def _tiled_weights(radius: float, alias_blur: float) -> tuple[Tensor, float]:
     weights = torch.zeros(_TILE, _TILE, size + _TILE - 1, size + _TILE - 1)
     for i in range(_TILE):
         for j in range(_TILE):
-            weights[i, j, i:i + size, j:j + size] = torch.from_numpy(whole)
+            weights[i, j, i : i + size, j : j + size] = torch.from_numpy(whole)
     return weights.view(_TILE**2, 1, *weights.shape[2:]), float(kernel.sum() / whole.sum())
 
 
-@corruption("blur", "(disk radius, sd of its soft edge), in pixels",
-            imagenet_c=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-            cifar_c=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by OpenCV's filter2D",
-            notes="Mirrored at the border without repeating the edge (OpenCV's default); truncated to integers. "
-                  "ImageNet-C severities 4 and 5 brighten by about 1 %, because their kernels sum to more than 1.")
+@corruption(
+    "blur",
+    "(disk radius, sd of its soft edge), in pixels",
+    imagenet_c=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+    cifar_c=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by OpenCV's filter2D",
+    notes="Mirrored at the border without repeating the edge (OpenCV's default); truncated to integers. "
+    "ImageNet-C severities 4 and 5 brighten by about 1 %, because their kernels sum to more than 1.",
+)
 def defocus_blur(images, level, _keys):
     height, width = images.shape[2:]
     weights, scale = _tiled_weights(*level)
@@ -113,13 +116,17 @@ def motion_blurred(images: Tensor, level: tuple, angles: list[float]) -> Tensor:
     return sums.mul_(1 / _UNIT).add_(_MARGIN).to(torch.uint8)
 
 
-@corruption("blur", "(radius, sd of the half Gaussian along the motion), in pixels; angle uniform in (-45, 45) degrees",
-            imagenet_c=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-            cifar_c=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), random=True,
-            source="imagecorruptions 1.1.2; CIFAR-10-C used the same kernel in ImageMagick",
-            notes="CIFAR-10-C severities 3 and 4 differ by the radius only, where the weights have vanished: they are "
-                  "equal, and kept so. On an image smaller than the motion the kernel is cut and not renormalised, "
-                  "which darkens it, as imagecorruptions does. Truncated to integers.")
+@corruption(
+    "blur",
+    "(radius, sd of the half Gaussian along the motion), in pixels; angle uniform in (-45, 45) degrees",
+    imagenet_c=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    cifar_c=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    random=True,
+    source="imagecorruptions 1.1.2; CIFAR-10-C used the same kernel in ImageMagick",
+    notes="CIFAR-10-C severities 3 and 4 differ by the radius only, where the weights have vanished: they are "
+    "equal, and kept so. On an image smaller than the motion the kernel is cut and not renormalised, "
+    "which darkens it, as imagecorruptions does. Truncated to integers.",
+)
 def motion_blur(images, level, keys):
     angles = uniform(keys, 1)[:, 0] * 90 - 45
     return motion_blurred(images, level, angles.tolist())

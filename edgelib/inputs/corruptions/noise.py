@@ -41,9 +41,15 @@ def gaussian_quantiles(sd: float) -> np.ndarray:
     return np.floor(255 * sd * ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
 
 
-@corruption("noise", "standard deviation, in units of the full range", random=True, source=_SOURCE,
-            imagenet_c=(0.08, 0.12, 0.18, 0.26, 0.38), cifar_c=(0.04, 0.06, 0.08, 0.09, 0.10),
-            notes="Truncated to integers after clipping, as the peers do: the mean drops by half a level.")
+@corruption(
+    "noise",
+    "standard deviation, in units of the full range",
+    random=True,
+    source=_SOURCE,
+    imagenet_c=(0.08, 0.12, 0.18, 0.26, 0.38),
+    cifar_c=(0.04, 0.06, 0.08, 0.09, 0.10),
+    notes="Truncated to integers after clipping, as the peers do: the mean drops by half a level.",
+)
 def gaussian_noise(images, sd, keys):
     return _add_quantiles(images, keys, gaussian_quantiles(sd))
 
@@ -56,10 +62,16 @@ def impulse_quantiles(amount: float) -> np.ndarray:
     return 255 * ((rank >= _STEPS - half).astype(int) - (rank < half))
 
 
-@corruption("noise", "share of values replaced, half by 0 and half by 255", random=True, source=_SOURCE,
-            imagenet_c=(0.03, 0.06, 0.09, 0.17, 0.27), cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07),
-            notes="Each channel of a pixel is hit on its own, as in scikit-image's random_noise, whose draws no seed "
-                  "of NumPy's global generator controls; ours follow `seed`.")
+@corruption(
+    "noise",
+    "share of values replaced, half by 0 and half by 255",
+    random=True,
+    source=_SOURCE,
+    imagenet_c=(0.03, 0.06, 0.09, 0.17, 0.27),
+    cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07),
+    notes="Each channel of a pixel is hit on its own, as in scikit-image's random_noise, whose draws no seed "
+    "of NumPy's global generator controls; ours follow `seed`.",
+)
 def impulse_noise(images, amount, keys):
     return _add_quantiles(images, keys, impulse_quantiles(amount))
 
@@ -86,9 +98,15 @@ def poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray]:
     return (256 * bins).astype(np.int32), cells
 
 
-@corruption("noise", "photons counted from a white value", random=True, source=_SOURCE,
-            imagenet_c=(60, 25, 12, 5, 3), cifar_c=(500, 250, 100, 75, 50),
-            notes="Counts above white are clipped, then truncated to integers, as the peers do.")
+@corruption(
+    "noise",
+    "photons counted from a white value",
+    random=True,
+    source=_SOURCE,
+    imagenet_c=(60, 25, 12, 5, 3),
+    cifar_c=(500, 250, 100, 75, 50),
+    notes="Counts above white are clipped, then truncated to integers, as the peers do.",
+)
 def shot_noise(images, photons, keys):
     bins, cells = (torch.from_numpy(t.ravel()).to(images.device) for t in poisson_tables(photons))
     rank = _ranks(keys, images[0].numel()).flatten()

@@ -36,12 +36,22 @@ class Corruption:
 CORRUPTIONS: dict[str, Corruption] = {}
 
 
-def corruption(family: str, parameter: str, *, imagenet_c: tuple, cifar_c: tuple, source: str, notes: str = "",
-               random: bool = False):
+def corruption(
+    family: str,
+    parameter: str,
+    *,
+    imagenet_c: tuple,
+    cifar_c: tuple,
+    source: str,
+    notes: str = "",
+    random: bool = False,
+):
     """Register the decorated `apply` function (see Corruption) under its own name."""
+
     def register(apply):
         levels = dict(zip(TABLES, (imagenet_c, cifar_c), strict=True))
         name = apply.__name__
         CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, notes, apply)
         return apply
+
     return register

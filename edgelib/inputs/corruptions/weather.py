@@ -22,7 +22,7 @@ def plasma(keys: Tensor, size: int, decay: float) -> Tensor:
     draws = uniform(keys, size * size).mul_(2).sub_(1)
     grid, used, wibble = torch.zeros(n, 1, 1, device=keys.device), 0, 100.0
     while (side := grid.shape[1]) < size:
-        noise = draws[:, used:used + 3 * side * side].mul(wibble**2).view(n, 3, side, side).unbind(1)
+        noise = draws[:, used : used + 3 * side * side].mul(wibble**2).view(n, 3, side, side).unbind(1)
         below = grid + grid.roll(-1, 1)
         middle = (below + below.roll(-1, 2)).mul_(0.25).add_(noise[0])
         right = (grid + grid.roll(-1, 2)).add_(middle).add_(middle.roll(1, 1)).mul_(0.25).add_(noise[1])
@@ -43,13 +43,17 @@ def hazed(images: Tensor, amount: float, maps: Tensor) -> Tensor:
     return (images + haze).mul_(peak / (peak + 255 * amount)).clamp_(max=255).to(torch.uint8)
 
 
-@corruption("weather", "(amount of haze in units of the full range, decay of its roughness)", random=True,
-            imagenet_c=((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
-            cifar_c=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness",
-            notes="The map is the upper left corner of a square whose side is the longer side of the image, rounded up "
-                  "to a power of two: 256 at 224 pixels and 32 at 32, as both peers. Its roughness enters squared, as "
-                  "theirs. Truncated to integers.")
+@corruption(
+    "weather",
+    "(amount of haze in units of the full range, decay of its roughness)",
+    random=True,
+    imagenet_c=((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+    cifar_c=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness",
+    notes="The map is the upper left corner of a square whose side is the longer side of the image, rounded up "
+    "to a power of two: 256 at 224 pixels and 32 at 32, as both peers. Its roughness enters squared, as "
+    "theirs. Truncated to integers.",
+)
 def fog(images, level, keys):
     amount, decay = level
     size = 1 << (max(images.shape[2:]) - 1).bit_length()
@@ -68,10 +72,14 @@ def brightness_table(shift: float) -> np.ndarray:
     return np.trunc(lighter * ratio * 255).astype(np.uint8).ravel()
 
 
-@corruption("weather", "added to V of HSV, in units of the full range",
-            imagenet_c=(0.1, 0.2, 0.3, 0.4, 0.5), cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3),
-            source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by scikit-image's HSV",
-            notes="Truncated to integers.")
+@corruption(
+    "weather",
+    "added to V of HSV, in units of the full range",
+    imagenet_c=(0.1, 0.2, 0.3, 0.4, 0.5),
+    cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by scikit-image's HSV",
+    notes="Truncated to integers.",
+)
 def brightness(images, shift, _keys):
     table = torch.from_numpy(brightness_table(shift)).to(images.device)
     place = (images.amax(dim=1, keepdim=True).to(torch.int32) << 8) + images.to(torch.int32)
