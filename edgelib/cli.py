@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -90,7 +91,7 @@ def sweep(
     from edgelib.evaluation.sweep import sweep as run
     from edgelib.report.notebook import find_root
 
-    results = find_root() / plan.results
+    results = find_root() / os.path.expanduser(plan.results)
     store = CellStore(results)
     rows = run(grid_of(plan), store, executor=plan.executor, workers=plan.workers)
     out = out or results / "sweeps" / f"{file.stem}.parquet"

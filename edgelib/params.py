@@ -65,10 +65,16 @@ class RobustnessGap(Parameters):
     prompts: str = Field("simple", min_length=1, description="set of prompt templates, or one template with {}")
     dataset: str = Field("scenes", min_length=1, description='"scenes", a folder, an .npz file or a hub id')
     split: str = Field("test", min_length=1, description="split of the data set")
+    image_column: str | None = Field(
+        None, min_length=1, description="column of images, where the usual names do not fit"
+    )
+    label_column: str | None = Field(
+        None, min_length=1, description="column of labels, where the usual names do not fit"
+    )
     n_images: int = Field(128, ge=2, description="images drawn from the split")
     configs: Names = Field(
         ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
-        description="number formats to compare; the first is the reference",
+        description="number formats: the reference first, then at least one to compare with it",
     )
     corruptions: Names = Field(
         ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"], description="corruptions to apply"
@@ -86,7 +92,7 @@ class RobustnessGap(Parameters):
     twin_configs: Names | None = Field(
         None, description="configurations evaluated on the twins; null takes all but the reference"
     )
-    twin_severities: list[Severity] | None = Field(
+    twin_severities: Annotated[list[Severity], Field(min_length=1)] | None = Field(
         None, description="severities evaluated on the twins; null takes the middle one"
     )
     calibration: str = Field("balanced", min_length=1, description="calibration mix")
@@ -102,6 +108,13 @@ class RobustnessGap(Parameters):
 
         for config in _distinct(configs or []):
             scheme(config)
+        return configs
+
+    @field_validator("configs")
+    @classmethod
+    def _comparison(cls, configs: list[str]) -> list[str]:
+        if len(configs) < 2:
+            raise EdgelibError("needs at least 2 number formats: the reference, and one to compare with it")
         return configs
 
     @field_validator("corruptions")
@@ -142,7 +155,7 @@ class RobustnessGap(Parameters):
     @model_validator(mode="after")
     def _twins_within_the_grid(self) -> RobustnessGap:
         middle = self.severities[len(self.severities) // 2]
-        for field, default in (("twin_configs", self.configs[1:] or self.configs), ("twin_severities", [middle])):
+        for field, default in (("twin_configs", self.configs[1:]), ("twin_severities", [middle])):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)  # the model is frozen for everyone else
         for field, whole in (("twin_configs", "configs"), ("twin_severities", "severities")):
@@ -154,24 +167,6 @@ class RobustnessGap(Parameters):
 
 
 SCHEMAS: dict[str, type[Parameters]] = {"embedded_world": EmbeddedWorld, "robustness_gap": RobustnessGap}
-
-
-def parse_twin(twin: str) -> tuple[str, float]:
-    """Return (kind, strength) of a twin written "kind:strength", such as "activation:32".
-
-    Raises EdgelibError for an unknown kind or a strength that is not a finite number of at least 1.
-    """
-    from edgelib.inputs.outliers import KINDS
-
-    kind, _, text = twin.partition(":")
-    choose(dict.fromkeys(KINDS), kind, "twin kind")
-    try:
-        strength = float(text)
-    except ValueError:
-        strength = float("nan")
-    if not 1 <= strength < float("inf"):
-        raise EdgelibError(f"twin {twin!r} needs a strength of at least 1 after the colon, as in '{kind}:32'")
-    return kind, strength
 
 
 def begin(namespace: dict[str, Any]) -> None:
@@ -260,5 +255,7 @@ def _distinct(values: list) -> list:
 
 
 def _checked_twin(twin: str) -> str:
+    from edgelib.inputs.outliers import parse_twin
+
     parse_twin(twin)
     return twin

@@ -57,6 +57,8 @@ baseline_model: Optional[str] = "scenes-vit"  # a supervised timm classifier of 
 prompts: str = "simple"  # set of prompt templates
 dataset: str = "scenes"  # "scenes", a local folder or .npz, or a hub id
 split: str = "test"
+image_column: Optional[str] = None  # columns of images and labels, where the usual names do not fit
+label_column: Optional[str] = None
 n_images: int = 128  # quick run; params/robustness_gap.yaml sets the published size
 configs: list[str] = ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"]  # the first is the reference
 corruptions: list[str] = ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"]
@@ -171,9 +173,12 @@ def correct(config, frame=None):
 
 
 differences = {c: paired_difference(correct(c), correct(reference), level=P.level, seed=P.seed) for c in P.configs[1:]}
-adjusted = holm([d.p for d in differences.values()]) if differences else []
-claims = [difference_claim(d, look(c).label, look(reference).label, "clean accuracy") for c, d in differences.items()]
-display(Markdown(bullets(claims, adjusted)))
+adjusted = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
+claims = {
+    c: difference_claim(d, look(c).label, look(reference).label, "clean accuracy", adjusted[c])
+    for c, d in differences.items()
+}
+display(Markdown(bullets(claims.values())))
 
 # %% [markdown]
 # ## Accuracy under corruption
@@ -216,9 +221,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 tests = {c: robustness_gap(main, c, reference, chance, **boot) for c in P.configs[1:]}
-adjusted = holm([gap.p for gap in tests.values()]) if tests else []
-claims = [gap_claim(gap, look(c).label) for c, gap in tests.items()]
-display(Markdown(bullets(claims, adjusted)))
+gap_p = holm([gap.p for gap in tests.values()])
+display(Markdown(bullets(gap_claim(gap, look(c).label, p) for (c, gap), p in zip(tests.items(), gap_p, strict=True))))
 
 # %% [markdown]
 # ## The floor effect, made visible
@@ -352,17 +356,15 @@ drift.rename(index=lambda c: look(c).label).map("{:.2g}".format)
 # %% tags=["remove-input"]
 named = {look(c).label: gap for c, gap in tests.items()}
 ranked = scores.set_index("config")
-best_rs, best_retention = ranked.rs.idxmax(), ranked.retention.idxmax()
+best_rs = ranked.rs.idxmax()
 lowest = ranked.clean.idxmin()
-points = [
-    f"{gap_summary(named)}.",
-    f"Scores disagree or not: RS ranks {look(best_rs).label} most robust ({100 * ranked.rs[best_rs]:.1f} %), chance-corrected "
-    f"retention {look(best_retention).label} ({100 * ranked.retention[best_retention]:.1f} %).",
-]
-if lowest in differences:
-    said = difference_claim(differences[lowest], look(lowest).label, look(reference).label, "clean accuracy")
-    points.append(f"Clean images, the lowest: {said}.")
-display(Markdown("\n".join(f"- {point}" for point in points)))
+points = [gap_summary(named), f"RS ranks {look(best_rs).label} most robust ({100 * ranked.rs[best_rs]:.1f} %)"]
+if ranked.retention.notna().any():
+    best = ranked.retention.idxmax()
+    points[-1] += f", chance-corrected retention {look(best).label} ({100 * ranked.retention[best]:.1f} %)"
+if lowest in claims:
+    points.append(f"lowest clean accuracy: {claims[lowest]}")
+display(Markdown(bullets(points)))
 answer = f"On {subject} and {len(grid.data):,} images, {gap_summary(named)}."
 glue("answer", Sentence(answer), display=False)
 

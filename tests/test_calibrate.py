@@ -170,6 +170,12 @@ def test_a_data_set_needs_a_loaded_model(block):
         calibrate("scenes-clip", [])
 
 
+@pytest.mark.parametrize("calibration", ["balanced", [inputs()], inputs()], ids=["name", "list", "tensor"])
+def test_a_loaded_model_needs_a_data_set(block, calibration):
+    with pytest.raises(EdgelibError, match=r'got (str|list|Tensor); pass edgelib.calibration_set\("balanced"\)'):
+        calibrate(Model(block), calibration)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_activation_names_the_first_layer(block, bad):
     x = inputs()

@@ -317,6 +317,29 @@ def test_seeds_differ_and_repeat(name):
     assert not torch.equal(corrupt(images, name, 3, seed=1), corrupt(images, name, 3, seed=2))
 
 
+def test_numpy_integers_are_numbers_like_others():
+    images = random_images(2, 32, 32)
+    expected = corrupt(images, "gaussian_noise", 3, seed=1)
+    for whole in (np.int64, np.int32, np.uint8):
+        assert torch.equal(corrupt(images, "gaussian_noise", whole(3), seed=whole(1)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_inference_mode_changes_nothing(name, dtype):
+    images, threads = random_images(4, 160, 160), torch.get_num_threads()
+    images = images if dtype == torch.uint8 else images / 255
+    try:
+        torch.set_num_threads(2)
+        with torch.inference_mode():
+            inferred = corrupt(images, name, 3)
+            again = corrupt(images.clone(), name, 3)
+        assert torch.equal(inferred, again) and torch.equal(inferred, corrupt(images, name, 3))
+        assert torch.equal(corrupt(inferred, name, 0), inferred)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "impulse_noise"])
 def test_the_same_noise_pattern_grows_with_severity(name):
     images = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
@@ -400,8 +423,12 @@ WRONG = {
     "unknown table": ((GOOD, "fog", 1), {"table": "imagenet"}, "did you mean 'imagenet-c'"),
     "severity 6": ((GOOD, "fog", 6), {}, "from 0"),
     "severity -1": ((GOOD, "fog", -1), {}, "from 0"),
-    "severity 1.0": ((GOOD, "fog", 1.0), {}, "integer"),
-    "severity True": ((GOOD, "fog", True), {}, "integer"),
+    "severity 1.0": ((GOOD, "fog", 1.0), {}, "from 0 .* must be a whole number, got 1.0"),
+    "severity True": ((GOOD, "fog", True), {}, "must be a whole number, got True"),
+    "seed 1.0": ((GOOD, "fog", 1), {"seed": 1.0}, "seed must be a whole number, got 1.0"),
+    "seed '1'": ((GOOD, "fog", 1), {"seed": "1"}, "seed must be a whole number, got '1'"),
+    "seed True": ((GOOD, "fog", 1), {"seed": True}, "seed must be a whole number, got True"),
+    "seed None": ((GOOD, "fog", 0), {"seed": None}, "seed must be a whole number, got None"),
     "array": ((GOOD.numpy(), "fog", 1), {}, "torch.as_tensor"),
     "int64": ((GOOD.long(), "fog", 1), {}, "torch.uint8"),
     "three axes": ((GOOD[0], "fog", 1), {}, r"images\[None\]"),

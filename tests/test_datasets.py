@@ -510,6 +510,28 @@ def test_broken_files_are_named(name, content, tmp_path):
     assert name in message(dataset, tmp_path)
 
 
+@pytest.mark.parametrize("column", ["img", "label"])
+def test_damaged_pages_are_named(column, tmp_path):
+    for shard in range(3):
+        write_parquet(tmp_path, f"test-0000{shard}-of-00003.parquet")
+    path = tmp_path / "test-00001-of-00003.parquet"
+    group, content = pq.ParquetFile(path).metadata.row_group(0), bytearray(path.read_bytes())
+    for chunk in (group.column(i) for i in range(group.num_columns)):
+        if chunk.path_in_schema.split(".")[0] == column:
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+    text = message(lambda: list(dataset(tmp_path).batches(30)))
+    assert path.name in text and "00000-of" not in text and "00002-of" not in text
+
+
+@pytest.mark.parametrize("described", ["{", b"\xff\xfe", "[1]", '{"info": null}', '{"info": {"features": [2]}}'])
+def test_bad_metadata_of_a_schema_is_no_crash(described, tmp_path):
+    pq.write_table(hub_table().replace_schema_metadata({"huggingface": described}), tmp_path / "test.parquet")
+    assert "pass class_names=[...]" in message(dataset, tmp_path)
+    assert dataset(tmp_path, class_names=NAMES).class_names == tuple(NAMES)
+
+
 def test_truncated_files_are_named(tmp_path):
     write_npz(tmp_path)
     whole = (tmp_path / "data.npz").read_bytes()

@@ -136,6 +136,19 @@ def test_extreme_magnitudes_stay_finite_and_bounded(magnitude):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("format", INTEGERS)
+def test_the_largest_numbers_stay_finite_and_within_a_step(format, grid, dtype):
+    symmetric, full_range = GRIDS[grid]
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([largest, -largest, largest / 2, 0.0], dtype=dtype)
+    rounded = fake_quantize(x, format, symmetric=symmetric, full_range=full_range)
+    assert torch.isfinite(rounded).all()
+    levels = 2 ** FORMATS[format].bits - 1 - symmetric
+    assert ((rounded.double() / 2 - x.double() / 2).abs() / largest <= 1.01 / levels).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_shape_dtype_and_argument_survive(dtype):
     x = sample(2, 3, 32).to(dtype)
     before = x.clone()
@@ -209,6 +222,9 @@ ERRORS = {
     "nan": (dict(x=torch.tensor([1.0, float("nan")])), "NaN or inf"),
     "inf": (dict(x=torch.tensor([1.0, float("inf")])), "NaN or inf"),
     "integers": (dict(x=torch.arange(4)), "floating.*int64"),
+    "list": (dict(x=[1.0, 2.0]), r"got list; pass torch.as_tensor\(x\)"),
+    "array": (dict(x=np.ones(4, np.float32)), r"got ndarray; pass torch.as_tensor\(x\)"),
+    "fp16 overflow": (dict(x=torch.tensor([1.0, -1e6]), format="fp16"), r"up to 1e\+06 overflow in fp16; use bf16"),
     "empty": (dict(x=torch.empty(0, 4)), "empty tensor"),
 }
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from edgelib import params
+from edgelib.inputs.models import EMBEDDED, model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "edgelib"
@@ -166,6 +167,13 @@ def test_a_chapter_s_parameters_are_its_schema(path):
     defaults = parameter_defaults(path)
     assert set(defaults) == set(schema.model_fields)
     assert schema(**defaults) == schema()
+
+
+@pytest.mark.parametrize("chapter", params.SCHEMAS)
+def test_a_chapter_s_default_models_ship_with_the_library(chapter):
+    defaults = params.SCHEMAS[chapter]().model_dump()
+    named = [defaults[field] for field in ("model", "baseline_model") if defaults.get(field)]
+    assert [model_folder(name) for name in named] == [EMBEDDED / name for name in named]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,113 @@ def test_a_folder_without_preprocessor_is_refused(folder):
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(EdgelibError, match="has no preprocessor_config.json"):
         load(folder)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(EdgelibError, match=f"there is no device '{device}' on this machine; choose from cpu"):
+        load("scenes-clip", device=device)
+
+
+def test_without_a_gpu_cuda_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EdgelibError, match="no device 'cuda'"):
+        load("scenes-clip", device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, "half", "int8", 16], ids=str)
+def test_a_dtype_that_holds_no_weights_is_refused(dtype):
+    with pytest.raises(EdgelibError, match="dtype .* cannot hold a model's weights; choose from torch.float32, "):
+        load("scenes-clip", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.bfloat16"], ids=str)
+def test_a_dtype_may_be_named(dtype):
+    assert load("scenes-clip", dtype=dtype).module.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param(b"{", "is not valid JSON", id="torn"),
+        pytest.param(b"", "is not valid JSON", id="empty"),
+        pytest.param(b"\xff\xfe", "is not valid JSON", id="not text"),
+        pytest.param(b"[1]", "must hold a JSON object {...}, but it holds a list", id="list"),
+        pytest.param(b"null", "must hold a JSON object {...}, but it holds a NoneType", id="null"),
+    ],
+)
+def test_a_broken_configuration_is_named(folder, file, text, said):
+    (folder / file).write_bytes(text)
+    with pytest.raises(EdgelibError) as caught:
+        load(folder)
+    assert f"{file} {said}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_mean": None},
+        {"image_mean": [0.5, 0.5]},
+        {"image_std": "0.5"},
+        {"image_std": [0.5, 0.5, 0]},
+        {"size": {"height": 32}},
+        {"size": "small"},
+        {"do_center_crop": True, "crop_size": [32, 32]},
+        {"resample": [3]},
+        {"resample": None},
+    ],
+    ids=lambda wrong: "-".join(wrong) + f"={list(wrong.values())[-1]}",
+)
+def test_a_wrong_preprocessing_entry_is_named(folder, wrong):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    with pytest.raises(EdgelibError, match="resample mode" if "resample" in wrong else f"{list(wrong)[-1]} is "):
+        load(folder)
+
+
+def test_missing_means_are_named(folder):
+    file = folder / "preprocessor_config.json"
+    config = json.loads(file.read_text())
+    del config["image_mean"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(EdgelibError, match="image_mean is None, but must be three numbers"):
+        load(folder)
+
+
+def test_a_folder_without_tokenizer_is_refused(folder):
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(EdgelibError, match="has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"):
+        load(folder)
+
+
+def test_a_broken_tokenizer_is_one_line(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(EdgelibError, match="does not load as a clip model: ") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_without_text_is_still_reported(folder, monkeypatch):
+    from transformers import AutoModel
+
+    def fail(*args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", fail)
+    with pytest.raises(EdgelibError, match="does not load as a clip model: RuntimeError: no details"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", [str, Path], ids=["text", "Path"])
+def test_a_tilde_is_the_home_of_the_user(folder, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    assert load(kind("~/clip")).name == "clip"
+    with pytest.raises(EdgelibError, match="no model '~/clap'"):
+        load(kind("~/clap"))
 
 
 def test_a_prompt_longer_than_the_context_is_named():

@@ -6,7 +6,7 @@ import pytest
 
 from edgelib import params
 from edgelib.errors import EdgelibError
-from edgelib.params import EmbeddedWorld, RobustnessGap, begin, check, parse_twin, read, validate
+from edgelib.params import EmbeddedWorld, RobustnessGap, begin, check, read, validate
 
 
 def run_cells(*cells: str, schema=RobustnessGap) -> params.Parameters:
@@ -68,6 +68,9 @@ def test_a_misspelt_name_comes_back_with_the_right_one():
         pytest.param(
             {"twin_severities": [4]}, "twin_severities names 4, but severities has only 1, 3, 5", id="twin at 4"
         ),
+        pytest.param({"twin_severities": []}, "twin_severities = .*at least 1 item", id="no severity for twins"),
+        pytest.param({"configs": ["fp32"]}, "the reference, and one to compare with it", id="nothing to compare"),
+        pytest.param({"label_column": ""}, "label_column = ''.*at least 1 character", id="column without a name"),
         pytest.param({"device": "gpu"}, "device = 'gpu'", id="device"),
         pytest.param({"level": 1.0}, "level = 1.0.*less than 1", id="level"),
     ],
@@ -96,10 +99,6 @@ def test_an_unknown_corruption_lists_the_known_ones():
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(EdgelibError, match="w9a9-minmax"):
         check({"configs": ["fp32", "w9a9-minmax"]}, RobustnessGap)
-
-
-def test_a_twin_is_a_kind_and_a_strength():
-    assert parse_twin("weight:8") == ("weight", 8.0)
 
 
 @pytest.mark.parametrize("twin", ["weight", "weight:", "weight:0.5", "weight:nan", "weight:inf", "wait:8", ":8"])

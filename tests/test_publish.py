@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from edgelib.errors import EdgelibError
-from edgelib.report.notebook import find_root
-from edgelib.report.publish import Chapter, chapter_names, find_chapter, fingerprint, is_fresh, normalised, publish
+from edgelib.report.notebook import find_root, setup
+from edgelib.report.publish import (
+    Chapter,
+    _copy_tables,
+    chapter_names,
+    find_chapter,
+    fingerprint,
+    is_fresh,
+    normalised,
+    publish,
+)
 
 BODY = "from pathlib import Path\nprint('n is', n)\nPath(FOLDER).mkdir(parents=True, exist_ok=True)\n"
 TABLE = "Path(FOLDER, 'counts.csv').write_text(f'n\\n{n}\\n')"
@@ -94,6 +105,43 @@ def test_other_parameters_or_cells_make_it_stale(published):
     assert fingerprint(published) == before
 
 
+@pytest.mark.parametrize("parameter", ["model", "baseline_model", "dataset"])
+def test_a_model_or_data_named_by_path_is_an_input(tmp_path, parameter):
+    root = make_checkout(tmp_path / "checkout").root
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "weights.safetensors"
+    file.write_text("one")
+    chapter = Chapter("tiny", root, {"n": 3, parameter: str(file.parent)})
+    prints = [fingerprint(chapter)]
+    os.utime(file, ns=(1, 1))
+    prints.append(fingerprint(chapter))
+    file.write_text("another")
+    prints.append(fingerprint(chapter))
+    file.rename(file.with_name("renamed.safetensors"))
+    prints.append(fingerprint(chapter))
+    (tmp_path / "mine" / ".lock").touch()
+    assert len(set(prints)) == 4 and fingerprint(chapter) == prints[-1]
+
+
+def test_a_path_of_an_input_starts_in_the_checkout_or_at_home(tmp_path, monkeypatch):
+    root = make_checkout(tmp_path / "checkout").root
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for folder, name in ((root, "images.npz"), (tmp_path, "~/images.npz")):
+        chapter = Chapter("tiny", root, {"dataset": name})
+        absent = fingerprint(chapter)
+        (folder / "images.npz").write_text("one")
+        assert fingerprint(chapter) != absent
+
+
+def test_results_may_lie_in_the_home_of_the_user(tmp_path, monkeypatch):
+    root = make_checkout(tmp_path / "checkout").root
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert Chapter("tiny", root, {"results": "~/out"}).results == tmp_path / "out" / "tiny"
+    assert setup("tiny", "~/out").folder == tmp_path / "out" / "tiny"
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -119,6 +167,28 @@ def test_tables_of_an_older_version_are_not_published(tmp_path):
     (tmp_path / "book/data/tiny-dropped.csv").write_text("old\n")
     publish(chapter, progress=False)
     assert [table.name for table in chapter.tables] == ["tiny-counts.csv"]
+
+
+def test_tables_are_whole_when_copying_them_is_cut_short(tmp_path, monkeypatch):
+    chapter = make_checkout(tmp_path)
+    chapter.results.mkdir(parents=True)
+    for name in ("a.csv", "b.csv"):
+        (chapter.results / name).write_text("new\n")
+        (tmp_path / "book/data" / f"tiny-{name}").write_text("old\n")
+    (tmp_path / "book/data/tiny-dropped.csv").write_text("old\n")
+
+    def torn(source, target):
+        Path(target).write_text("ne")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copyfile", torn)
+        _copy_tables(chapter)
+    assert {table.name: table.read_text() for table in chapter.tables} == dict.fromkeys(
+        ["tiny-a.csv", "tiny-b.csv", "tiny-dropped.csv"], "old\n"
+    )
+    assert list(_copy_tables(chapter)) == ["tiny-a.csv", "tiny-b.csv"]
+    assert sorted(path.name for path in (tmp_path / "book/data").iterdir()) == ["tiny-a.csv", "tiny-b.csv"]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"nbformat": 4}'], ids=["empty", "torn", "headless"])

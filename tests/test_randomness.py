@@ -19,6 +19,14 @@ def test_addresses_are_stable_and_tell_types_and_nesting_apart():
     assert len({address(*name) for name in names}) == len(names)
 
 
+@pytest.mark.parametrize(
+    "numpy_key", [np.int64(1), np.uint8(1), np.float64(0.5), np.float32(0.5), np.str_("a"), np.bool_(True)], ids=repr
+)
+def test_a_numpy_number_has_the_address_of_its_value(numpy_key):
+    assert address("x", numpy_key) == address("x", numpy_key.item())
+    assert address("x", (0, (numpy_key,))) == address("x", (0, (numpy_key.item(),)))
+
+
 def test_bits_are_stable():
     golden = [[2082515211, -1620651370, -1841845257], [1332506293, 530649509, 409037268]]
     assert bits(keys_for(1, torch.arange(2)), 3).tolist() == golden

@@ -60,6 +60,12 @@ def test_whole_numbers_flip_exactly(d):
     assert s.sign_flip_p(d) == pytest.approx(brute_force_flips(d) if any(d) else 1.0)
 
 
+def test_large_whole_numbers_flip_at_random_instead_of_filling_the_memory():
+    d = [3, 1, 2, -1, 4]
+    expected, p = s.sign_flip_p(d), s.sign_flip_p(10**12 * np.array(d))
+    assert abs(p - expected) < 4 * np.sqrt(expected * (1 - expected) / s.FLIPS)
+
+
 def test_graded_differences_flip_within_monte_carlo_error():
     d = np.random.default_rng(1).normal(0.3, 1, 11)
     expected = brute_force_flips(d)
@@ -203,6 +209,10 @@ BAD = {
     "text": (lambda: s.paired_difference(["yes"], ["no"]), "numbers"),
     "matrix": (lambda: s.paired_difference([[1, 0]], [[1, 0]]), "shape"),
     "cluster length": (lambda: s.paired_difference([1, 0], [1, 0], cluster=[1]), "one image per item"),
+    "cluster NaN": (lambda: s.paired_difference([1, 0], [1, 0], cluster=["x", np.nan]), "NaN for 1 of 2 items"),
+    "cluster None": (lambda: s.paired_difference([1, 0], [1, 0], cluster=[None, "x"]), "NaN for 1 of 2 items"),
+    "level as text": (lambda: s.paired_difference([1, 0], [1, 0], level="0.95"), "level .* got '0.95'"),
+    "level of nothing": (lambda: s.wilson(0.5, 10, level=None), "level .* got None"),
     "level in percent": (lambda: s.paired_difference([1, 0], [1, 0], level=95), "level"),
     "seed": (lambda: s.paired_difference([1, 0], [1, 0], seed=-1), "seed"),
     "margin": (lambda: s.tost([1, 0], [1, 0], 0), "margin"),

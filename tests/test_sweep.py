@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import edgelib
 from edgelib.errors import EdgelibError
@@ -75,7 +79,8 @@ def test_only_what_is_missing_is_computed_and_damage_counts_as_missing(grid, row
 
 
 def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_groups", lambda grid, wanted: ([v] for v in wanted))  # as if memory held one copy
+    one_at_a_time = lambda grid, wanted, copies=1: ([v] for v in wanted)  # noqa: E731 (as if memory held one copy)
+    monkeypatch.setattr(module, "_groups", one_at_a_time)
     pd.testing.assert_frame_equal(sweep(grid, CellStore(tmp_path), progress=False), rows)
 
 
@@ -143,3 +148,68 @@ def test_a_bad_grid_is_refused(grid, change, text):
 def test_an_unknown_executor_is_refused(grid, tmp_path):
     with pytest.raises(EdgelibError, match="unknown executor 'threads'.*process, serial"):
         sweep(grid, CellStore(tmp_path), executor="threads")
+
+
+def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path):
+    names = (*grid.data.class_names[:-1], "a " + "very " * 60 + "long name")
+    data = dataclasses.replace(grid.data, class_names=names)
+    long_winded = Grid(grid.models, grid.variants[:1], grid.conditions[:1], data)
+    with pytest.raises(EdgelibError, match="is longer than the 32 tokens"):
+        sweep(long_winded, CellStore(tmp_path), executor="process", workers=1, progress=False)
+
+
+def test_models_that_differ_in_more_than_weights_have_their_own_cells(grid):
+    model = grid.models["m"]
+    module = copy.deepcopy(model.module)
+    module.vision_model.encoder.layers[0].mlp.activation_fn = torch.nn.ReLU()
+    assert model.with_module(module).fingerprint != model.fingerprint
+    assert model.with_module(copy.deepcopy(model.module)).fingerprint == model.fingerprint
+
+
+def test_scores_that_are_not_numbers_are_not_predictions(grid):
+    module = copy.deepcopy(grid.models["m"].module)
+    module.visual_projection.weight.data[0, 0] = float("nan")
+    with pytest.raises(EdgelibError, match="class scores of 24 images are NaN"):
+        edgelib.evaluate(grid.models["m"].with_module(module), grid.data)
+
+
+def test_a_cell_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    store = CellStore(tmp_path)
+    store.write({"a": 1}, pd.DataFrame({"x": [1]}))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("edgelib.evaluation.store.pq.read_table", refuse)
+    with pytest.raises(EdgelibError, match="cannot be read .Permission denied"):
+        store.read({"a": 1})
+    assert {"a": 1} in store
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    script = KILLED.replace("progress=False)", 'executor="process", progress=False)')
+    (tmp_path / "run.py").write_text(
+        "import edgelib\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
+    )
+    run = subprocess.Popen([sys.executable, "run.py", str(tmp_path)], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.parquet")) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    while time.monotonic() < deadline and group_is_alive(run.pid):
+        time.sleep(0.1)
+    assert not group_is_alive(run.pid)
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process of the group still runs; the dead that nobody has waited for do not count."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if pgrp == str(group) and state != "Z":
+            return True
+    return False

@@ -20,6 +20,8 @@ class GridParameters(Protocol):
     dataset: str
     split: str
     n_images: int
+    label_column: str | None
+    image_column: str | None
     configs: list[str]
     corruptions: list[str]
     severities: list[int]
@@ -41,12 +43,11 @@ def grid_of(p: GridParameters) -> Grid:
     Calibration images come from the data set's training split, or from items that are not scored. Raises EdgelibError
     for whatever cannot be loaded.
     """
-    data = dataset(p.dataset, p.split, p.n_images, p.seed, offline=p.local_files_only)
+    reading = {"offline": p.local_files_only, "label_column": p.label_column, "image_column": p.image_column}
+    data = dataset(p.dataset, p.split, p.n_images, p.seed, **reading)
     seen = None
     if any(scheme(c).needs_calibration for c in p.configs):
-        seen = calibration_set(
-            p.calibration, p.n_calibration, p.seed, source=p.dataset, exclude=data, offline=p.local_files_only
-        )
+        seen = calibration_set(p.calibration, p.n_calibration, p.seed, p.dataset, exclude=data, **reading)
     model = load(p.model, device=p.device, offline=p.local_files_only)
     models = {model.name: model}
     variants = variants_of(model.name, p.twins, p.configs, p.twin_configs)

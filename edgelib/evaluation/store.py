@@ -57,11 +57,11 @@ class CellStore:
     def write(self, spec: Mapping, rows: pd.DataFrame) -> None:
         """Store the rows of a cell; a reader or a crash never sees half a file."""
         path = self.path(spec)
-        path.parent.mkdir(exist_ok=True)
         table = pa.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"edgelib": json.dumps(spec).encode()})
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, temporary, compression="zstd")
             os.replace(temporary, path)
         except OSError as error:
@@ -71,12 +71,19 @@ class CellStore:
             ) from None
 
     def read(self, spec: Mapping) -> pd.DataFrame | None:
-        """Return the rows of a cell, or None if it is not there; an unreadable file is removed and counts as absent."""
+        """Return the rows of a cell, or None if it is not there; a damaged file is removed and counts as absent.
+
+        Raises EdgelibError when the system cannot read the file now (permission, too many open files): it stays.
+        """
         path = self.path(spec)
         try:
             return pq.read_table(path).to_pandas()
         except FileNotFoundError:
             return None
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise EdgelibError(
+                    f"cell {path} cannot be read ({error.strerror or error}); mend that and run again"
+                ) from None
             path.unlink(missing_ok=True)
             return None

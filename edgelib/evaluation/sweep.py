@@ -1,21 +1,26 @@
 """A grid of (model variant x image condition) evaluated into a cell store: resumable, in this process or in several.
 
 The unit of work is a condition: its images are corrupted once and every variant that still lacks the cell sees them.
-What a cell holds depends on its spec only, never on executor, order, batch size or what ran before.
+What a cell holds depends on its spec only, never on executor, order or what ran before; batch size and threads can
+move the last bits of margin and drift.
 """
 
 from __future__ import annotations
 
 import concurrent.futures as futures
 import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
+from multiprocessing import connection
 
 import pandas as pd
 import torch
-import torch.multiprocessing as multiprocessing
+import torch.multiprocessing
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.evaluation.progress import progress_bar
@@ -23,7 +28,7 @@ from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.zero_shot import Condition, outcomes
 from edgelib.inputs.corruptions import table_for
 from edgelib.inputs.datasets import Dataset
-from edgelib.inputs.outliers import with_outliers
+from edgelib.inputs.outliers import parse_twin, with_outliers
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
@@ -32,6 +37,7 @@ from edgelib.quant.scheme import scheme
 
 PLAIN = "plain"
 EXECUTORS = ("serial", "process")
+_LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Grid:
         templates(self.prompts)
         for variant in self.variants:
             choose(self.models, variant.model, "model of the grid")
+            if variant.twin != PLAIN:
+                parse_twin(variant.twin)
             if scheme(variant.config).needs_calibration and self.calibration is None:
                 raise EdgelibError(f"{variant.config} needs a calibration set; give the grid one")
 
@@ -102,7 +110,7 @@ class Grid:
     def _shared(self) -> dict:
         return {
             "data": self.data.fingerprint, "prompts": list(templates(self.prompts)), "seed": self.seed,
-            "table": self.table, "torch": torch.__version__,
+            "table": self.table, "versions": {name: version(name) for name in _LIBRARIES},
         }  # fmt: skip
 
     def spec(self, variant: Variant, condition: Condition) -> dict:
@@ -110,7 +118,8 @@ class Grid:
         plan, reference = scheme(variant.config), self.reference(variant.model)
         used = self.calibration.fingerprint if plan.needs_calibration else None
         return self._shared | {
-            "model": self.models[variant.model].fingerprint, "twin": variant.twin, "scheme": plan.to_dict(),
+            "model": self.models[variant.model].fingerprint,
+            "device": self.models[variant.model].device.type, "twin": variant.twin, "scheme": plan.to_dict(),
             "calibration": used, "corruption": condition.corruption, "severity": condition.severity,
             "drift_from": [reference.twin, scheme(reference.config).to_dict()],
         }  # fmt: skip
@@ -156,9 +165,8 @@ def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
     parts = []
     for variant, condition in grid.cells():
         rows = store.read(grid.spec(variant, condition))
-        if rows is None:  # damaged since it was seen: compute it again
-            for _ in _run_here(grid, store, {condition: [variant]}, 1):
-                pass
+        if rows is None:  # found damaged only now: compute it again
+            _fill(grid, store, _Built(grid, [variant]), condition, [variant])
             rows = store.read(grid.spec(variant, condition))
         where = {
             "model": variant.model, "twin": variant.twin, "config": variant.config,
@@ -204,7 +212,7 @@ class _Built:
         members = dict.fromkeys([*references, *group])
         for (model, twin), some in itertools.groupby(members, key=lambda v: (v.model, v.twin)):
             some = list(some)
-            base = planted(grid.models[model], twin)
+            base = planted(grid.models[model], twin, grid.seed)
             seen = None
             if any(scheme(v.config).needs_calibration for v in some):
                 seen = calibrate(base, grid.calibration)
@@ -213,21 +221,18 @@ class _Built:
                 self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
 
 
-def planted(model: ZeroShotModel, twin: str) -> ZeroShotModel:
-    """The twin called "kind:strength" of a model, or the model itself for "plain"."""
-    if twin == PLAIN:
-        return model
-    kind, _, strength = twin.partition(":")
-    return with_outliers(model, kind, float(strength))
+def planted(model: ZeroShotModel, twin: str, seed: int = 0) -> ZeroShotModel:
+    """The twin called "kind:strength" of a model, or the model itself for "plain"; seed chooses its channels."""
+    return model if twin == PLAIN else with_outliers(model, *parse_twin(twin), seed)
 
 
-def _groups(grid: Grid, wanted: Sequence[Variant]) -> Iterator[list[Variant]]:
-    """Cut the variants into groups whose copies fit half of the memory that is free now."""
+def _groups(grid: Grid, wanted: Sequence[Variant], copies: int = 1) -> Iterator[list[Variant]]:
+    """Cut the variants into groups of which `copies` fit half of the memory that is free now."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     group, used = [], 0
     for variant in wanted:
         module = grid.models[variant.model].module
-        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        size = copies * sum(p.numel() * p.element_size() for p in module.parameters())
         if group and used + size > free / 2:
             yield group
             group, used = [], 0
@@ -240,29 +245,43 @@ def _groups(grid: Grid, wanted: Sequence[Variant]) -> Iterator[list[Variant]]:
 _WORKER: dict = {}  # what the initializer leaves for the tasks of a worker process
 
 
-def _start_worker(grid: Grid, store: CellStore, missing: dict, threads: int) -> None:
+def _start_worker(grid: Grid, store: CellStore, group: list[Variant], threads: int) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
-    _WORKER.update(grid=grid, store=store, missing=missing, built=_Built(grid, wanted))
+    _WORKER.update(grid=grid, store=store, group=group)
 
 
-def _work(condition: Condition) -> int:
-    return _fill(_WORKER["grid"], _WORKER["store"], _WORKER["built"], condition, _WORKER["missing"][condition])
+def _die_with_parent() -> None:
+    """A killed parent cannot stop its workers, and each holds copies of the models."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _work(condition: Condition, todo: list[Variant]) -> int:
+    # Built here and not in the initializer, so that an error reaches the caller as itself.
+    if "built" not in _WORKER:
+        _WORKER["built"] = _Built(_WORKER["grid"], _WORKER["group"])
+    return _fill(_WORKER["grid"], _WORKER["store"], _WORKER["built"], condition, todo)
 
 
 def _run_in_processes(grid: Grid, store: CellStore, missing: dict, workers: int) -> Iterator[int]:
-    context = multiprocessing.get_context("spawn")  # torch's: weights and images travel as shared memory
+    wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
     threads = max(1, torch.get_num_threads() // workers)
-    pool = futures.ProcessPoolExecutor(
-        min(workers, len(missing)), context, initializer=_start_worker, initargs=(grid, store, missing, threads)
-    )
-    try:
-        for done in futures.as_completed([pool.submit(_work, condition) for condition in missing]):
-            yield done.result()
-    except futures.process.BrokenProcessPool:
-        raise EdgelibError(
-            "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
-            "from there; use fewer workers or executor serial"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    for group in _groups(grid, wanted, copies=workers):
+        tasks = [(c, todo) for c, variants in missing.items() if (todo := [v for v in variants if v in group])]
+        pool = futures.ProcessPoolExecutor(
+            min(workers, len(tasks)),
+            torch.multiprocessing.get_context("spawn"),  # torch's: weights and images travel as shared memory
+            initializer=_start_worker,
+            initargs=(grid, store, group, threads),
+        )
+        try:
+            for done in futures.as_completed([pool.submit(_work, *task) for task in tasks]):
+                yield done.result()
+        except futures.process.BrokenProcessPool:
+            raise EdgelibError(
+                "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
+                "from there; use fewer workers or executor serial"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

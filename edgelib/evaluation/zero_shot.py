@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgelib.errors import EdgelibError
-from edgelib.inputs.corruptions import corrupt
+from edgelib.errors import EdgelibError, choose
+from edgelib.inputs.corruptions import TABLES, corrupt
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
@@ -79,6 +79,7 @@ def outcomes(
                 pixels[key] = model.pixels(images)
             features = model.image_features(pixels[key])
             scores = features @ vectors[name].T
+            _require_finite(scores, name, condition)
             anchor = features if name == reference else anchor
             at = positions.numpy()
             found[name].prediction[at] = scores.argmax(dim=1).cpu().numpy()
@@ -86,6 +87,15 @@ def outcomes(
             if anchor is not None and anchor.shape == features.shape:
                 found[name].drift[at] = (1 - F.cosine_similarity(features, anchor)).clamp(min=0).cpu().numpy()
     return {name: _table(data, result) for name, result in found.items()}
+
+
+def _require_finite(scores: Tensor, name: str, condition: Condition) -> None:
+    bad = int((~torch.isfinite(scores)).any(dim=1).sum())
+    if bad:
+        raise EdgelibError(
+            f"{name}: the class scores of {bad} images are NaN or infinite ({condition.corruption}, severity "
+            f"{condition.severity}); the weights are damaged or a 16-bit format overflows: reload it, or try bf16"
+        )
 
 
 def _table(data: Dataset, result: _Outcomes) -> pd.DataFrame:
@@ -106,14 +116,18 @@ def evaluate(
 
     corruption and severity (0 to 5) act on the pixels before resizing, by the severity table chosen by image size
     unless named. margin is the cosine similarity with the true class minus the best other. drift is
-    1 - cos(features, baseline's features), NaN without a baseline. Nothing depends on batch_size.
+    1 - cos(features, baseline's features), NaN without a baseline. batch_size changes nothing but the last bits of the
+    two. Severity 0 is clean, whatever the corruption.
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
     if corruption is None and severity != 0:
         raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
     if corruption is not None:
         corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
-    condition = Condition(corruption, severity) if severity else Condition()
+    if table is not None:
+        choose(dict.fromkeys(TABLES), table, "severity table")
+    _require_kinds(model, baseline, data)
+    condition = Condition(corruption, int(severity)) if severity else Condition()
     lines = templates(prompts)
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}
@@ -122,3 +136,13 @@ def evaluate(
         table=table, batch_size=batch_size,
     )  # fmt: skip
     return found["model"].assign(corruption=condition.corruption, severity=condition.severity)
+
+
+def _require_kinds(model: object, baseline: object, data: object) -> None:
+    for name, value in (("model", model), ("baseline", baseline)):
+        if not isinstance(value, ZeroShotModel) and (name == "model" or value is not None):
+            raise EdgelibError(
+                f"{name} must be a loaded model, got {type(value).__name__}; use edgelib.load(name or path)"
+            )
+    if not isinstance(data, Dataset):
+        raise EdgelibError(f"data must be a data set, got {type(data).__name__}; use edgelib.dataset(name or path)")

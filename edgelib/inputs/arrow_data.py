@@ -31,6 +31,8 @@ from edgelib.inputs.columns import (
 )
 from edgelib.inputs.image_store import ImageList
 
+_BROKEN = (pa.ArrowException, OSError)
+
 
 @dataclass(frozen=True)
 class ArrowRows:
@@ -47,16 +49,39 @@ def parquet_rows(files: Sequence[Path]) -> ArrowRows:
     try:
         table = pyarrow.dataset.dataset([str(file) for file in sorted(files)], format="parquet")
         table.count_rows()  # opens every file's footer
-    except (pa.ArrowException, OSError) as error:
-        raise EdgelibError(
-            f"cannot read the parquet file(s) {', '.join(file.name for file in files[:3])} ({error}); "
-            "restore or remove the broken file"
-        ) from error
+    except _BROKEN as error:
+        raise _unreadable([file.name for file in files[:3]], error) from error
     return ArrowRows(
         table.schema,
-        lambda names: table.to_table(columns=names),
-        lambda positions, name: table.take(positions, columns=[name])[name],
+        lambda names: _read(table, names, lambda: table.to_table(columns=names)),
+        lambda positions, name: _read(table, [name], lambda: table.take(positions, columns=[name])[name]),
         files[0].parent,
+    )
+
+
+def _read(table: pyarrow.dataset.Dataset, names: list[str], read: Callable):
+    """Return read(). Raises EdgelibError naming the file whose data pages of the columns `names` are damaged."""
+    try:
+        return read()
+    except _BROKEN as error:  # footers were read before, pages only now; the error itself names no file
+        fragments = list(table.get_fragments())
+        broken = [fragment for fragment in fragments if _is_broken(fragment, names)] or fragments
+        raise _unreadable([Path(fragment.path).name for fragment in broken[:3]], error) from error
+
+
+def _is_broken(fragment: pyarrow.dataset.Fragment, names: list[str]) -> bool:
+    try:
+        for _ in fragment.to_batches(columns=names):
+            pass
+    except _BROKEN:
+        return True
+    return False
+
+
+def _unreadable(names: list[str], error: Exception) -> EdgelibError:
+    reason = " ".join(str(error).split())
+    return EdgelibError(
+        f"cannot read the parquet file(s) {', '.join(names)} ({reason}); restore or remove the broken file"
     )
 
 
@@ -87,7 +112,9 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
         )
     others = [name for name in names if name not in (image, label) and _is_plain(table.schema.field(name).type)]
     plain = table.columns([label, *others])
-    given = first_given(options.class_names, _names_in(table.schema, label), read_names_file(table.folder))
+    given = options.class_names
+    if given is None:
+        given = first_given(_names_in(table.schema, label, where), read_names_file(table.folder))
     class_names = indexed_names(given, where)
     labels = integer_labels(_label_values(plain[label], label, where), class_names, where)
     rows = label_rows(split, labels, {name: plain[name].to_pandas() for name in others})
@@ -120,12 +147,19 @@ def _label_values(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
     return column.to_pandas().to_numpy()
 
 
-def _names_in(schema: pa.Schema, label: str) -> list[str] | None:
-    """Class names from the hub's own description of a column, or None."""
+def _names_in(schema: pa.Schema, label: str, where: str) -> list[str] | dict | None:
+    """Class names from the hub's own description of a column, or None. Raises EdgelibError if that is not JSON."""
     described = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(described).get("info", {}).get("features", {}) if described else {}
-    feature = features.get(label)
-    return feature.get("names") if isinstance(feature, dict) else None
+    try:
+        found = json.loads(described) if described else None
+    except ValueError as error:
+        raise EdgelibError(
+            f"the 'huggingface' entry in the schema metadata of {where} is not valid JSON ({error}); "
+            "write it anew, or pass class_names=[...]"
+        ) from error
+    for key in ("info", "features", label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, list | dict) else None
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -56,6 +56,8 @@ def calibration_set(
     *,
     exclude: Dataset | None = None,
     offline: bool = False,
+    label_column: str | None = None,
+    image_column: str | None = None,
 ) -> Dataset:
     """Draw n images, as many of each class as there are, and change them as `mix` says.
 
@@ -68,13 +70,15 @@ def calibration_set(
         split, pass them as `exclude` to be sure that the two stay apart; the rows' `split` column says which it was.
     exclude: a Dataset whose images are not drawn; equality is by pixels, so it holds across files and splits.
 
+    offline, label_column, image_column: as `dataset` takes them.
+
     Raises EdgelibError for an unknown mix, n below 1, fewer than n images left, and whatever `dataset` raises.
     """
     change = choose(MIXES, mix, "calibration mix")
     n, seed = whole_number(n, "n", at_least=1), whole_number(seed, "seed")
     if not isinstance(exclude, Dataset | None):
         raise EdgelibError(f"exclude must be a Dataset, as dataset(...) returns it, got {type(exclude).__name__}")
-    name, split, pool = _pool("scenes" if source is None else source, n, offline)
+    name, split, pool = _pool("scenes" if source is None else source, n, offline, Options(image_column, label_column))
     order = drawing_order(pool.rows["label"].to_numpy(), seed, balanced=True, backwards=True)
     positions = order[:n] if exclude is None else _held_out(pool, order, n, exclude)
     if len(positions) < n:
@@ -88,7 +92,7 @@ def calibration_set(
     return Dataset(f"{name} ({mix})", rows, pool.class_names, images, split)
 
 
-def _pool(source: str | os.PathLike | Dataset, n: int, offline: bool) -> tuple[str, str, Labelled]:
+def _pool(source: str | os.PathLike | Dataset, n: int, offline: bool, options: Options) -> tuple[str, str, Labelled]:
     """Name, split and items that a calibration set may be drawn from."""
     if isinstance(source, Dataset):
         pool = Labelled(source.rows, source.class_names, partial(select_images, source.images))
@@ -96,7 +100,7 @@ def _pool(source: str | os.PathLike | Dataset, n: int, offline: bool) -> tuple[s
     source = source_name(source)
     opened = GENERATED[source](max(_GENERATED_POOL, 4 * n), 0) if source in GENERATED else open_source(source, offline)
     split = "train" if "train" in opened.splits else UNSPLIT
-    return opened.name, split, opened.read(split, Options())
+    return opened.name, split, opened.read(split, options)
 
 
 def _held_out(pool: Labelled, order: np.ndarray, n: int, exclude: Dataset) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 import torch
@@ -10,12 +10,14 @@ from torch import nn
 
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.hub import ask_hub, first_line, local_hint
-from edgelib.inputs.preprocess import from_timm, from_transformers
+from edgelib.inputs.preprocess import from_timm, from_transformers, read_object
 from edgelib.inputs.zero_shot_model import ClipModel, TimmClassifier, ZeroShotModel
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
 _DUAL_ENCODERS = ("clip", "siglip", "siglip2")
 _WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",))  # each of them is a whole tokenizer
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def embedded_models() -> list[str]:
@@ -24,19 +26,22 @@ def embedded_models() -> list[str]:
 
 
 def load(
-    name_or_path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, offline: bool = False
+    name_or_path: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None, offline: bool = False
 ) -> ZeroShotModel:
     """Return the model called `name_or_path`: a hub id, a local Hugging Face or timm folder, or an embedded name.
 
-    Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None).
-    With `offline` a hub id is looked up in the local cache only. Raises EdgelibError for a name that leads nowhere,
-    a hub that cannot be reached, pickled or damaged weights, weights that are not finite, and unsupported families.
+    Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
+    or its name. With `offline` a hub id is looked up in the local cache only. Raises EdgelibError for a device that
+    is not there, a dtype that is not floating, a name that leads nowhere, a hub that cannot be reached, pickled or
+    damaged weights, weights that are not finite, configurations that are broken, and unsupported families.
     """
+    _require_device(device)
+    dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
-    config = _read_config(folder)
+    config = read_object(folder / "config.json")
     _require_safetensors(folder)
     # What tables and figures call it: never a machine's path.
-    name = folder.resolve().name if Path(name_or_path).is_dir() else str(name_or_path)
+    name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
     if "architecture" in config:
         model = _load_timm(name, folder, config)
     elif config.get("model_type") in _DUAL_ENCODERS:
@@ -47,7 +52,7 @@ def load(
             f"one of {', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture')"
         )
     _require_finite(model.module, folder)
-    module = model.module.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
+    module = model.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return model.with_module(module)
 
 
@@ -55,8 +60,8 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
     """Return the local folder of a model: embedded, given, or fetched from the hub into its cache."""
     if (EMBEDDED / name / "config.json").is_file():
         return EMBEDDED / name
-    if Path(name).is_dir():
-        return Path(name)
+    if _local(name).is_dir():
+        return _local(name)
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise EdgelibError(
             f"no model {name!r}{did_you_mean(name, embedded_models())}: it is neither an embedded model "
@@ -78,14 +83,28 @@ def _hub_folder(name: str, offline: bool) -> Path:
         raise EdgelibError(f"model {name!r} {where} ({first_line(error)}); {local_hint(name, 'model')}") from None
 
 
-def _read_config(folder: Path) -> dict:
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise EdgelibError(f"{folder} is not a model folder: it has no config.json") from None
-    except json.JSONDecodeError as error:
-        raise EdgelibError(f"{path} is not valid JSON: {error}") from None
+def _local(name: str | Path) -> Path:
+    return Path(os.path.expanduser(name))  # unlike Path.expanduser, it leaves an unknown user's ~name alone
+
+
+def _require_device(device: str | torch.device) -> None:
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if str(device) not in there:
+        raise EdgelibError(f"there is no device {str(device)!r} on this machine; choose from {', '.join(there)}")
+
+
+def _floating(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise EdgelibError(
+            f"dtype {dtype!r} cannot hold a model's weights; choose from torch.{', torch.'.join(_DTYPES)} "
+            "(integer formats come from edgelib.quantize, not from here)"
+        )
+    return _DTYPES[name]
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -111,6 +130,15 @@ def _require_safetensors(folder: Path) -> None:
             raise EdgelibError(f"{file} is damaged or cut short ({error}); fetch it again") from None
 
 
+def _require_tokenizer(folder: Path) -> None:
+    """Without its files transformers would build an empty tokenizer and say nothing."""
+    if not any(all(any(folder.glob(pattern)) for pattern in whole) for whole in _TOKENIZERS):
+        raise EdgelibError(
+            f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt, or a sentencepiece "
+            "*.model; copy them from the model's repository"
+        )
+
+
 def _require_finite(module: nn.Module, folder: Path) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -124,6 +152,7 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
+    _require_tokenizer(folder)
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -132,10 +161,8 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EdgelibError(
-            f"{folder} does not load as a {config['model_type']} model: {str(error).splitlines()[0]}"
-        ) from None
+    except Exception as error:  # torch, safetensors and tokenizers each raise their own types
+        raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {first_line(error)}") from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -151,8 +178,8 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
 
     try:
         module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
-    except (RuntimeError, OSError, KeyError, TypeError) as error:
-        raise EdgelibError(f"{folder} does not load as a timm model: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # timm checks little: any type may come out of a wrong configuration
+        raise EdgelibError(f"{folder} does not load as a timm model: {first_line(error)}") from None
     labels = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
     descriptions = config.get("label_descriptions") or {}
     if not labels:

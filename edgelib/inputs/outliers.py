@@ -11,6 +11,7 @@ cause and a dose, and computes what the original computes (up to float rounding)
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,9 @@ def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 
     for the kind.
     """
     choose(dict.fromkeys(KINDS), kind, "kind of outliers")
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < math.inf:
+    if not isinstance(model, ZeroShotModel):
+        raise EdgelibError(f"model must be a loaded model, got {type(model).__name__}; use edgelib.load(name or path)")
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
         raise EdgelibError(f"strength is how many times larger the outliers get, a positive number, got {strength!r}")
     module = shared_copy(model.module)
     layers = dict(module.named_modules())
@@ -54,7 +57,27 @@ def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 
         raise EdgelibError(
             f"{model.name} has no {place}, so {kind} outliers cannot be planted without changing its function"
         )
+    if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+        raise EdgelibError(
+            f"strength {strength:g} leaves the range of {model.dtype}, which changes the function; take less"
+        )
     return model.with_module(module, f"{model.name}+{kind}:{strength:g}")
+
+
+def parse_twin(twin: str) -> tuple[str, float]:
+    """Return (kind, strength) of a twin written "kind:strength", such as "activation:32".
+
+    Raises EdgelibError for an unknown kind or a strength that is not a finite number of at least 1.
+    """
+    kind, _, text = twin.partition(":")
+    choose(dict.fromkeys(KINDS), kind, "twin kind")
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = math.nan
+    if not 1 <= strength < math.inf:
+        raise EdgelibError(f"twin {twin!r} needs a strength of at least 1 after the colon, as in '{kind}:32'")
+    return kind, strength
 
 
 def chosen_channels(width: int, seed: int, layer: str) -> Tensor:

@@ -61,7 +61,7 @@ class Preprocess:
 def from_transformers(folder: Path) -> Preprocess:
     """Read the preprocessor_config.json of a Hugging Face folder.
 
-    Raises EdgelibError if the file is missing or asks for a step this tool does not do.
+    Raises EdgelibError if the file is missing, broken or incomplete, or asks for a step this tool does not do.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
@@ -69,9 +69,9 @@ def from_transformers(folder: Path) -> Preprocess:
             f"{folder} has no preprocessor_config.json, which says how images are resized and normalised; "
             "copy it from the model's repository"
         )
-    config = json.loads(path.read_text())
-    resize = _side(config.get("size", 224)) if config.get("do_resize", True) else None
-    crop = _side(config.get("crop_size", 224)) if config.get("do_center_crop", False) else None
+    config = read_object(path)
+    resize = _side(config.get("size", 224), path, "size") if config.get("do_resize", True) else None
+    crop = _side(config.get("crop_size", 224), path, "crop_size") if config.get("do_center_crop", False) else None
     crop = (crop, crop) if isinstance(crop, int) else crop
     if resize is None and crop is None:
         raise EdgelibError(f"{path} neither resizes nor crops: the size of the model's input is unknown")
@@ -79,16 +79,32 @@ def from_transformers(folder: Path) -> Preprocess:
     return Preprocess(
         resize=resize,
         crop=crop,
-        mean=tuple(config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        mean=_colours(config, path, "image_mean") if normalise else (0.0, 0.0, 0.0),
+        std=_colours(config, path, "image_std") if normalise else (1.0, 1.0, 1.0),
         interpolation=choose_resample(config.get("resample", 3)),
-        scale=config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0,
+        scale=config.get("rescale_factor") or 1 / 255 if config.get("do_rescale", True) else 1.0,
     )
+
+
+def read_object(path: Path) -> dict:
+    """Return the JSON object in a model folder's file; raises EdgelibError if it is missing or holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EdgelibError(f"{path.parent} is not a model folder: it has no {path.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EdgelibError(f"{path} is not valid JSON ({error}); copy it again from the model's repository") from None
+    if not isinstance(value, dict):
+        raise EdgelibError(
+            f"{path} must hold a JSON object {{...}}, but it holds a {type(value).__name__}; "
+            "copy it again from the model's repository"
+        )
+    return value
 
 
 def choose_resample(code: int | str) -> InterpolationMode:
     """Pillow's resample code or name -> torchvision's mode; raises EdgelibError for one that torch cannot do."""
-    if code in _RESAMPLE:
+    if isinstance(code, int | str) and code in _RESAMPLE:
         return _RESAMPLE[code]
     return choose({str(k): v for k, v in _RESAMPLE.items()}, str(code), "resample mode")
 
@@ -110,9 +126,25 @@ def from_timm(config: dict) -> Preprocess:
     )
 
 
-def _side(size: dict | int) -> tuple[int, int] | int:
-    if isinstance(size, int):
-        return size
-    if "shortest_edge" in size:
-        return int(size["shortest_edge"])
-    return int(size["height"]), int(size["width"])
+def _side(size: dict | int, path: Path, key: str) -> tuple[int, int] | int:
+    sides = size if isinstance(size, dict) else {"shortest_edge": size}
+    names = ("shortest_edge",) if "shortest_edge" in sides else ("height", "width")
+    pixels = tuple(sides.get(name) for name in names)
+    if not all(isinstance(side, int) and side > 0 for side in pixels):
+        raise EdgelibError(
+            f"{path}: {key} is {size!r}, but must be a number of pixels, {{'shortest_edge': n}} or "
+            "{'height': n, 'width': n}; copy the file from the model's repository"
+        )
+    return pixels[0] if len(pixels) == 1 else pixels
+
+
+def _colours(config: dict, path: Path, key: str) -> tuple[float, ...]:
+    values = config.get(key)
+    numbers = isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    if not numbers or len(values) != 3 or (key == "image_std" and min(values) <= 0):
+        wanted = "three positive numbers" if key == "image_std" else "three numbers"
+        raise EdgelibError(
+            f"{path}: {key} is {values!r}, but must be {wanted}, one for each of red, green and blue; "
+            "copy the file from the model's repository"
+        )
+    return tuple(values)

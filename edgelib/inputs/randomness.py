@@ -13,6 +13,7 @@ import hashlib
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +22,18 @@ _GOLDEN32 = -1640531527  # 0x9E3779B9 as a signed 32-bit integer
 
 
 def address(*key: object) -> int:
-    """Return a signed 64-bit integer that names `key` (strings, numbers, tuples of them), stable across runs."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    """Return a signed 64-bit integer that names `key` (strings, numbers, tuples of them), stable across runs.
+
+    A numpy number counts as the Python number of its value: np.int64(1) has the address of 1.
+    """
+    digest = hashlib.blake2b(repr(_plain(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def _plain(part: object) -> object:
+    if type(part) is tuple:
+        return tuple(_plain(inner) for inner in part)
+    return part.item() if isinstance(part, np.generic) else part
 
 
 def _fold(x: Tensor, shift: int, scratch: Tensor) -> Tensor:

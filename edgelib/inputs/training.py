@@ -39,7 +39,7 @@ class Recipe:
 
     seed: int = 0
     # (steps, peak learning rate) of each cycle; a cycle starts from the half-precision average that the last one left
-    cycles: tuple[tuple[int, float], ...] = ((2800, 1.5e-3), (1200, 1e-3))
+    cycles: tuple[tuple[int, float], ...] = ((2800, 1.5e-3), (1200, 1e-3), (1000, 1e-3))
     batch: int = 128
     weight_decay: float = 0.05
     warmup: float = 0.06  # share of a cycle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,9 @@ from edgelib.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from edgelib.inputs.datasets import Dataset
+
+
+_INCIDENTAL = ("_name_or_path", "transformers_version")  # settings that say where a model came from
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -47,12 +51,19 @@ class ZeroShotModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of every tensor and of the preprocessing: two models with one fingerprint give one result."""
-        digest = hashlib.sha256(repr(self.preprocess).encode())
+        """SHA-256 of every tensor, the architecture and what prepares its inputs: equal fingerprints, equal results."""
+        config = getattr(self.module, "config", None)
+        settings = {k: v for k, v in config.to_dict().items() if k not in _INCIDENTAL} if config is not None else {}
+        traits = [type(self).__name__, repr(self.preprocess), repr(self.module), settings, self._input_traits()]
+        digest = hashlib.sha256(json.dumps(traits, sort_keys=True, default=str).encode())
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def _input_traits(self) -> object:
+        """What else decides the outputs: plain values."""
+        return None
 
     def with_module(self, module: nn.Module, name: str | None = None) -> ZeroShotModel:
         """The same model around another network of the same shape."""
@@ -93,6 +104,12 @@ class ClipModel(ZeroShotModel):
     """A dual encoder (CLIP, SigLIP): classes are the mean of their encoded prompts."""
 
     tokenizer: object = field(repr=False, default=None)
+
+    def _input_traits(self) -> object:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return sorted(self.tokenizer.get_vocab().items())
+        return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
@@ -140,6 +157,9 @@ class TimmClassifier(ZeroShotModel):
     """A supervised image classifier of timm: its classes are the ones it was trained on."""
 
     label_names: tuple[str, ...] = ()
+
+    def _input_traits(self) -> object:
+        return list(self.label_names)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, labels]: the classifier's scores at unit length."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
+import pandas as pd
 from scipy import signal, stats
 from statsmodels.stats.multitest import multipletests
 
@@ -18,6 +20,7 @@ from edgelib.errors import EdgelibError
 REPLICATES = 2000
 FLIPS = 9999
 _CHUNK = 4_000_000  # elements of one block of bootstrap weights: 32 MB
+_EXACT_TOTAL = 1_000_000  # the exact sign-flip distribution has two entries per unit of the summed differences
 
 
 def rng_for(seed: int, *key: object) -> np.random.Generator:
@@ -29,7 +32,7 @@ def rng_for(seed: int, *key: object) -> np.random.Generator:
 
 def check_level(level: float) -> float:
     """Return `level` if it is a confidence level strictly between 0 and 1; raises EdgelibError otherwise."""
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise EdgelibError(f"level must lie strictly between 0 and 1, for example 0.95; got {level!r}")
     return level
 
@@ -126,13 +129,14 @@ def sign_flip_p(d, seed: int = 0) -> float:
     """Return the two-sided p-value of "a and b are exchangeable within each cluster", d [G] their summed differences.
 
     Under that hypothesis each cluster's difference keeps its size and gets a random sign; exact for whole numbers (with
-    every |d| = 1 it is McNemar's test), from 9,999 random flips otherwise (smallest value 0.0001).
+    every |d| = 1 it is McNemar's test) whose sizes add up to at most a million, from 9,999 random flips otherwise
+    (smallest value 0.0001).
     """
     d = np.sort(np.asarray(d, dtype=float))
     d = d[d != 0]
     if len(d) == 0:
         return 1.0
-    if (d == np.round(d)).all():
+    if (d == np.round(d)).all() and np.abs(d).sum() <= _EXACT_TOTAL:
         return _exact_sign_flip_p(d)
     rng, seen, reached = rng_for(seed, "sign flips"), abs(d.sum()) * (1 - 1e-12), 0
     step = max(1, _CHUNK // len(d))
@@ -184,10 +188,14 @@ def _cluster_differences(a, b, cluster):
     a, b = _outcomes(a, "a"), _outcomes(b, "b")
     if len(a) != len(b):
         raise EdgelibError(f"a and b must be outcomes of the same items: got {len(a)} and {len(b)} of them")
-    cluster = np.arange(len(a)) if cluster is None else np.asarray(cluster)
+    # As objects, because an array of texts would turn a missing id into the text "nan".
+    cluster = np.arange(len(a)) if cluster is None else np.asarray(cluster, dtype=object)
     if cluster.shape != a.shape:
         raise EdgelibError(f"cluster must name one image per item: got shape {cluster.shape} for {len(a)} items")
-    _, codes = np.unique(cluster, return_inverse=True)
+    missing = int(pd.isna(cluster).sum())
+    if missing:
+        raise EdgelibError(f"cluster is None or NaN for {missing} of {len(a)} items; name their image or drop them")
+    codes, _ = pd.factorize(cluster)
     # Rounded because graded outcomes of one image may cancel to 1e-17, which is no difference.
     sums, sizes = np.round(np.bincount(codes, weights=a - b), 12), np.bincount(codes)
     pooled = np.concatenate([a, b])
@@ -221,7 +229,7 @@ def paired_difference(a, b, *, cluster=None, level: float = 0.95, seed: int = 0)
     - p: exact sign-flip test over clusters (`sign_flip_p`); for 0/1 outcomes without clusters exactly McNemar's test.
     - mde: effect detectable with 80 % power, (z[1 - a/2] + z[0.8]) * se, with se = sqrt(sum (d - m * mean)^2) / sum m
       over the clusters of that pool, d being the summed difference of a cluster and m its size.
-    Raises EdgelibError for empty input, NaN, and lengths that differ.
+    Raises EdgelibError for empty input, NaN, a missing cluster id, and lengths that differ.
     """
     sums, sizes, typical = _cluster_differences(a, b, cluster)
     draws, se = _draws(sums, sizes, typical, seed)

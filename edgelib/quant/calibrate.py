@@ -47,7 +47,8 @@ def calibrate(model, calibration, batch_size: int = 32) -> Statistics:
     model: a ZeroShotModel, whose `calibration_passes(dataset, batch_size)` also runs the text tower, and a data
     set; or a bare nn.Module and an iterable of its inputs (a tensor, a tuple or a mapping of keyword arguments).
     The model is not changed. The maxima do not depend on order or batch size; padding tokens count like others.
-    Raises EdgelibError for an empty calibration set and for NaN or inf, naming the first layer that met it.
+    Raises EdgelibError for an empty calibration set, for one of the wrong kind, and for NaN or inf, naming the first
+    layer that met it.
     """
     module = module_of(model)
     with observing(module) as observer:
@@ -86,6 +87,11 @@ def weight_norm(weight: Tensor) -> float:
 
 def _passes(model, calibration, batch_size: int) -> Iterator[object]:
     if not isinstance(model, nn.Module):
+        if not hasattr(calibration, "batches"):
+            raise EdgelibError(
+                f"a loaded model is calibrated on a data set, got {type(calibration).__name__}; "
+                'pass edgelib.calibration_set("balanced"), or edgelib.dataset(...)'
+            )
         yield from model.calibration_passes(calibration, batch_size)
         return
     if hasattr(calibration, "batches") or isinstance(calibration, Tensor | str):

@@ -30,7 +30,8 @@ class Integer:
     symmetric: scale = amax / qmax, codes in [-qmax, qmax], qmax = 2**(bits - 1) - 1 (SmoothQuant, modelopt, ORT).
     full_range: scale = 2 amax / (2**bits - 1), codes in [-qmax - 1, qmax] (torchao, compressed-tensors, GPTQ).
     not symmetric: scale = (max - min) / (2**bits - 1) over a range that includes 0, zero = round(qmin - min / scale)
-    (torchao, compressed-tensors, llm-awq, ORT). Rounding is to nearest, ties to even, after a true division.
+    (torchao, compressed-tensors, llm-awq, ORT). Rounding is to nearest, ties to even, after a true division. A grid may
+    reach beyond the data; a value beyond the largest finite number of its dtype is decoded to that number.
     """
 
     name: str
@@ -62,7 +63,8 @@ class Integer:
             amax = blocks.abs().amax(-1, keepdim=True)
             return Grid((amax / ((self.qmax - self.qmin) / 2)).clamp_(min=smallest))
         low, high = blocks.amin(-1, keepdim=True).clamp_(max=0), blocks.amax(-1, keepdim=True).clamp_(min=0)
-        scale = ((high - low) / (self.qmax - self.qmin)).clamp_(min=smallest)
+        # halved, which is exact, because max - min may overflow
+        scale = ((high / 2 - low / 2) / ((self.qmax - self.qmin) / 2)).clamp_(min=smallest)
         return Grid(scale, (self.qmin - low / scale).round_().clamp_(self.qmin, self.qmax))
 
     def encode(self, blocks: Tensor, grid: Grid) -> Tensor:
@@ -75,7 +77,7 @@ class Integer:
     def decode(self, codes: Tensor, grid: Grid) -> Tensor:
         """Return the values of codes [..., size] in the scale's dtype."""
         values = codes.to(grid.scale.dtype)
-        return (values if grid.zero is None else values - grid.zero) * grid.scale
+        return saturated((values if grid.zero is None else values - grid.zero) * grid.scale, values.dtype)
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x [..., size] with a fresh symmetric scale per row: fake_quantize(x, self, granularity="token"), fast.
@@ -102,7 +104,10 @@ class Integer:
 
 @dataclass(frozen=True)
 class Cast:
-    """A floating format without scale: values are rounded to `dtype`, ties to even; overflow becomes inf."""
+    """A floating format without scale: values are rounded to `dtype`, ties to even.
+
+    A cast does not saturate: overflow becomes inf (1e6 in fp16), which the function `encode` refuses.
+    """
 
     name: str
     bits: int
@@ -190,16 +195,24 @@ def _blocks(x: Tensor, granularity: str | int) -> Tensor:
     return x.unflatten(-1, (-1, check_group_size(granularity, x.shape[-1])))
 
 
+def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return values clamped, in place, to the finite range of `dtype`."""
+    largest = torch.finfo(dtype).max
+    return values.clamp_(-largest, largest)
+
+
 def _squeezed(part: Tensor | None) -> Tensor | None:
     return None if part is None else part.squeeze(-1)
 
 
 def encode(x: Tensor, format: str | Format, granularity: str | int = "tensor") -> Encoded:
-    """Encode a floating tensor x; raises EdgelibError when it is empty, holds NaN or inf, or is not floating.
+    """Encode a floating tensor x; granularity as in `fake_quantize`. Half-precision input is divided in float32.
 
-    Half-precision input is measured and divided in float32. Granularity as in `fake_quantize`.
+    Raises EdgelibError for what is not a floating tensor, is empty, holds NaN or inf, or overflows in a cast.
     """
     format = by_name(format)
+    if not isinstance(x, Tensor):
+        raise EdgelibError(f"only torch tensors can be quantized, got {type(x).__name__}; pass torch.as_tensor(x)")
     if not x.is_floating_point():
         raise EdgelibError(f"only floating tensors can be quantized, got {x.dtype}; convert with .float() first")
     if not x.numel():
@@ -210,6 +223,8 @@ def encode(x: Tensor, format: str | Format, granularity: str | int = "tensor") -
         raise EdgelibError("cannot quantize a tensor that holds NaN or inf; find the operation that made it")
     grid = format.fit(blocks)
     codes = format.encode(blocks, grid).reshape(x.shape)
+    if codes.is_floating_point() and not torch.isfinite(codes).all():
+        raise EdgelibError(f"values up to {float(wide.abs().amax()):.3g} overflow in {format.name}; use bf16 or fp32")
     return Encoded(format, codes, _squeezed(grid.scale), _squeezed(grid.zero))
 
 
@@ -245,8 +260,10 @@ def fake_quantize(
     granularity: "tensor" (one scale), "channel" or "token" (one scale per row: every vector along the last
     axis, so flatten a convolution weight to [out, -1] first), or an integer group size that divides the last axis.
     symmetric, full_range: the integer grids described at `Integer`. scale_rule: for the mx formats only.
-    All-zero rows stay zero. Raises EdgelibError for NaN or inf, an empty or integer tensor, an unknown format or
-    granularity, a group size that does not divide, and options that the format does not have.
+    All-zero rows stay zero, and the result is finite: integer grids saturate at the largest number of x's dtype.
+    Raises EdgelibError for NaN or inf, a cast that overflows (1e6 in fp16), an empty or integer tensor, a list or array
+    (pass torch.as_tensor(x)), an unknown format or granularity, a group size that does not divide, and options that the
+    format does not have.
     """
     chosen = by_name(format).variant(symmetric, full_range, scale_rule)
-    return decode(encode(x, chosen, granularity)).to(x.dtype)
+    return saturated(decode(encode(x, chosen, granularity)), x.dtype).to(x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from edgelib.measure.gap import Gap
@@ -26,12 +27,16 @@ def interval_text(interval: tuple[float, float], level: float, scale: float = 1.
     return f"{100 * level:g} % interval {low:.{digits}f} to {high:.{digits}f}"
 
 
-def difference_claim(difference: PairedDifference, first: str, second: str, quantity: str = "accuracy") -> str:
-    """Say whether `first` has more or less of a quantity (a fraction) than `second`, in points, and how sure it is."""
-    low, high = difference.interval
+def difference_claim(
+    difference: PairedDifference, first: str, second: str, quantity: str = "accuracy", adjusted: float | None = None
+) -> str:
+    """Say whether `first` has more or less of a quantity (a fraction) than `second`, in points, and how sure it is.
+
+    adjusted: the p value corrected for a family of tests (Holm), which then decides with the interval.
+    """
     interval = interval_text(difference.interval, difference.level, 100)
-    support = f"{interval} points, {p_text(difference.p)}, n = {difference.n:,}"
-    if low > 0 or high < 0:
+    support = f"{interval} points, {_p_texts(difference.p, adjusted)}, n = {difference.n:,}"
+    if settled(difference, adjusted):
         more = "more" if difference.effect > 0 else "less"
         return f"{first} has {abs(100 * difference.effect):.1f} points {more} {quantity} than {second} ({support})"
     power = f"a difference of {100 * difference.mde:.1f} points would have been found four times in five"
@@ -41,27 +46,32 @@ def difference_claim(difference: PairedDifference, first: str, second: str, quan
     )
 
 
-def bullets(claims: Iterable[str], adjusted: Iterable[float]) -> str:
-    """Claims as a Markdown list of sentences, each with its p value adjusted for the family (Holm)."""
-    lines = [f"- {c[0].upper()}{c[1:]}; Holm-adjusted {p_text(p)}." for c, p in zip(claims, adjusted, strict=True)]
-    return "\n".join(lines)
+def settled(test: PairedDifference | Gap, adjusted: float | None = None) -> bool:
+    """Whether the sign of an effect is known: its interval excludes zero, and so does the (adjusted) p value."""
+    low, high = test.interval
+    return (low > 0 or high < 0) and (test.p if adjusted is None else adjusted) < 1 - test.level
 
 
-def gap_verdict(gap: Gap) -> str:
-    """One word for the sign of a robustness gap: "widens", "narrows", or "leaves open" when the interval holds zero."""
-    low, high = gap.interval
-    return "widens" if low > 0 else "narrows" if high < 0 else "leaves open"
+def _p_texts(p: float, adjusted: float | None) -> str:
+    return p_text(p) if adjusted is None else f"{p_text(p)}, Holm-adjusted {p_text(adjusted)}"
 
 
-def gap_claim(gap: Gap, name: str) -> str:
-    """Say what a configuration does to the robustness gap, on the log-odds scale, with all that backs it."""
+def bullets(claims: Iterable[str]) -> str:
+    """Claims as a Markdown list of sentences."""
+    return "\n".join(f"- {claim[0].upper()}{claim[1:]}." for claim in claims)
+
+
+def gap_claim(gap: Gap, name: str, adjusted: float | None = None) -> str:
+    """Say what a configuration does to the robustness gap, on the log-odds scale, and how sure it is."""
+    if not math.isfinite(gap.effect):
+        return f"the gap of {name} cannot be estimated: it is at the level of guessing (n = {gap.n:,} images)"
     interval = interval_text(gap.interval, gap.level, digits=2)
-    numbers = f"{gap.effect:+.2f} log odds, {interval}, {p_text(gap.p)}, n = {gap.n:,} images"
-    verdict = gap_verdict(gap)
-    if verdict == "leaves open":
-        power = f"a gap of {gap.mde:.2f} would have been found four times in five"
-        return f"for {name} the sign of the gap stays open ({numbers}; {power})"
-    effect = "more" if verdict == "widens" else "less"
+    numbers = f"{gap.effect:+.2f} log odds, {interval}, {_p_texts(gap.p, adjusted)}, n = {gap.n:,} images"
+    if not settled(gap, adjusted):
+        known = math.isfinite(gap.mde)
+        power = f"; a gap of {gap.mde:.2f} would have been found four times in five" if known else ""
+        return f"for {name} the sign of the gap stays open ({numbers}{power})"
+    verdict, effect = ("widens", "more") if gap.effect > 0 else ("narrows", "less")
     return f"{name} {verdict} the robustness gap: corruption costs it {effect} than it costs the reference ({numbers})"
 
 
@@ -70,19 +80,16 @@ def gap_summary(gaps: Mapping[str, Gap]) -> str:
 
     gaps: label of each configuration -> its gap.
     """
-    if not gaps:
-        return "there is no configuration besides the reference"
+    estimated = {name: gap for name, gap in gaps.items() if math.isfinite(gap.effect)}
+    if not estimated:
+        return "no gap can be estimated: every configuration is at the level of guessing"
     adjusted = holm([gap.p for gap in gaps.values()])
-    verdicts = [
-        gap_verdict(gap) if p < 1 - gap.level else "leaves open" for gap, p in zip(gaps.values(), adjusted, strict=True)
-    ]
-    widen, narrow = verdicts.count("widens"), verdicts.count("narrows")
-    counted = f"{widen} of {len(gaps)} configurations {'widens' if widen == 1 else 'widen'} the robustness gap"
-    counted += f" and {narrow} {'narrows' if narrow == 1 else 'narrow'} it"
-    largest = max(gaps, key=lambda name: abs(gaps[name].effect))
-    test = gaps[largest]
-    interval = interval_text(test.interval, test.level, digits=2)
+    known = [gap.effect for gap, p in zip(gaps.values(), adjusted, strict=True) if settled(gap, p)]
+    widen, narrow = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
+    largest = max(estimated, key=lambda name: abs(estimated[name].effect))
+    test = estimated[largest]
     return (
-        f"{counted} (Holm-corrected); the largest gap is that of {largest}, {test.effect:+.2f} log odds "
-        f"({interval}, n = {test.n:,} images)"
+        f"{widen} of {len(gaps)} configurations {'widens' if widen == 1 else 'widen'} the robustness gap and {narrow} "
+        f"{'narrows' if narrow == 1 else 'narrow'} it (Holm-corrected); the largest gap is that of {largest}, "
+        f"{test.effect:+.2f} log odds ({interval_text(test.interval, test.level, digits=2)}, n = {test.n:,} images)"
     )

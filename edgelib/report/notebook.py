@@ -54,12 +54,13 @@ def setup(chapter: str, results: str | Path = "results") -> Workspace:
 
     Figures become SVG whose bytes depend on the drawing only, in the house style. Progress bars and advice of the
     model libraries are silenced, because they would differ from run to run. A relative `results` lies under the
-    checkout whatever the working directory. Raises EdgelibError when the folder cannot be written.
+    checkout whatever the working directory, and ~ is the user's home. Raises EdgelibError when the folder cannot be
+    written.
     """
     _quiet_libraries()
     _draw_svg()
     root = find_root()
-    base = root / results
+    base = root / os.path.expanduser(results)
     folder = base / chapter
     try:
         folder.mkdir(parents=True, exist_ok=True)

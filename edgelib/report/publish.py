@@ -1,8 +1,8 @@
 """Execute chapters into the book: only what is stale, atomically, and with the same bytes every time.
 
-A chapter is stale when its notebook, its parameters, the library, the embedded models, the pinned versions or one
-of its tables differ from what the published copy was made with. A run that dies leaves the published copy as it was;
-the next run takes the grid cells that were finished from the results store.
+A chapter is stale when its notebook, its parameters, the models and data they name by path, the library, the embedded
+models, the pinned versions or one of its tables differ from what the published copy was made with. A run that dies
+leaves the published copy as it was; the next run takes the grid cells that were finished from the results store.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from edgelib.report.notebook import find_root
 
 # Files of the library that cannot change what a chapter computes.
 NOT_INPUTS = frozenset({"cli.py", "report/publish.py"})
+NAMING_INPUTS = ("model", "baseline_model", "dataset")  # parameters whose value may be a path
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
@@ -51,7 +52,7 @@ class Chapter:
 
     @property
     def results(self) -> Path:
-        return self.root / self.parameters.get("results", "results") / self.name
+        return self.root / os.path.expanduser(self.parameters.get("results", "results")) / self.name
 
     @property
     def tables(self) -> list[Path]:
@@ -75,11 +76,14 @@ def find_chapter(name: str, parameters: dict[str, Any], root: Path | None = None
 
 
 def fingerprint(chapter: Chapter) -> str:
-    """Return the sha256 of everything that decides what the chapter shows."""
+    """Return the sha256 of everything that decides what the chapter shows.
+
+    Models and data that parameters name by path, often gigabytes, count by their files' names, sizes and times.
+    """
     digest = hashlib.sha256()
     cells = nbformat.read(chapter.notebook, as_version=4).cells
     sources = [(cell.cell_type, cell.source, _shown_metadata(cell)) for cell in cells]
-    digest.update(json.dumps([sources, chapter.parameters], sort_keys=True).encode())
+    digest.update(json.dumps([sources, chapter.parameters, _named_inputs(chapter)], sort_keys=True).encode())
     library = chapter.root / "edgelib"
     files = [path for path in library.rglob("*") if path.is_file() and _is_input(path.relative_to(library))]
     for path in sorted(files) + [chapter.root / "constraints.txt"]:
@@ -182,8 +186,26 @@ def _shown_metadata(cell: NotebookNode) -> dict[str, Any]:
 
 
 def _is_input(path: Path) -> bool:
-    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
-    return not hidden and path.as_posix() not in NOT_INPUTS
+    return _is_visible(path) and path.as_posix() not in NOT_INPUTS
+
+
+def _is_visible(path: Path) -> bool:
+    return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+
+
+def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, int, int]]]:
+    """Return (relative name, size, mtime_ns) of each file under the paths that parameters name."""
+    named = {}
+    for parameter in NAMING_INPUTS:
+        value = chapter.parameters.get(parameter)
+        # The kernel runs in the checkout, so that is where a relative path starts.
+        top = chapter.root / os.path.expanduser(value) if value else None
+        if top is None or not top.exists():
+            continue
+        files = {path.relative_to(top): path for path in sorted(top.rglob("*"))} if top.is_dir() else {Path(): top}
+        stats = {name.as_posix(): path.stat() for name, path in files.items() if path.is_file() and _is_visible(name)}
+        named[parameter] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
+    return named
 
 
 def _digests(paths: list[Path]) -> dict[str, str]:
@@ -195,13 +217,19 @@ def _saved(chapter: Chapter) -> list[Path]:
 
 
 def _copy_tables(chapter: Chapter) -> dict[str, str]:
-    """Replace the chapter's tables in the book by those it just wrote; return their digests."""
+    """Replace the chapter's tables in the book by those it just wrote; return their digests.
+
+    Each table is whole at any moment, and what the chapter no longer writes goes last: a kill leaves a usable book.
+    """
     data = chapter.root / "book" / "data"
     data.mkdir(parents=True, exist_ok=True)
-    for old in chapter.tables:
+    new = {data / f"{chapter.name}-{table.name}": table for table in _saved(chapter)}
+    for target, table in new.items():
+        whole = target.with_name(f".{target.name}.new")
+        shutil.copyfile(table, whole)
+        os.replace(whole, target)
+    for old in set(chapter.tables) - set(new):
         old.unlink()
-    for table in _saved(chapter):
-        shutil.copyfile(table, data / f"{chapter.name}-{table.name}")
     return _digests(chapter.tables)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
 
+from ..columns import whole_number
 from ..randomness import address, content_keys
 from . import blur, digital, noise, weather  # noqa: F401  (importing them fills CORRUPTIONS)
 from .chunks import in_chunks
@@ -43,13 +44,14 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, table: s
     - images: uint8 [N, 3, H, W], or floating point in [0, 1], which is rounded to the 256 levels first.
     - name: a key of CORRUPTIONS.
     - severity: 0 (an unchanged copy) to 5.
-    - seed: names the noise; every image draws its own from (name, seed, its bytes), in any batch.
+    - seed: any whole number; it names the noise; every image draws its own from (name, seed, its bytes), in any batch.
     - table: "imagenet-c" or "cifar-c"; None chooses by image size (`table_for`).
 
-    Raises EdgelibError for an unknown name, table or severity and for images of wrong type, shape, range or size.
+    Raises EdgelibError for an unknown name, table or severity, a seed that is no whole number, and images of wrong
+    type, shape, range or size.
     """
     entry = choose(CORRUPTIONS, name, "corruption")
-    _check_severity(severity)
+    severity, seed = _checked_severity(severity), whole_number(seed, "seed")
     _check_images(images)
     levels = choose(entry.levels, table_for(*images.shape[2:]) if table is None else table, "severity table")
     if severity == 0 or len(images) == 0:
@@ -63,17 +65,22 @@ def _corrupted(images: Tensor, entry: Corruption, level, seed: int) -> Tensor:
     base = address("corruption", entry.name, seed)
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
 
+    inferring = torch.is_inference_mode_enabled()  # each thread has its own mode, and only one writes to `result`
+
     def corrupt_chunk(start: int, stop: int) -> None:
-        part = images[start:stop].contiguous()
-        result[start:stop] = entry.apply(part, level, content_keys(base, part) if entry.random else None)
+        with torch.inference_mode(inferring):
+            part = images[start:stop].contiguous()
+            result[start:stop] = entry.apply(part, level, content_keys(base, part) if entry.random else None)
 
     in_chunks(corrupt_chunk, images)
     return result
 
 
-def _check_severity(severity: object) -> None:
-    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in (0, *SEVERITIES):
-        raise EdgelibError(f"severity must be an integer from 0 (clean) to 5, got {severity!r}")
+def _checked_severity(severity: object) -> int:
+    number = whole_number(severity, "severity, from 0 (clean) to 5,")
+    if number not in (0, *SEVERITIES):
+        raise EdgelibError(f"severity must be a whole number from 0 (clean) to 5, got {severity!r}")
+    return number
 
 
 def _check_images(images: object) -> None:
