@@ -71,7 +71,7 @@ class RobustnessGap(Parameters):
     label_column: str | None = Field(
         None, min_length=1, description="column of labels, where the usual names do not fit"
     )
-    n_images: int = Field(128, ge=2, description="images drawn from the split")
+    n_images: int = Field(64, ge=2, description="images drawn from the split")
     configs: Names = Field(
         ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
         description="number formats: the reference first, then at least one to compare with it",

@@ -9,7 +9,7 @@ import torch
 
 import edgelib
 from edgelib.errors import EdgelibError
-from edgelib.inputs.outliers import KINDS, chosen_channels, outlier_ratios, with_outliers
+from edgelib.inputs.outliers import KINDS, chosen_channels, outlier_ratios, parse_twin, with_outliers
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,10 @@ def test_unknown_kinds_are_refused(model):
 def test_a_model_without_a_place_says_so(data):
     with pytest.raises(EdgelibError, match="key outliers cannot be planted"):
         with_outliers(edgelib.load("scenes-vit"), "key", 8.0)  # timm keeps q, k and v in one matrix
+
+
+def test_twins_are_written_as_kind_and_strength():
+    assert parse_twin("weight:8") == ("weight", 8.0)
+    for text in ("weight", "weight:0.5", "weight:x", "weight:inf"):
+        with pytest.raises(EdgelibError, match="needs a strength of at least 1"):
+            parse_twin(text)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import Statistics, calibrate, module_of, weight_norm
-from edgelib.quant.formats import FORMATS, Encoded, Format, codes_on_grid, decode
+from edgelib.quant.formats import FORMATS, Encoded, Format, codes_on_grid, decode, saturated
 from edgelib.quant.methods import METHODS
 from edgelib.quant.scheme import Scheme
 from edgelib.quant.scheme import scheme as parse_scheme
@@ -33,7 +33,7 @@ class QuantLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = encoded.codes.shape
         self.format, self.activation = encoded.format, activation
-        self.register_buffer("weight", decode(encoded).to(dtype))
+        self.register_buffer("weight", saturated(decode(encoded), dtype).to(dtype))
         self.register_buffer("scale", encoded.scale)
         self.register_buffer("zero", encoded.zero)
         self.register_buffer("input_scale", input_scale)
