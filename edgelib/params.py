@@ -45,7 +45,7 @@ class EmbeddedWorld(Parameters):
     model: str = Field("scenes-clip", min_length=1, description="an embedded model, a folder or a hub id")
     n_images: int = Field(300, ge=2, description="held-out scenes the model is scored on")
     twins: list[str] = Field(
-        ["weight:8", "activation:128", "key:32", "value:32"],
+        ["weight:10", "activation:100", "key:30", "value:30"],
         description='planted outliers as "kind:strength"; the function is unchanged',
     )
 

@@ -42,7 +42,7 @@ begin(globals())
 # %% tags=["parameters"]
 model: str = "scenes-clip"  # an embedded model, a local folder or a hub id
 n_images: int = 300  # held-out scenes; params/embedded_world.yaml sets the published number
-twins: list[str] = ["weight:8", "activation:128", "key:32", "value:32"]  # planted outliers, kind:strength
+twins: list[str] = ["weight:10", "activation:100", "key:30", "value:30"]  # planted outliers, kind:strength
 seed: int = 0  # the only source of randomness
 batch_size: int = 128
 device: str = "cpu"
