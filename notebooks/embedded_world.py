@@ -54,6 +54,8 @@ results: str = "results"
 P = validate(globals(), EmbeddedWorld)
 
 # %% tags=["hide-input"]
+import copy
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -172,12 +174,15 @@ plt.show()
 probe = data.subset(np.arange(min(64, len(data))))
 
 
+double = base.with_module(copy.deepcopy(base.module).double())
+
+
 def scores64(twin):
-    double = planted(base, twin)
-    double = double.with_module(double.module.double())
-    return double.image_features(double.pixels(probe.images)) @ double.class_vectors(data.class_names, ["a {}."]).T
+    planted_in = planted(double, twin)
+    return planted_in.image_features(planted_in.pixels(probe.images)) @ planted_in.class_vectors(names, ["a {}."]).T
 
 
+names = data.class_names
 exact, table = scores64("activation:1"), []  # strength 1 is a copy of the plain model
 for twin in P.twins:
     change = float((scores64(twin) - exact).abs().max())
