@@ -162,7 +162,7 @@ def test_the_search_finds_a_page(browser, html):
     visit(browser, html, "search", DESKTOP, "light")
     browser.get((html / "search.html").as_uri() + "?q=calibration")
     found = "return document.querySelectorAll('#search-results li').length"
-    WebDriverWait(browser, 15).until(lambda window: window.execute_script(found) > 0)
+    assert WebDriverWait(browser, 15).until(lambda window: window.execute_script(found)) > 0
 
 
 def test_there_is_one_search_button(browser, html):
