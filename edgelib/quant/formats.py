@@ -198,7 +198,7 @@ def _blocks(x: Tensor, granularity: str | int) -> Tensor:
 def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return values clamped, in place, to the finite range of `dtype`."""
     largest = torch.finfo(dtype).max
-    return values.clamp_(-largest, largest) if torch.finfo(values.dtype).max > largest else values
+    return values.clamp_(-largest, largest) if torch.finfo(values.dtype).max >= largest else values
 
 
 def _squeezed(part: Tensor | None) -> Tensor | None:
