@@ -194,7 +194,7 @@ BAD = {
     "answers as one text": (lambda: pope.pope_scores(["yes"], "yes"), "must be a list"),
     "labels as a number": (lambda: pope.pope_scores(1, ["yes"]), "must be a list"),
     "misspelt rule": (lambda: pope.pope_scores(["yes"], ["yes"], "strickt"), "did you mean 'strict'"),
-    "misspelt score": (lambda: pope.pope_difference(["yes"], ["yes"], ["no"], score="recalls"), "did you mean 'recall'"),
+    "misspelt score": (lambda: pope.pope_difference([1], ["yes"], ["no"], score="recalls"), "did you mean 'recall'"),
     "images": (lambda: pope.pope_interval(["yes"], ["yes"], cluster=[1, 2]), "one image per item"),
     "level": (lambda: pope.pope_interval(["yes"] * 2, ["yes"] * 2, level=95), "level"),
 }

@@ -75,9 +75,9 @@ def test_the_order_of_the_annotators_does_not_matter(prediction, answers, shift)
     ("text", "normal"),
     [
         ("A dog.", "dog"), ("the two cats", "2 cats"), ("none", "0"), ("1,000", "1000"), ("black-white", "black white"),
-        ("black - white", "black white"), ("1,2-3", "123"), ("3.5.", "3.5"), ("dont", "don't"),
+        ("eleven", "eleven"), ("black - white", "black white"), ("1,2-3", "123"), ("3.5.", "3.5"), ("dont", "don't"),
         ("couldnt've", "couldn't've"), ("Im", "im"), ("somebody'd", "somebodyd"), ("10:30 a.m.", "10:30 am"),
-        ("50%", "50%"), ("  Yes\n", "yes"), ("STRASSE", "strasse"), ("Café!", "café"), ("the", ""), ("", ""), ("eleven", "eleven"),
+        ("50%", "50%"), ("  Yes\n", "yes"), ("STRASSE", "strasse"), ("Café!", "café"), ("the", ""), ("", ""),
     ],
 )  # fmt: skip
 def test_normal_form(text, normal):
