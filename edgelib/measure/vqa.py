@@ -106,16 +106,24 @@ def vqa_accuracy(prediction: str, answers, rule: str = "official") -> float:
     return float(vqa_accuracies([prediction], [answers], rule)[0])
 
 
+def _scored(predictions, answers, rule: str) -> tuple[np.ndarray, int]:
+    """(accuracy of each item, at least one; number of predictions that normalise to nothing)."""
+    texts = answer_texts(predictions, "predictions")
+    values = vqa_accuracies(texts, answers, rule)
+    if not texts:
+        raise EdgelibError("there are no predictions to score; give at least one")
+    nothing = {text for text in set(texts) if not normalise(text)}
+    return values, sum(text in nothing for text in texts)
+
+
 def vqa_scores(predictions, answers, rule: str = "official") -> dict:
     """Return dict(accuracy, n, unparsed): the mean of `vqa_accuracies`, in [0, 1], over n items, higher is better.
 
     unparsed: predictions that are empty or normalise to nothing. They are scored like any other.
     Raises EdgelibError as `vqa_accuracies`, and if there is no item.
     """
-    values, texts = vqa_accuracies(predictions, answers, rule), answer_texts(predictions, "predictions")
-    if not texts:
-        raise EdgelibError("there are no predictions to score; give at least one")
-    return dict(accuracy=float(values.mean()), n=len(texts), unparsed=sum(not normalise(text) for text in texts))
+    values, unparsed = _scored(predictions, answers, rule)
+    return dict(accuracy=float(values.mean()), n=len(values), unparsed=unparsed)
 
 
 def vqa_interval(
@@ -128,8 +136,7 @@ def vqa_interval(
     item, as questions share images. Compare two models with `paired_difference` of their `vqa_accuracies`.
     Arguments and errors as `vqa_scores` and `paired_difference`.
     """
-    scores = vqa_scores(predictions, answers, rule)
-    values = vqa_accuracies(predictions, answers, rule)
+    values, unparsed = _scored(predictions, answers, rule)
     means, clusters = bootstrap_means(values[:, None], cluster, [[0], [1]], n_boot, rng_for(seed, "vqa"))
     table = interval_table({"accuracy": means[:, 0]}, clusters, level)
-    return table.assign(n=scores["n"], unparsed=scores["unparsed"])
+    return table.assign(n=len(values), unparsed=unparsed)
