@@ -129,16 +129,16 @@ def _soft_total(disk: Tensor, flat: Tensor, edge: list, weights: list[int], wide
 
 
 def _framed(planes: Tensor, dtype: torch.dtype, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> Tensor:
-    """Return planes [P, H, W] as [P, H + sum(rows), W + sum(columns)], continued as np.pad does in this `mode`."""
-    size = planes.shape[1:]
-    framed = torch.empty(len(planes), size[0] + sum(rows), size[1] + sum(columns), dtype=dtype, device=planes.device)
-    body = framed[:, rows[0] : rows[0] + size[0]]
-    body[..., columns[0] : columns[0] + size[1]] = planes
-    for dim, part, (before, after) in ((2, body, columns), (1, framed, rows)):
-        sources = torch.from_numpy(np.pad(np.arange(size[dim - 1]), (before, after), mode) + before).to(planes.device)
-        for start, count in ((0, before), (before + size[dim - 1], after)):
-            if count:
-                part.narrow(dim, start, count).copy_(part.index_select(dim, sources[start : start + count]))
+    """Return planes [P, H, W] as [P, H + sum(rows), W + sum(columns)], continued as by np.pad, "edge" or "reflect"."""
+    count, height, width = planes.shape
+    framed = torch.empty(count, height + sum(rows), width + sum(columns), dtype=dtype, device=planes.device)
+    body = framed[:, rows[0] : rows[0] + height]
+    body[..., columns[0] : columns[0] + width] = planes
+    for part, dim, size, (before, after) in ((body, 2, width, columns), (framed, 1, height, rows)):
+        last = before + size - 1
+        for start, length, near, far in ((0, before, before, before + 1), (last + 1, after, last, last - after)):
+            source = part.narrow(dim, near, 1) if mode == "edge" else part.narrow(dim, far, length).flip(dim)
+            part.narrow(dim, start, length).copy_(source)
     return framed
 
 
@@ -210,9 +210,8 @@ def motion_blurred(images: Tensor, level: tuple, angles: list[float]) -> Tensor:
         first = 3 * start * plane + (above + row) * wide + left + column
         total.add_(planes.as_strided(total.shape, (plane, 1), first), alpha=weight)  # exact, below 2**24
     inner = sums.as_strided(images.shape, (3 * sums.stride(0), sums.stride(0), wide, 1))
-    result = torch.empty_like(images)
-    result[place] = inner.mul(1 / _UNIT).add_(_MARGIN).to(torch.int16).to(torch.uint8)
-    return result
+    blurred = inner.mul(1 / _UNIT).add_(_MARGIN).to(torch.int16).to(torch.uint8)
+    return blurred.index_select(0, place.argsort())
 
 
 @corruption(
