@@ -9,7 +9,8 @@ from torch import nn
 from torch.overrides import _get_current_function_mode
 
 from edgelib.errors import EdgelibError
-from edgelib.quant.calibrate import calibrate, observing
+from edgelib.inputs.observe import Pass, observing
+from edgelib.quant.calibrate import calibrate
 
 
 class Block(nn.Module):
@@ -34,8 +35,8 @@ class Model:
         self.module = module
 
     def calibration_passes(self, dataset, batch_size):
-        for _, images in dataset.batches(batch_size):
-            yield self.module(images)
+        for positions, images in dataset.batches(batch_size):
+            yield Pass(lambda images=images: self.module(images), positions, "image")
 
 
 class Images:
@@ -43,7 +44,7 @@ class Images:
         self.images = images
 
     def batches(self, size):
-        yield from ((None, part) for part in self.images.split(size))
+        yield from zip(torch.arange(len(self.images)).split(size), self.images.split(size), strict=True)
 
 
 def inputs(count: int = 12) -> torch.Tensor:
@@ -140,7 +141,7 @@ def test_nothing_is_left_behind_even_after_an_error(block):
     flags = [layer.training for layer in block.modules()]
     with pytest.raises(RuntimeError, match="stop"), observing(block) as observer:
         block(inputs())
-        assert observer.totals and not block.training
+        assert observer.tallies() and not block.training
         raise RuntimeError("stop")
     assert _get_current_function_mode() is None
     assert [layer.training for layer in block.modules()] == flags

@@ -153,14 +153,15 @@ def outlier_ratios(model: ZeroShotModel, data: Dataset) -> dict[str, float]:
     ]
     try:
         with observing(model.module) as observer:
-            for _ in model.calibration_passes(data):
-                pass
+            for step in model.calibration_passes(data):
+                step.run()
     finally:
         for hook in hooks:
             hook.remove()
     fed = [linear for linears in observer.fed_by_norm().values() for linear in linears]
+    tallies = observer.tallies()
     found = {
-        "activation": [observer.totals[name][0] for name in fed],
+        "activation": [tallies[name].peak for name in fed],
         "weight": [layers[name].weight.abs().amax(dim=0) for name in fed],
         "key": list(peaks["key"].values()),
         "value": list(peaks["value"].values()),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.inputs.observe import Pass
 from edgelib.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -91,12 +92,10 @@ class ZeroShotModel:
         """Run the whole network once on a blank input, for those who watch how it is wired."""
         self.image_features(torch.zeros(1, 3, *self.preprocess.size, dtype=self.dtype, device=self.device))
 
-    @torch.inference_mode()
-    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
-        """Run the network over a calibration set, image batches first, then the class prompts; yields after each."""
-        for _, images in data.batches(batch_size):
-            self.image_features(self.pixels(images))
-            yield
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[Pass]:
+        """The runs that take the network over a calibration set, batch by batch: here its images."""
+        for positions, images in data.batches(batch_size):
+            yield Pass(lambda images=images: self.image_features(self.pixels(images)), positions, "image")
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,10 @@ class ClipModel(ZeroShotModel):
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 [N, D] of unit length. Raises EdgelibError for a text longer than the model's context."""
+        return self.text_features(texts)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """As `encode_text`, in the caller's grad mode."""
         limit = self.module.config.text_config.max_position_embeddings
         # SigLIP was trained on prompts padded to full length, without a mask.
         fixed = self.module.config.model_type.startswith("siglip")
@@ -145,11 +148,14 @@ class ClipModel(ZeroShotModel):
         super().probe()
         self.encode_text(["a"])
 
-    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
-        """Images first, then "a photo of a {class}." for every class of the set."""
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[Pass]:
+        """Images first, then "a photo of a {class}." for every class of the set, each length apart: no padding."""
         yield from super().calibration_passes(data, batch_size)
-        self.encode_text([f"a photo of a {c}." for c in data.class_names])
-        yield
+        texts = [f"a photo of a {c}." for c in data.class_names]
+        lengths = torch.tensor([len(ids) for ids in self.tokenizer(texts).input_ids])
+        for length in lengths.unique():
+            for positions in (lengths == length).nonzero()[:, 0].split(batch_size):
+                yield Pass(lambda chosen=[texts[i] for i in positions]: self.text_features(chosen), positions, "text")
 
 
 @dataclass(frozen=True)
