@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from torch import nn
 
 from edgelib.errors import EdgelibError
 from edgelib.quant.calibrate import calibrate
+from edgelib.quant.folding import fold
 from edgelib.quant.formats import fake_quantize
 from edgelib.quant.quantize import QuantLinear, quantize, shared_copy
+from edgelib.quant.scheme import scheme
 
 SCHEMES = [
     "fp32",
@@ -150,30 +152,19 @@ def test_gradients_may_be_enabled(block):
     assert quantize(block, "w8a8-minmax")(x).shape == x.shape
 
 
-def test_smoothing_alone_keeps_the_function(block, monkeypatch):
-    planted = with_outliers(block).double()
-    x = inputs().double()
-    statistics = calibrate(planted, [x])
-    module = importlib.import_module("edgelib.quant.quantize")
-
-    class Exact:
-        """A number format that rounds nothing, to see the migration by itself."""
-
-        def round_rows(self, x):
-            return x
-
-        def decode(self, codes, grid):
-            return codes
-
-    def keep(weight, format, group_size):
-        return module.Encoded(Exact(), weight, None, None)
-
-    method = module.METHODS["smoothquant"]
-    monkeypatch.setitem(module.METHODS, "smoothquant", type(method)("exact", keep, method.migrate))
-    monkeypatch.setattr(module, "FORMATS", {"int8": Exact()})
-    smoothed = module.quantize(planted, "w8a8-smoothquant", statistics)
-    assert not torch.allclose(smoothed.norm1.weight, planted.norm1.weight)
-    assert torch.allclose(smoothed(x), planted(x), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("name", ["w8a8-smoothquant", "w8a8-smoothquant-search", "w3a8-awq", "w3a16-awq-channel"])
+def test_a_migration_without_rounding_keeps_the_function(block, name):
+    planted, x = with_outliers(block).double(), inputs().double()
+    # attention mixes the tokens of v channel by channel, so its rows can absorb the scales of out
+    seen = replace(calibrate(planted, [x], needs=scheme(name).needs), fed_by_value={"out": "v"})
+    moved = shared_copy(planted)
+    layers = dict(moved.named_modules())
+    migrations = fold(layers, scheme(name), ["q", "k", "v", "out", "fc1", "fc2"], seen)
+    for reader, migration in migrations.items():
+        layers[reader].weight.data = layers[reader].weight * migration.scales
+    assert set(migrations) == {"q", "k", "v", "fc1", *(["out"] if "awq" in name else [])}
+    assert not torch.allclose(moved.norm1.weight, planted.norm1.weight)
+    assert torch.allclose(moved(x), planted(x), rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
