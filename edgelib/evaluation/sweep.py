@@ -102,10 +102,7 @@ class Grid:
 
     @cached_property
     def _shared(self) -> dict:
-        return {
-            "data": self.data.fingerprint, "prompts": list(templates(self.prompts)), "seed": self.seed,
-            "table": self.table, "versions": {name: version(name) for name in _LIBRARIES},
-        }  # fmt: skip
+        return shared_spec(self.data, self.prompts, self.seed, self.table)
 
     def spec(self, variant: Variant, condition: Condition) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
@@ -117,6 +114,14 @@ class Grid:
             "calibration": used, "corruption": condition.corruption, "severity": condition.severity,
             "drift_from": [reference.twin, scheme(reference.config).to_dict()],
         }  # fmt: skip
+
+
+def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:
+    """Plain values on which every outcome of a study depends, whatever is evaluated."""
+    return {
+        "data": data.fingerprint, "prompts": list(templates(prompts)), "seed": seed, "table": table,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }  # fmt: skip
 
 
 def variants_of(
