@@ -92,7 +92,7 @@ def as_blocks(x: Tensor, format: str | Format, granularity: str | int = "tensor"
         raise EdgelibError(f"only floating tensors can be quantized, got {x.dtype}; convert with .float() first")
     if not x.numel():
         raise EdgelibError(f"cannot choose a scale for an empty tensor of shape {tuple(x.shape)}")
-    wide = widened(x)
+    wide = widened(x.detach())
     blocks = _cut(wide if x.dim() else wide.view(1), format, granularity)
     if not torch.isfinite(blocks.abs().amax()):
         raise EdgelibError("cannot quantize a tensor that holds NaN or inf; find the operation that made it")
@@ -191,7 +191,8 @@ def fake_quantize(
     there granularity says only whether nvfp4's outer scale belongs to the tensor or to each row.
     symmetric, full_range: the integer grids described at `Integer`. scale_rule: "floor" (the default), "rceil" or
     "even", for the mx formats only; see `MX`.
-    All-zero rows stay zero, and the result is finite: grids saturate at the largest number of x's dtype.
+    All-zero rows stay zero, and the result is finite: grids saturate at the largest number of x's dtype. No gradient
+    passes: rounding has none.
     Raises EdgelibError for NaN or inf, a cast that overflows (1e6 in fp16), an empty or integer tensor, a list or array
     (pass torch.as_tensor(x)), an unknown format or granularity, a group size that does not divide, and options that the
     format does not have.

@@ -33,7 +33,8 @@ class MX(Scaled):
     beyond the largest element saturates (the specification's rule, torchao's default, and ours). "rceil": scale =
     2**ceil(log2(amax / largest)), nothing saturates (cuBLAS, modelopt). "even": amax is first rounded to the
     element's own mantissa, then floor (torchao EVEN, compressed-tensors for mxfp4).
-    The byte is log2(scale) + 127, from 0 to 254; an all-zero block has byte 0. Codes are float8, or e2m1 as 4 bits.
+    The byte is log2(scale) + 127, from 0 to 254, so float64 values beyond largest * 2**127 saturate; an all-zero block
+    has byte 0. Codes are float8, or e2m1 as 4 bits.
     """
 
     name: str
@@ -65,7 +66,7 @@ class MX(Scaled):
         half_fraction, exponent = torch.frexp(amax.clamp(min=torch.finfo(amax.dtype).tiny))
         doubled = SCALE_RULES[self.scale_rule](2 * half_fraction, self.element)
         byte = (exponent + doubled).add_(126 - self.element.emax).clamp_(0, 254)
-        scale = byte.to(torch.uint8).view(torch.float8_e8m0fnu).to(amax.dtype)
+        scale = byte.to(torch.uint8).view(torch.float8_e8m0fnu).float().to(amax.dtype)
         return scale.add_(half_fraction - half_fraction)  # NaN where amax is NaN or inf, else + 0
 
     def scale_codes(self, grid: Grid) -> Tensor:
