@@ -8,14 +8,14 @@ have weight-only schemes in mind); and a clip is kept only in rows whose whole e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgelib.quant.formats import as_blocks, decode
-from edgelib.quant.grid import split
+from edgelib.quant.grid import joined, split
 from edgelib.quant.methods.layer import Layer, Migration, Rounded
 from edgelib.quant.methods.loss import output_error
 from edgelib.quant.methods.ranges import clip_share
@@ -55,22 +55,40 @@ def clip_shrink(layer: Layer, shrinks: Sequence[float] = CLIPS) -> Tensor:
     """Return for each group of the weight the factor in `shrinks` that its own output error is smallest with.
 
     A group's error is E[(x' q - x w)^2] over the inputs of the group alone, x' the rounded inputs, as the authors take
-    it: what groups do to each other is left out. Returns [out, groups, 1].
+    it: what groups do to each other is left out. Returns [out, groups, 1]; ties go to the factor that comes first.
     """
     format = layer.scheme.weight_format
     blocks = as_blocks(layer.weight, format, granularity_of(format, layer.scheme.group_size))  # [out, groups, size]
-    square, cross = _moments(layer, blocks.shape[-1])
+    error_of = _row_errors(layer) if blocks.shape[1] == 1 else _group_errors(layer, blocks)
     lowest = torch.full_like(blocks[..., :1], torch.inf)
     best = torch.full_like(lowest, shrinks[0])
-    # E[(x'(q - w) + (x' - x) w)^2] without the part that q does not change
-    slope = None if cross is None else 2 * torch.einsum("ogj,gij->ogi", blocks, cross)
     for shrink in shrinks:
-        delta = format.snap(blocks, format.fit(blocks, shrink)).sub_(blocks)
-        bend = torch.einsum("ogj,gij->ogi", delta, square)
-        error = (delta * (bend if slope is None else bend + slope)).sum(-1, keepdim=True)
+        error = error_of(format.snap(blocks, format.fit(blocks, shrink)))
         better = error < lowest
         lowest, best = torch.where(better, error, lowest), best.masked_fill(better, shrink)
     return best
+
+
+def _row_errors(layer: Layer) -> Callable[[Tensor], Tensor]:
+    """Errors of rounded blocks [out, 1, in] where a group is a whole row."""
+    target = layer.part("rows") @ layer.weight.T if layer.scheme.rounds_inputs else None
+    return lambda rounded: output_error(layer, joined(rounded, layer.weight.shape), target)[:, None, None]
+
+
+def _group_errors(layer: Layer, blocks: Tensor) -> Callable[[Tensor], Tensor]:
+    """Errors of rounded blocks [out, groups, size], less the part that rounding the weight does not change.
+
+    (x' q - x w)^2 = (x' (q - w) + (x' - x) w)^2, so two [size, size] matrices per group stand for all rows.
+    """
+    square, cross = _moments(layer, blocks.shape[-1])
+    slope = None if cross is None else 2 * torch.einsum("ogj,gij->ogi", blocks, cross)
+
+    def errors(rounded: Tensor) -> Tensor:
+        delta = rounded.sub_(blocks)
+        bend = torch.einsum("ogj,gij->ogi", delta, square)
+        return (delta * (bend if slope is None else bend.add_(slope))).sum(-1, keepdim=True)
+
+    return errors
 
 
 def _moments(layer: Layer, size: int) -> tuple[Tensor, Tensor | None]:
