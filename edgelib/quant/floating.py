@@ -19,12 +19,12 @@ LAYOUT = {torch.float32: (torch.int32, 0xFF << 23, 23), torch.float64: (torch.in
 
 @dataclass(frozen=True)
 class Minifloat:
-    """A float of a sign, few exponent bits and `mantissa` stored bits, without infinities where it saturates.
+    """A float of a sign, few exponent bits and `mantissa` stored bits, whose rounding saturates.
 
     emin: exponent of the smallest normal number; below it the spacing stays 2**(emin - mantissa). largest: the largest
-    finite value. storage: the dtype of codes, float8 or, for e2m1, uint8 holding sign and magnitude as 4 bits 0sxxx.
+    finite value. storage: the dtype of codes, float8 or, for e2m1, uint8 below 16 (8 for the sign, then the magnitude).
     Rounding is ours, to nearest with ties to even, and saturates: torch's own casts do so for e4m3 in recent versions
-    only, for e5m2 in none, and are slower on CPUs.
+    only and for e5m2 in none, and a cast there and back takes several times as long on CPUs.
     """
 
     mantissa: int
@@ -71,9 +71,11 @@ class Minifloat:
     def decode(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the values of codes in `dtype`."""
         if self.storage.is_floating_point:
-            return codes.to(dtype)
-        signed = self.magnitudes + [-value for value in self.magnitudes]
-        return _looked_up(torch.tensor(signed, dtype=dtype, device=codes.device), codes)
+            values = torch.arange(256, dtype=torch.uint8, device=codes.device).view(self.storage).to(dtype)
+        else:
+            signed = self.magnitudes + [-value for value in self.magnitudes]
+            values = torch.tensor(signed, dtype=dtype, device=codes.device)
+        return _looked_up(values, codes.view(torch.uint8))
 
 
 def _looked_up(table: Tensor, index: Tensor) -> Tensor:
