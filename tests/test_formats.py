@@ -279,7 +279,7 @@ ERRORS = {
     "misspelt format": (dict(format="nvpf4"), "did you mean 'nvfp4'"),
     "scale rule": (dict(scale_rule="floor"), "mx formats"),
     "scale rule of a float": (dict(format="nvfp4", scale_rule="floor"), "mx formats; nvfp4 takes none"),
-    "unknown scale rule": (dict(format="mxfp4", scale_rule="flor"), "scale rule 'flor'.*'floor'.*even, floor, rceil"),
+    "unknown scale rule": (dict(format="mxfp4", scale_rule="ceil"), "scale rule 'ceil'.*'rceil'.*even, floor, rceil"),
     "float without symmetry": (dict(format="fp8_e4m3", symmetric=False), "fp8_e4m3 has one grid"),
     "block with full range": (dict(format="mxfp4", full_range=True), "mxfp4 has one grid"),
     "another block": (dict(format="nvfp4", granularity=32), "nvfp4 has blocks of 16, not 32; leave granularity out"),
