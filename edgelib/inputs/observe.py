@@ -80,18 +80,33 @@ class Observer(TorchFunctionMode):
 
     def begin(self, step: Pass) -> None:
         """Say what the next run is about; without it the rows of a Linear are numbered as they come."""
-        self._commit()
+        self.commit()
         self._pass = step
         self._rows_of_item.clear()
 
+    def reserve(self, other: Observer) -> None:
+        """Make room for what an observer of the same network has seen, before a run mixes it with activations.
+
+        The C library cannot give back the memory between small blocks that stay, so a late tally costs far more than
+        its size.
+        """
+        for readers, tally in other._tallies.items():
+            self._tallies[readers] = Tally.empty(len(tally.peak), tally.peak.device, self.wanted)
+
     def tallies(self) -> dict[str, Tally]:
         """Tally by Linear, in the order they were reached; Linears that always read together have the same object."""
-        self._commit()
+        self.commit()
         found: dict[str, list[Tally]] = {name: [] for name in self.sources}
         for readers, tally in self._tallies.items():
-            for name in readers:
+            for name in readers if tally.rows else ():
                 found[name].append(tally)
-        return {name: _merged(parts, self.wanted) for name, parts in found.items() if parts}
+        return {name: _sum_of(parts, self.wanted) for name, parts in found.items() if parts}
+
+    def first_not_finite(self) -> str | None:
+        """The first Linear whose inputs hold NaN, inf, or values whose squares do not add up."""
+        self.commit()
+        broken = (names[0] for names, tally in self._tallies.items() if not torch.isfinite(tally.squares).all())
+        return next(broken, None)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -122,19 +137,20 @@ class Observer(TorchFunctionMode):
         if self._reading is not None and self._reading.is_of(x):
             self._reading.readers += (name,)
             return
-        self._commit()
+        self.commit()
         flat = x.detach().reshape(-1, x.shape[-1])
         tally = Tally.of(flat, self._index(name, x.shape[:-1]), self.wanted)
         version = None if x.is_inference() else x._version
         self._reading = _Reading(weakref.ref(x), version, tally, (name,))
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
         """Add the tally of the last tensor to that of its readers, who are all known once another one is read."""
         if self._reading is None:
             return
         readers, tally = self._reading.readers, self._reading.tally
-        seen = self._tallies.get(readers)
-        self._tallies[readers] = tally if seen is None else seen.merge(tally, self.wanted)
+        if readers not in self._tallies:
+            self._tallies[readers] = Tally.empty(len(tally.peak), tally.peak.device, self.wanted)
+        self._tallies[readers].add(tally)
         each = self._rows_per_item(tally.rows)
         for name in readers:
             self._rows[name] += tally.rows
@@ -179,13 +195,13 @@ class Observer(TorchFunctionMode):
         return groups
 
 
-def _merged(parts: list[Tally], wanted: Wanted) -> Tally:
+def _sum_of(parts: list[Tally], wanted: Wanted) -> Tally:
     """The only part itself, or a new tally of all."""
     if len(parts) == 1:
         return parts[0]
-    whole = copy.deepcopy(parts[0])
-    for part in parts[1:]:
-        whole.merge(part, wanted)
+    whole = Tally.empty(len(parts[0].peak), parts[0].peak.device, wanted)
+    for part in parts:
+        whole.add(part)
     return whole
 
 

@@ -17,6 +17,7 @@ from edgelib.inputs.randomness import address, keys_for
 MODALITIES = ("unknown", "image", "text")  # what a row can come from; a row's modality is an index into this
 NEEDS = ("moments", "hessian", "rows", "percentiles")  # what can be kept; the moments always are
 _ITEM_SHIFT = 24  # an item's rows have positions below 2**24
+_FREE = torch.iinfo(torch.int64).max  # key of a place that no row has taken
 
 # |x| in float32 is cut after 8 bits of mantissa: buckets of equal width within each power of two
 _DROPPED_BITS = 15
@@ -40,59 +41,65 @@ class RowIndex:
     position: Tensor
     modality: Tensor
 
-    def select(self, chosen: Tensor) -> RowIndex:
-        """The entries at `chosen`."""
-        return RowIndex(self.item[chosen], self.position[chosen], self.modality[chosen])
+    def keys(self, seed: int) -> Tensor:
+        """A hash of (seed, modality, item, position) for each row, int64 [R]."""
+        place = (self.item << _ITEM_SHIFT) + self.position
+        keys = torch.empty_like(place)
+        for code in self.modality.unique().tolist():
+            own = self.modality == code
+            keys[own] = keys_for(address("calibration rows", seed, MODALITIES[code]), place[own])
+        return keys
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows with the smallest keys: a uniform sample without replacement, whatever the order they came in."""
+    """The `limit` rows with the smallest keys: a uniform sample without replacement, in whatever order they come.
 
-    values: Tensor  # float32 [n, in], on the CPU
-    keys: Tensor  # int64 [n]
-    index: RowIndex
+    values float32 [limit, in] on the CPU, keys int64 [limit], index int64 [3, limit]: item, position, modality. Places
+    not taken yet have the largest key.
+    """
+
+    values: Tensor
+    keys: Tensor
+    index: Tensor
+
+    @staticmethod
+    def empty(width: int, limit: int) -> Sample:
+        """Room for `limit` rows."""
+        keys = torch.full((limit,), _FREE)
+        return Sample(torch.empty(limit, width), keys, torch.zeros(3, limit, dtype=torch.int64))
 
     @staticmethod
     def of(x: Tensor, index: RowIndex, wanted: Wanted) -> Sample:
-        """Sample the rows of x [R, in]; a row's key is a hash of (seed, modality, item, position)."""
-        place = (index.item << _ITEM_SHIFT) + index.position
-        keys = torch.empty_like(place)
-        for code in index.modality.unique().tolist():
-            own = index.modality == code
-            keys[own] = keys_for(address("calibration rows", wanted.seed, MODALITIES[code]), place[own])
-        chosen = _smallest(keys, wanted.row_limit)
-        return Sample(x[chosen.to(x.device)].float().cpu(), keys[chosen], index.select(chosen))
+        """The sample of the rows of x [R, in]; it has no free places."""
+        keys = index.keys(wanted.seed)
+        chosen = keys.topk(min(len(keys), wanted.row_limit), largest=False).indices
+        places = torch.stack([index.item, index.position, index.modality])[:, chosen]
+        return Sample(x[chosen.to(x.device)].float().cpu(), keys[chosen], places)
 
-    def merge(self, other: Sample, limit: int) -> Sample:
-        """The sample of both, of at most `limit` rows."""
-        keys = torch.cat([self.keys, other.keys])
-        chosen = _smallest(keys, limit)
-        pairs = zip(vars(self.index).values(), vars(other.index).values(), strict=True)
-        index = RowIndex(*(torch.cat(pair) for pair in pairs)).select(chosen)
-        old, new = chosen[chosen < len(self.keys)], chosen[chosen >= len(self.keys)] - len(self.keys)
-        return Sample(torch.cat([self.values[old], other.values[new]]), keys[chosen], index)
+    def add(self, other: Sample) -> None:
+        """Take over, in place, the rows of another sample that have smaller keys than own ones."""
+        size = len(self.keys)
+        chosen = torch.cat([self.keys, other.keys]).topk(size, largest=False).indices
+        lost = torch.ones(size, dtype=torch.bool)
+        lost[chosen[chosen < size]] = False
+        new = chosen[chosen >= size] - size
+        for mine, others in ((self.values, other.values), (self.keys, other.keys), (self.index.T, other.index.T)):
+            mine[lost] = others[new]
 
-    def in_order(self) -> Sample:
-        """The same rows sorted by modality, item and position."""
-        order = torch.arange(len(self.keys))
-        for column in (self.index.position, self.index.item, self.index.modality):
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """The rows [n, in] and their index [3, n], sorted by modality, item and position."""
+        order = (self.keys != _FREE).nonzero()[:, 0]
+        for column in (self.index[1], self.index[0], self.index[2]):
             order = order[column[order].argsort(stable=True)]
-        return Sample(self.values[order], self.keys[order], self.index.select(order))
-
-
-def _smallest(keys: Tensor, limit: int) -> Tensor:
-    """Positions of the `limit` smallest keys, in the order they stand in."""
-    if len(keys) <= limit:
-        return torch.arange(len(keys))
-    return keys.topk(limit, largest=False).indices.sort().values
+        return self.values[order], self.index[:, order]
 
 
 @dataclass
 class Tally:
     """Moments of the rows of one input, and what else was wanted of them.
 
-    peak float32 [in] is max |x|, total and squares float64 [in] are the sums of |x| and x^2, rows counts them.
+    peak, total and squares, float64 [in], are max |x| and the sums of |x| and x^2; rows counts them.
     gram float32 [in, in] is the sum of x x^T, counts int64 [65536] a histogram of |x| (`bucket_counts`).
     """
 
@@ -105,42 +112,42 @@ class Tally:
     counts: Tensor | None = None
 
     @staticmethod
+    def empty(width: int, device: torch.device, wanted: Wanted) -> Tally:
+        """The tally of no rows."""
+        gram = torch.zeros(width, width, device=device) if "hessian" in wanted.needs else None
+        sample = Sample.empty(width, wanted.row_limit) if "rows" in wanted.needs else None
+        counts = torch.zeros(_BUCKETS, dtype=torch.int64, device=device) if "percentiles" in wanted.needs else None
+        return Tally(*torch.zeros(3, width, dtype=torch.float64, device=device), 0, gram, sample, counts)
+
+    @staticmethod
     def of(x: Tensor, index: RowIndex | None, wanted: Wanted) -> Tally:
         """Tally the rows of x [R, in], R at least 1; the index is needed for a sample."""
-        low, high = torch.aminmax(x, dim=0)
-        peak = torch.maximum(high, -low).float()
-        total = torch.linalg.vector_norm(x, 1, dim=0, dtype=torch.float64)
-        gram = None
-        if "hessian" in wanted.needs:
-            wide = x.float()
-            gram = wide.T @ wide
-            squares = gram.diagonal().double()
-        else:
-            squares = torch.linalg.vector_norm(x, 2, dim=0, dtype=torch.float64).square()
-        return Tally(
-            peak, total, squares, len(x), gram,
-            Sample.of(x, index, wanted) if "rows" in wanted.needs else None,
-            bucket_counts(x) if "percentiles" in wanted.needs else None,
-        )  # fmt: skip
+        x = x.float()
+        gram = x.T @ x if "hessian" in wanted.needs else None
+        magnitude = x.abs()
+        sample = Sample.of(x, index, wanted) if "rows" in wanted.needs else None
+        counts = bucket_counts(magnitude) if "percentiles" in wanted.needs else None
+        peak, total = magnitude.amax(0), magnitude.sum(0)
+        squares = magnitude.square_().sum(0) if gram is None else gram.diagonal()
+        return Tally(peak.double(), total.double(), squares.double(), len(x), gram, sample, counts)
 
-    def merge(self, other: Tally, wanted: Wanted) -> Tally:
-        """Add another tally to this one, in place where it can be, and return it."""
-        self.peak = torch.maximum(self.peak, other.peak)
-        self.total, self.squares, self.rows = (
-            self.total + other.total, self.squares + other.squares, self.rows + other.rows,
-        )  # fmt: skip
+    def add(self, other: Tally) -> None:
+        """Add another tally to this one in place."""
+        torch.maximum(self.peak, other.peak, out=self.peak)
+        self.total += other.total
+        self.squares += other.squares
+        self.rows += other.rows
         if self.gram is not None:
             self.gram += other.gram
         if self.sample is not None:
-            self.sample = self.sample.merge(other.sample, wanted.row_limit)
+            self.sample.add(other.sample)
         if self.counts is not None:
             self.counts += other.counts
-        return self
 
 
-def bucket_counts(x: Tensor) -> Tensor:
-    """Count |x| of every element into int64 [65536]: 256 buckets of equal width within each power of two."""
-    bits = x.detach().float().abs().contiguous().view(torch.int32) >> _DROPPED_BITS
+def bucket_counts(magnitude: Tensor) -> Tensor:
+    """Count float32 values of at least 0 into int64 [65536]: 256 buckets of equal width within each power of two."""
+    bits = magnitude.contiguous().view(torch.int32) >> _DROPPED_BITS
     return torch.bincount(bits.flatten(), minlength=_BUCKETS)
 
 

@@ -5,13 +5,15 @@ One pass serves any number of schemes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.inputs.attention import value_sources
 from edgelib.inputs.columns import whole_number
 from edgelib.inputs.observe import Observer, Pass, observing
 from edgelib.inputs.tallies import NEEDS, Tally, Wanted
@@ -41,34 +43,41 @@ def calibrate(
         choose(dict.fromkeys(NEEDS), need, "calibration need")
     wanted = Wanted(needs, whole_number(row_limit, "row_limit", at_least=1), whole_number(seed, "seed"))
     module = module_of(model)
+    steps, probe = _passes(model, calibration, whole_number(batch_size, "batch_size", at_least=1))
+    with observing(module) as first:
+        probe(module)
+    fed_by_value = value_sources(module, probe, first.tallies())
     with observing(module, wanted) as observer:
-        for step in _passes(model, calibration, whole_number(batch_size, "batch_size", at_least=1)):
+        observer.reserve(first)
+        for step in steps:
             observer.begin(step)
             step.run()
-    tallies = observer.tallies()
-    if not tallies:
+            broken = observer.first_not_finite()
+            if broken is not None:
+                raise EdgelibError(
+                    f"the inputs of layer {broken!r} hold NaN or inf during calibration, or values too large to "
+                    "square; check images and weights"
+                )
+    if not observer.tallies():
         raise EdgelibError("calibration reached no Linear layer: the calibration set is empty, or the model has none")
-    return _statistics(observer, tallies, dict(module.named_modules()))
+    return _statistics(observer, module, fed_by_value)
 
 
-def _statistics(observer: Observer, tallies: dict[str, Tally], modules: dict[str, nn.Module]) -> Statistics:
-    layers, shared = {}, {}
-    for name, tally in tallies.items():
-        if not torch.isfinite(tally.squares).all():
-            raise EdgelibError(
-                f"the inputs of layer {name!r} hold NaN or inf during calibration; check images and weights"
-            )
+def _statistics(observer: Observer, module: nn.Module, fed_by_value: dict[str, str]) -> Statistics:
+    modules, layers, shared = dict(module.named_modules()), {}, {}
+    for name, tally in observer.tallies().items():
         if id(tally) not in shared:
             shared[id(tally)] = _plain(tally)
         layers[name] = LayerStatistics(weight_norm=weight_norm(modules[name].weight), **shared[id(tally)])
     unreached = tuple(name for name in observer.linears.values() if name not in layers)
-    return Statistics(layers, unreached, observer.fed_by_norm(), {})
+    fed_by_value = {out: value for out, value in fed_by_value.items() if out in layers}
+    return Statistics(layers, unreached, observer.fed_by_norm(), fed_by_value)
 
 
 def _plain(tally: Tally) -> dict[str, object]:
     """The fields of LayerStatistics that a tally fills, on the CPU."""
     fields = {
-        "abs_max": tally.peak.cpu(),
+        "abs_max": tally.peak.float().cpu(),
         "abs_mean": (tally.total / tally.rows).float().cpu(),
         "square_mean": (tally.squares / tally.rows).float().cpu(),
         "tokens": tally.rows,
@@ -76,11 +85,9 @@ def _plain(tally: Tally) -> dict[str, object]:
     if tally.gram is not None:
         fields["hessian"] = tally.gram.div_(tally.rows).cpu()
     if tally.sample is not None:
-        sample = tally.sample.in_order()
-        fields |= {
-            "rows": sample.values, "row_items": sample.index.item, "row_positions": sample.index.position,
-            "row_modalities": sample.index.modality,
-        }  # fmt: skip
+        fields["rows"], (items, positions, modalities) = tally.sample.in_order()
+        tally.sample = None  # sorting copied it
+        fields |= {"row_items": items, "row_positions": positions, "row_modalities": modalities}
     if tally.counts is not None:
         fields["counts"] = tally.counts.cpu()
     return fields
@@ -99,22 +106,27 @@ def weight_norm(weight: Tensor) -> float:
     return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64))
 
 
-def _passes(model, calibration, batch_size: int) -> Iterator[Pass]:
+def _passes(model, calibration, batch_size: int) -> tuple[Iterator[Pass], Callable[[nn.Module], object]]:
+    """The runs over a calibration set, and a short one that takes any network of the same shape."""
     if not isinstance(model, nn.Module):
         if not hasattr(calibration, "batches"):
             raise EdgelibError(
                 f"a loaded model is calibrated on a data set, got {type(calibration).__name__}; "
                 'pass edgelib.calibration_set("balanced"), or edgelib.dataset(...)'
             )
-        yield from model.calibration_passes(calibration, batch_size)
-        return
+        return model.calibration_passes(calibration, batch_size), lambda module: model.with_module(module).probe()
     if hasattr(calibration, "batches") or isinstance(calibration, Tensor | str):
         raise EdgelibError(
             f"a bare nn.Module is calibrated with an iterable of its own inputs, got {type(calibration).__name__}; "
             "load the model with edgelib.load to calibrate it on a data set, or pass [inputs, ...]"
         )
-    for batch in calibration:
-        if isinstance(batch, Mapping):
-            yield Pass(partial(model, **batch))
-        else:
-            yield Pass(partial(model, *batch) if isinstance(batch, list | tuple) else partial(model, batch))
+    batches = iter(calibration)
+    first = list(islice(batches, 1))
+    steps = (Pass(partial(_call, model, batch)) for batch in chain(first, batches))
+    return steps, lambda module: [_call(module, batch) for batch in first]
+
+
+def _call(module: nn.Module, batch: object) -> object:
+    if isinstance(batch, Mapping):
+        return module(**batch)
+    return module(*batch) if isinstance(batch, list | tuple) else module(batch)

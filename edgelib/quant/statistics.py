@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
@@ -46,8 +51,8 @@ class LayerStatistics:
         """Smallest value that at least q % of |x| do not exceed, over all rows and channels; 100 is the peak.
 
         Read from a histogram with 256 buckets in each power of two, as the largest value of its bucket: never below
-        the exact order statistic (numpy's "inverted_cdf") and above it by less than one part in 256. EdgeVLM-Bench
-        names an AbsPercentileObserver without saying how it works.
+        the exact order statistic (numpy's "inverted_cdf") and above it by less than one part in 256; denormals are 0.
+        EdgeVLM-Bench names an AbsPercentileObserver without saying how it works.
         Raises EdgelibError for q outside (0, 100], and where calibration kept no histogram.
         """
         if isinstance(q, bool) or not isinstance(q, int | float) or not 0 < q <= 100:
@@ -57,7 +62,8 @@ class LayerStatistics:
         total = int(self.counts.sum())
         rank = min(max(math.ceil(total * (q / 100)), 1), total)
         bucket = int(torch.searchsorted(self.counts.cumsum(0), rank))
-        return min(float(bucket_tops()[bucket]), float(self.abs_max.max()))
+        top = min(float(bucket_tops()[bucket]), float(self.abs_max.max()))
+        return top if top >= torch.finfo(torch.float32).tiny else 0.0
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,59 @@ class Statistics:
     unreached: tuple[str, ...]
     fed_by_norm: dict[str, tuple[str, ...]]
     fed_by_value: dict[str, str] = field(default_factory=dict)
+
+
+_TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("tokens", "weight_norm"))
+_FORMAT = "edgelib statistics 1"
+
+
+def save_statistics(statistics: Statistics, path: str | os.PathLike) -> Path:
+    """Write statistics to a safetensors file, whole or not at all, and return its path; the suffix is the caller's.
+
+    What layers share is written once. Raises EdgelibError if the file cannot be written.
+    """
+    tensors, groups, layers = {}, {}, {}
+    for name, layer in statistics.layers.items():
+        present = {key: getattr(layer, key) for key in _TENSORS if getattr(layer, key) is not None}
+        group = groups.setdefault(tuple(map(id, present.values())), str(len(groups)))
+        tensors |= {f"{group}.{key}": tensor.contiguous() for key, tensor in present.items()}
+        layers[name] = {"group": group, "tokens": layer.tokens, "weight_norm": layer.weight_norm}
+    known = {
+        "layers": layers, "unreached": statistics.unreached, "fed_by_norm": statistics.fed_by_norm,
+        "fed_by_value": statistics.fed_by_value,
+    }  # fmt: skip
+    path = Path(path).expanduser()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"format": _FORMAT, "statistics": json.dumps(known)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise EdgelibError(f"statistics cannot be written to {str(path)!r} ({error})") from None
+    return path
+
+
+def load_statistics(path: str | os.PathLike) -> Statistics:
+    """Read what `save_statistics` wrote; layers that shared tensors share them again.
+
+    Raises EdgelibError for a file that is not there, is damaged, or holds something else.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise EdgelibError(f"there are no statistics at {str(path)!r}; write them with save_statistics")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise EdgelibError(f"{str(path)!r} is damaged or no safetensors file ({error}); calibrate again") from None
+    if metadata.get("format") != _FORMAT:
+        raise EdgelibError(f"{str(path)!r} holds no statistics of this version of edgelib; calibrate again")
+    known = json.loads(metadata["statistics"])
+    layers = {}
+    for name, layer in known["layers"].items():
+        present = {key: tensors[f"{layer['group']}.{key}"] for key in _TENSORS if f"{layer['group']}.{key}" in tensors}
+        layers[name] = LayerStatistics(tokens=layer["tokens"], weight_norm=layer["weight_norm"], **present)
+    fed_by_norm = {norm: tuple(readers) for norm, readers in known["fed_by_norm"].items()}
+    return Statistics(layers, tuple(known["unreached"]), fed_by_norm, known["fed_by_value"])
