@@ -115,7 +115,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_intervals_cover_the_planted_shares(case):
     keep, factors, variances = CASES[case]
-    rng, runs, covered = np.random.default_rng(5), 200, 0
+    rng, runs, covered = np.random.default_rng(5), 150, 0
     parts, inside = terms(design(keep=keep, rng=rng), factors), [[3], [3], [], []] if len(factors) == 4 else [[]] * 3
     truth = np.array(variances) / sum(variances)
     for _ in range(runs):

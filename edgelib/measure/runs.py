@@ -107,14 +107,28 @@ def crossed_draws(
     """Yield blocks (means [b, S, K], weights [b, S]) of a bootstrap that draws clusters and runs independently.
 
     sums: [S runs, K configs, G clusters]; sizes: [G]. means holds each run's mean outcome over drawn clusters, weights
-    how often each run was drawn; their weighted mean over S is a replicate of Owen's (2007) pigeonhole bootstrap, which
-    is slightly conservative. Blocks add up to n_boot replicates.
+    the share of each run in the draw; their weighted sum over S is a replicate of Owen's (2007) pigeonhole bootstrap,
+    which is slightly conservative. S - 1 of S runs are drawn, because S would make five runs look too much alike by a
+    fifth of their variance (Rao and Wu, 1988). Blocks add up to n_boot replicates.
     """
     check_replicates(n_boot)
     runs, configs, clusters = sums.shape
     columns, step = sums.reshape(-1, clusters).T, max(1, _CHUNK // max(clusters, runs * configs))
     for start in range(0, n_boot, step):
-        count = min(step, n_boot - start)
+        count, taken = min(step, n_boot - start), max(1, runs - 1)
         drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=count).astype(float)
-        weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=count)
+        weights = rng.multinomial(taken, np.full(runs, 1 / runs), size=count) / taken
         yield (drawn @ columns).reshape(count, runs, configs) / (drawn @ sizes)[:, None, None], weights
+
+
+def crossed_error(run_variance, n_runs: int, cluster_variance, n_clusters: int):
+    """Return (standard error, degrees of freedom) of a mean over crossed runs and clusters, arrays or numbers.
+
+    run_variance: that of the mean over runs as the spread of the run means tells it, 0 for one run; cluster_variance:
+    that of the mean over clusters. They add up; what runs and clusters share is counted twice, which is conservative.
+    Degrees of freedom by Satterthwaite (1946).
+    """
+    total = run_variance + cluster_variance
+    inverse = run_variance**2 / max(n_runs - 1, 1) + cluster_variance**2 / max(n_clusters - 1, 1)
+    safe = np.where(inverse > 0, inverse, 1.0)
+    return np.sqrt(total), np.where(inverse > 0, total**2 / safe, n_clusters - 1.0)
