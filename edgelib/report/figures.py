@@ -83,7 +83,7 @@ def image_grid(images: np.ndarray, row_names: Sequence[str], column_names: Seque
     return figure
 
 
-def _end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
+def end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
     """Write (x, y, text, ink) to the right of the lines' ends, pushed apart so that none covers another."""
     heights = sorted(range(len(labels)), key=lambda i: labels[i][1])
     y = [labels[i][1] for i in heights]
@@ -123,7 +123,7 @@ def lines_with_intervals(
         spread = np.abs(scale * rows[["low", "high"]].to_numpy().T - value)
         ax.errorbar(at, value, yerr=spread, color=style.colour, marker=style.marker, markersize=5, elinewidth=1.0)
         ends.append((float(at[-1]), float(value[-1]), style.label, style.ink))
-    _end_labels(ax, ends, label_gap)
+    end_labels(ax, ends, label_gap)
     return ax
 
 
