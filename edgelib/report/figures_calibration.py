@@ -31,7 +31,7 @@ def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = 
         colour = style.colour if len(groups) > 1 else "#000000"
         ax.errorbar(
             share, place, xerr=np.maximum([share - low, high - share], 0), color=colour, marker=style.marker,
-            markersize=6, linestyle="", label=style.label,
+            markersize=6, linestyle="", label=style.label, clip_on=False,
         )  # fmt: skip
     ax.set_yticks(range(len(components)), [(names or {}).get(c, readable(c)) for c in components])
     ax.set(xlim=(0, 100), xlabel="Share of the variance between runs (%)", ylim=(len(components) - 0.5, -0.5))
@@ -64,6 +64,7 @@ def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float
             ax.axhline(100 * reference, color="#000000", linestyle="--", linewidth=1.0)
             ax.annotate("unquantized", (0, 100 * reference), xycoords=("axes fraction", "data"), xytext=(2, 3),
                         textcoords="offset points", fontsize=8)  # fmt: skip
+        ax.margins(y=0.12)  # room for the name of the dashed line
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.minorticks_off()
@@ -108,5 +109,6 @@ def predicted_and_observed(
     ends = scale * table[["predicted", "observed"]].to_numpy()
     ax.plot([ends.min(), ends.max()], [ends.min(), ends.max()], color=GREY, linestyle=":", linewidth=1.2)
     ax.set(xlabel=f"Predicted {what} ({unit})", ylabel=f"Observed {what} ({unit})")
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    many = table["group"].nunique() > 12
+    ax.legend(fontsize=7 if many else 8, labelspacing=0.2 if many else 0.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
