@@ -16,8 +16,8 @@ from tqdm import tqdm
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import Statistics, calibrate, module_of, weight_norm
-from edgelib.quant.folding import fold
-from edgelib.quant.formats import FORMATS, Encoded, Format, decode
+from edgelib.quant.folding import fold, places
+from edgelib.quant.formats import FORMATS, Encoded, Format, check_group_size, decode
 from edgelib.quant.grid import widened
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.methods import METHODS
@@ -53,6 +53,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     module = module_of(model)
     _check_model(module)
     targets = _targets(module, plan)
+    _check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
     result = _rebuild(module, plan, targets, statistics)
     return result if model is module else model.with_module(result)
@@ -65,10 +66,12 @@ def _rebuild(module: nn.Module, plan: Scheme, targets: list[str], statistics: St
     if plan.method == "cast":
         _cast(result, FORMATS[plan.weight])
     layers = dict(result.named_modules())
-    # on a terminal only, and only for what takes long
-    with tqdm(total=len(targets), desc=plan.name, unit="layer", delay=5, disable=None, leave=False) as bar:
-        migrations = fold(layers, plan, targets, statistics, bar.refresh)
-        swaps = {}
+    migrations, swaps, where = {}, {}, places(plan, targets, statistics)
+    # shown on a terminal only, and only for what takes long
+    with tqdm(total=len(where) + len(targets), desc=plan.name, unit="step", delay=5, disable=None, leave=False) as bar:
+        for absorber, readers in where:
+            migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, plan, statistics))
+            bar.update()
         for name in targets:
             swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics)
             bar.update()
@@ -86,12 +89,9 @@ def _quant_linear(
         layer, notes = original.scaled(migration.scales), notes | migration.notes
     if statistics is not None and seen is None:
         notes["fallback"] = "calibration never reached it"
-    try:
-        act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
-        encoded, decided = act(layer)
-        notes |= decided | _losses(original, layer, encoded)
-    except EdgelibError as error:
-        raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
+    act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
+    encoded, decided = act(layer)
+    notes |= decided | _losses(original, layer, encoded)
     static = layer.input_scale() if plan.activation_granularity == "tensor" else None
     return QuantLinear(encoded, linear.bias, linear.weight.dtype, plan.activation_format, static, notes)
 
@@ -167,6 +167,15 @@ def _targets(module: nn.Module, plan: Scheme) -> list[str]:
     if not targets:
         raise EdgelibError(f"exclude={list(plan.exclude)} leaves no Linear layer to quantize")
     return targets
+
+
+def _check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
+    """Raise EdgelibError for the first layer that the group size does not divide, before anything takes time."""
+    for name in targets if plan.group_size is not None else ():
+        try:
+            check_group_size(plan.group_size, module.get_submodule(name).in_features)
+        except EdgelibError as error:
+            raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
 
 
 def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statistics:
