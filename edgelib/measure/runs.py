@@ -77,7 +77,8 @@ def run_outcomes(
     by, cluster = named(by, "by"), cluster or item
     check_columns(rows, [*by, item, cluster, response], [response])
     run_codes = rows.groupby(by, sort=True, observed=True).ngroup().to_numpy()
-    keys = rows[by].assign(run=run_codes).drop_duplicates("run").sort_values("run")[by].reset_index(drop=True)
+    _, first = np.unique(run_codes, return_index=True)
+    keys = rows[by].iloc[first].reset_index(drop=True)
     item_codes, items = pd.factorize(rows[item])
     seen = np.bincount(run_codes * len(items) + item_codes, minlength=len(keys) * len(items))
     wrong = np.flatnonzero(seen != 1)
