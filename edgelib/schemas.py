@@ -200,10 +200,10 @@ class CalibrationSensitivity(ZeroShot):
     @field_validator("mixes")
     @classmethod
     def _mixes(cls, mixes: list[str]) -> list[str]:
-        from edgelib.inputs.calibration import check_mix
+        from edgelib.inputs.calibration import MIXES
 
         for mix in _distinct(mixes):
-            check_mix(mix)
+            choose(MIXES, mix.partition(":")[0], "calibration mix")
         if len(mixes) < 2:
             raise EdgelibError("needs at least 2 mixes to compare")
         return mixes

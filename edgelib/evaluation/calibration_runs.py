@@ -25,6 +25,7 @@ from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
 from edgelib.quant.distance import DISTANCES, activation_distance
 from edgelib.quant.quantize import quantize
+from edgelib.quant.report import quantization_report
 from edgelib.quant.scheme import needs_of, scheme
 from edgelib.quant.statistics import Statistics
 
@@ -213,6 +214,24 @@ def _collected(experiment: Experiment, store: CellStore) -> tuple[pd.DataFrame, 
     return pd.concat(parts, ignore_index=True), pd.concat(
         [*distances.values()], ignore_index=True
     ) if distances else empty
+
+
+def layer_report(experiment: Experiment, twins: Sequence[str], config: str, draw: Draw) -> pd.DataFrame:
+    """What `config` decided for every layer of the twins, calibrated on one draw.
+
+    Columns: twin, tower and depth (the first part and the first number of the layer's name), those of
+    `quantization_report`, and relative_loss, the layer's output error over that of rounding to nearest.
+    """
+    images, parts = experiment.draw(draw), []
+    for twin in twins:
+        model = planted(experiment.model, twin, experiment.seed)
+        seen = calibrate(model, images, needs=sorted(needs_of([config]) | {"rows"}), seed=draw.seed)
+        parts.append(quantization_report(quantize(model, config, seen)).assign(twin=twin))
+    table = pd.concat(parts, ignore_index=True)
+    table["tower"] = table["layer"].str.split(".").str[0]
+    table["depth"] = table["layer"].str.extract(r"\.(\d+)\.", expand=False).astype(float)
+    table["relative_loss"] = table["loss"] / table["loss_rtn"]
+    return table
 
 
 def fraction_of(

@@ -28,7 +28,7 @@ from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import scheme
+from edgelib.quant.scheme import needs_of, scheme
 
 PLAIN = "plain"
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
@@ -225,9 +225,8 @@ class _Built:
         for (model, twin), some in itertools.groupby(members, key=lambda v: (v.model, v.twin)):
             some = list(some)
             base = planted(grid.models[model], twin, grid.seed)
-            seen = None
-            if any(scheme(v.config).needs_calibration for v in some):
-                seen = calibrate(base, grid.calibration)
+            needs = needs_of(v.config for v in some)
+            seen = calibrate(base, grid.calibration, needs=sorted(needs)) if needs else None
             for variant in some:
                 self.models[variant.name] = quantize(base, variant.config, seen)
                 self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
