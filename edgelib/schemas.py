@@ -86,11 +86,14 @@ class RobustnessGap(ZeroShot):
         ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"], description="corruptions to apply"
     )
     severities: Annotated[list[Severity], Field(min_length=1)] = Field(
-        [1, 3, 5], description="severities 1 (mild) to 5 (harsh)"
+        [1, 5], description="severities 1 (mild) to 5 (harsh)"
     )
     twins: list[str] = Field(
-        ["weight:4", "weight:8", "weight:16", "activation:32", "activation:128", "activation:512"],
+        ["weight:4", "weight:16", "activation:32", "activation:512"],
         description='planted outliers as "kind:strength": twins evaluated beside the model',
+    )
+    baseline_configs: Names | None = Field(
+        None, description="configurations of the supervised baseline, the reference first; null takes all"
     )
     twin_configs: Names | None = Field(
         None, description="configurations evaluated on the twins; null takes all but the reference"
@@ -101,7 +104,7 @@ class RobustnessGap(ZeroShot):
     calibration: str = Field("balanced", min_length=1, description="calibration mix")
     n_calibration: int = Field(64, ge=1, description="images in the calibration mix")
 
-    @field_validator("configs", "twin_configs")
+    @field_validator("configs", "twin_configs", "baseline_configs")
     @classmethod
     def _configs(cls, configs: list[str] | None) -> list[str] | None:
         from edgelib.quant.scheme import scheme
@@ -147,14 +150,22 @@ class RobustnessGap(ZeroShot):
     @model_validator(mode="after")
     def _twins_within_the_grid(self) -> RobustnessGap:
         middle = self.severities[len(self.severities) // 2]
-        for field, default in (("twin_configs", self.configs[1:]), ("twin_severities", [middle])):
+        defaults = {"twin_configs": self.configs[1:], "twin_severities": [middle], "baseline_configs": self.configs}
+        for field, default in defaults.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)  # the model is frozen for everyone else
-        for field, whole in (("twin_configs", "configs"), ("twin_severities", "severities")):
+        parts = {"twin_configs": ("configs", self.twins), "twin_severities": ("severities", self.twins)}
+        parts |= {"baseline_configs": ("configs", self.baseline_model)}
+        for field, (whole, used) in parts.items():
             outside = [value for value in getattr(self, field) if value not in getattr(self, whole)]
-            if self.twins and outside:
+            if used and outside:
                 listed = ", ".join(map(repr, getattr(self, whole)))
                 raise EdgelibError(f"{field} names {', '.join(map(repr, outside))}, but {whole} has only {listed}")
+        if self.baseline_model and (self.baseline_configs[0] != self.configs[0] or len(self.baseline_configs) < 2):
+            raise EdgelibError(
+                f"baseline_configs = {self.baseline_configs}: name the reference {self.configs[0]!r} first, then at "
+                "least one configuration to compare with it"
+            )
         return self
 
 

@@ -199,21 +199,28 @@ def _score(job: _Job, draw: Draw | None, runs: tuple[Run, ...]) -> int:
 def _collected(experiment: Experiment, store: CellStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     parts, distances = [], {}
     for run in experiment.runs:
-        if not _complete(experiment, store, run):  # found damaged only now: compute it again
-            _score(_Job(experiment, store), run.draw, (run,))
         drawn = {"mix": "none", "size": 0, "seed": 0} if run.draw is None else vars(run.draw)
-        for condition in experiment.deployment:
+        *scored, distance = _read(experiment, store, run)
+        for condition, rows in zip(experiment.deployment, scored, strict=True):
             where = {"twin": run.twin, "config": run.config, **drawn, **vars(condition)}
-            rows = store.read(experiment.spec(run, condition))
             parts.append(rows.assign(**where)[[*where, *rows.columns]])
-        if run.draw is not None and (run.twin, run.draw) not in distances:
-            rows = store.read(experiment.distance_spec(run.twin, run.draw))
+        if distance is not None and (run.twin, run.draw) not in distances:
             where = {"twin": run.twin, **drawn}
-            distances[run.twin, run.draw] = rows.assign(**where)[[*where, *rows.columns]]
-    empty = pd.DataFrame(columns=["twin", "mix", "size", "seed", *DISTANCES])
-    return pd.concat(parts, ignore_index=True), pd.concat(
-        [*distances.values()], ignore_index=True
-    ) if distances else empty
+            distances[run.twin, run.draw] = distance.assign(**where)[[*where, *distance.columns]]
+    none = pd.DataFrame(columns=["twin", "mix", "size", "seed", *DISTANCES])
+    return pd.concat(parts, ignore_index=True), pd.concat([*distances.values()] or [none], ignore_index=True)
+
+
+def _read(experiment: Experiment, store: CellStore, run: Run) -> list[pd.DataFrame | None]:
+    """The outcomes of a run, one table per condition, then its distances (None without a draw)."""
+    specs = [experiment.spec(run, condition) for condition in experiment.deployment]
+    if run.draw is not None:
+        specs.append(experiment.distance_spec(run.twin, run.draw))
+    found = [store.read(spec) for spec in specs]
+    if any(rows is None for rows in found):  # damaged, which shows only now: compute it again
+        _score(_Job(experiment, store), run.draw, (run,))
+        found = [store.read(spec) for spec in specs]
+    return found if run.draw is not None else [*found, None]
 
 
 def layer_report(experiment: Experiment, twins: Sequence[str], config: str, draw: Draw) -> pd.DataFrame:

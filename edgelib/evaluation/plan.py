@@ -25,6 +25,7 @@ class GridParameters(Protocol):
     label_column: str | None
     image_column: str | None
     configs: list[str]
+    baseline_configs: list[str]
     corruptions: list[str]
     severities: list[int]
     table: str | None
@@ -57,7 +58,7 @@ def grid_of(p: GridParameters) -> Grid:
         baseline = load(p.baseline_model, device=p.device, offline=p.local_files_only)
         name = baseline.name if baseline.name != model.name else f"{baseline.name} (baseline)"
         models[name] = baseline
-        variants += variants_of(name, [], p.configs)
+        variants += variants_of(name, [], p.baseline_configs)
     return Grid(
         models=models,
         variants=variants,
