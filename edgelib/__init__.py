@@ -27,6 +27,11 @@ _HOMES = {
     "mce": "measure.metrics",
     "relative_mce": "measure.metrics",
     "paired_difference": "measure.statistics",
+    "vqa_accuracy": "measure.vqa",
+    "pope_scores": "measure.pope",
+    "mme_scores": "measure.mme",
+    "pareto_frontier": "measure.pareto",
+    "feasible": "measure.pareto",
 }
 __all__ = sorted(_HOMES)
 
@@ -43,7 +48,12 @@ if TYPE_CHECKING:
     from edgelib.measure.metrics import mce as mce
     from edgelib.measure.metrics import relative_mce as relative_mce
     from edgelib.measure.metrics import robustness_score as robustness_score
+    from edgelib.measure.mme import mme_scores as mme_scores
+    from edgelib.measure.pareto import feasible as feasible
+    from edgelib.measure.pareto import pareto_frontier as pareto_frontier
+    from edgelib.measure.pope import pope_scores as pope_scores
     from edgelib.measure.statistics import paired_difference as paired_difference
+    from edgelib.measure.vqa import vqa_accuracy as vqa_accuracy
     from edgelib.quant.formats import fake_quantize as fake_quantize
     from edgelib.quant.quantize import quantize as quantize
 

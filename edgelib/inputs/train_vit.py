@@ -36,7 +36,7 @@ SHAPE_OF_NETWORK = {"img_size": IMAGE_SIZE, "patch_size": 8, "embed_dim": 128, "
 class VitRecipe(Recipe):
     """The recipe of `scenes-vit`."""
 
-    cycles: tuple[tuple[int, float], ...] = ((1500, 1.5e-3),)
+    cycles: tuple[tuple[int, float], ...] = ((1500, 1.5e-3), (1500, 1.2e-3))
 
 
 def train(out: Path, recipe: VitRecipe | None = None, report: Callable[[str], None] = print) -> None:

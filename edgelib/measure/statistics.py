@@ -183,19 +183,29 @@ def _outcomes(values, what: str) -> np.ndarray:
     return array
 
 
+def cluster_codes(cluster, n: int) -> np.ndarray:
+    """Return the cluster (image) of each of n items as whole numbers from 0; None: every item is its own.
+
+    Raises EdgelibError for another number of ids than items, and for ids that are None or NaN.
+    """
+    if cluster is None:
+        return np.arange(n)
+    # As objects, because an array of texts would turn a missing id into the text "nan".
+    cluster = np.asarray(cluster, dtype=object)
+    if cluster.shape != (n,):
+        raise EdgelibError(f"cluster must name one image per item: got shape {cluster.shape} for {n} items")
+    missing = int(pd.isna(cluster).sum())
+    if missing:
+        raise EdgelibError(f"cluster is None or NaN for {missing} of {n} items; name their image or drop them")
+    return pd.factorize(cluster)[0]
+
+
 def _cluster_differences(a, b, cluster):
     """(sums [G] of a - b per cluster, sizes [G], size of a typical difference), in an order set by the values alone."""
     a, b = _outcomes(a, "a"), _outcomes(b, "b")
     if len(a) != len(b):
         raise EdgelibError(f"a and b must be outcomes of the same items: got {len(a)} and {len(b)} of them")
-    # As objects, because an array of texts would turn a missing id into the text "nan".
-    cluster = np.arange(len(a)) if cluster is None else np.asarray(cluster, dtype=object)
-    if cluster.shape != a.shape:
-        raise EdgelibError(f"cluster must name one image per item: got shape {cluster.shape} for {len(a)} items")
-    missing = int(pd.isna(cluster).sum())
-    if missing:
-        raise EdgelibError(f"cluster is None or NaN for {missing} of {len(a)} items; name their image or drop them")
-    codes, _ = pd.factorize(cluster)
+    codes = cluster_codes(cluster, len(a))
     # Rounded because graded outcomes of one image may cancel to 1e-17, which is no difference.
     sums, sizes = np.round(np.bincount(codes, weights=a - b), 12), np.bincount(codes)
     pooled = np.concatenate([a, b])
