@@ -271,29 +271,28 @@ plt.show()
 # ## Where the variance comes from
 #
 # Shares near one for the mix say: choose the images well. For the size: take more. For the seed or the rest: the draw decides, and
-# a single run of any paper is a sample of one.
+# a single run of any paper is a sample of one. Accuracy moves by whole images, so on small differences most of its variance
+# is the noise of scoring ("images"); the drift of the features from the unquantized model shows the same runs finely.
 
-# %% mystnb={"figure": {"caption": "Shares of the variance of simulated accuracy between runs, by configuration, on the twin whose runs differ most. 'rest' holds interactions, 'images' the noise of scoring on finitely many. Bars: generalized pivotal intervals.", "name": "fig-shares"}, "image": {"alt": "Dots with intervals: share of variance for mix, size, seed, rest and images per configuration."}}
-shares = variance_shares(
-    crossed,
-    "correct",
-    ("mix", "size", "seed"),
-    by=["twin", "config"],
-    cluster="image",
-    n_draws=P.n_bootstrap,
-    level=P.level,
-    seed=P.seed,
-)
-work.save_table("shares", shares)
-_, ax = plt.subplots(figsize=(6.4, 4.2))
-variance_dots(shares[shares.twin == widest], ax)
+# %% mystnb={"figure": {"caption": "Shares of the variance between runs, by configuration, on the twin whose runs differ most: of simulated accuracy (left) and of feature drift (right). 'rest' holds interactions, 'images' the noise of scoring on finitely many. Bars: generalized pivotal intervals.", "name": "fig-shares"}, "image": {"alt": "Two panels of dots with intervals: share of variance for mix, size, seed, rest and images per configuration, for accuracy and for drift."}}
+factors, pivots = ("mix", "size", "seed"), {"n_draws": P.n_bootstrap, "level": P.level, "seed": P.seed}
+shares = {
+    response: variance_shares(crossed, response, factors, by=["twin", "config"], cluster="image", **pivots)
+    for response in ("correct", "drift")
+}
+figure, axes = plt.subplots(1, 2, figsize=(7.2, 4.4), sharey=True)
+for ax, (response, table) in zip(axes, shares.items(), strict=True):
+    work.save_table(f"shares_{response}", table)
+    variance_dots(table[table.twin == widest], ax)
+    ax.set(title={"correct": "accuracy", "drift": "feature drift"}[response], xlabel="")
+    ax.get_legend().remove()
+figure.supxlabel("Share of the variance between runs (%)", fontsize=10)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
 plt.show()
 
 # %% tags=["hide-input"]
-spread = shares.groupby(["twin", "config"], sort=False)
-display(Markdown(bullets(
-    f"{look(c).label} on {t}, {variance_claim(own)}" for (t, c), own in spread if t == widest
-)))  # fmt: skip
+own = {c: t for c, t in shares["drift"][shares["drift"].twin == widest].groupby("config", sort=False)}
+display(Markdown(bullets(f"{look(c).label} on {widest}, {variance_claim(t, 'feature drift')}" for c, t in own.items())))
 
 # %% [markdown]
 # ## Does the ranking survive another draw?
@@ -378,7 +377,7 @@ choice = recommend(
 )
 work.save_table("settings", choice.table)
 advice = recommendation_claim(choice, lambda s: f"{s['size']} images of {s['mix']} with {look(s['config']).label}")
-largest = shares[(shares.twin == widest) & shares.share.notna() & (shares.component != "images")]
+largest = shares["drift"].query("twin == @widest and share.notna() and component != 'images'")
 largest = largest.loc[largest.share.idxmax()] if len(largest) else None
 points = [advice]
 points += [f"on {t}, {difference_claim(x, look(a).label, look(b).label, adjusted=corrected[t, a, b])}"
@@ -388,8 +387,8 @@ display(Markdown(bullets(points)))
 answer = f"On {experiment.model.name} and {len(experiment.data):,} images, {advice}."
 if largest is not None:
     answer += (
-        f" Where it matters most ({widest}, {look(largest.config).label}), {readable(largest.component)} makes up "
-        f"{100 * largest.share:.0f} % of the variance between runs "
+        f" Where runs differ most ({widest}), the largest part of the variance of feature drift is the {largest.component} for "
+        f"{look(largest.config).label}: {100 * largest.share:.0f} % "
         f"({100 * P.level:g} % interval {100 * largest.low:.0f} to {100 * largest.high:.0f})."
     )
 glue("answer", Sentence(answer), display=False)
