@@ -8,14 +8,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from scipy.stats import kstest
 from torch import nn
 from torch.overrides import _get_current_function_mode
 
 from edgelib.errors import EdgelibError
+from edgelib.inputs.calibration import calibration_set
+from edgelib.inputs.models import load
 from edgelib.inputs.observe import Pass, observing
 from edgelib.inputs.tallies import MODALITIES
 from edgelib.quant.calibrate import calibrate
+from edgelib.quant.statistics import load_statistics, save_statistics
 
 
 class Block(nn.Module):
@@ -340,3 +344,62 @@ def test_a_bad_activation_names_the_first_layer(block, bad):
     x[3, 2, 1] = bad
     with pytest.raises(EdgelibError, match="layer 'q' hold NaN or inf"):
         calibrate(block, [x])
+
+
+def test_statistics_survive_a_file(block, tmp_path):
+    block.spare = nn.Linear(8, 8)
+    statistics = calibrate(block, [inputs()], needs=EVERYTHING)
+    path = save_statistics(statistics, tmp_path / "new" / "stats.safetensors")
+    again = load_statistics(path)
+    assert (again.unreached, again.fed_by_norm) == (("spare",), statistics.fed_by_norm)
+    assert list(again.layers) == list(statistics.layers) and again.fed_by_value == statistics.fed_by_value
+    for name, layer in statistics.layers.items():
+        for field, value in vars(layer).items():
+            other = getattr(again.layers[name], field)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    assert again.layers["q"].hessian is again.layers["k"].hessian
+    assert [p.name for p in path.parent.iterdir()] == ["stats.safetensors"]
+
+
+def test_moments_alone_survive_a_file_too(block, tmp_path):
+    layer = load_statistics(save_statistics(calibrate(block, [inputs()]), tmp_path / "s")).layers["q"]
+    assert layer.hessian is None and layer.tokens == 60
+
+
+def test_a_file_with_something_else_is_named(block, tmp_path):
+    with pytest.raises(EdgelibError, match="no statistics at"):
+        load_statistics(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(EdgelibError, match="damaged"):
+        load_statistics(tmp_path / "text")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "weights")
+    with pytest.raises(EdgelibError, match="holds no statistics"):
+        load_statistics(tmp_path / "weights")
+    with pytest.raises(EdgelibError, match="cannot be written"):
+        save_statistics(calibrate(block, [inputs()]), tmp_path / "text" / "stats")
+
+
+def test_a_failed_write_leaves_the_old_file(block, tmp_path, monkeypatch):
+    path = save_statistics(calibrate(block, [inputs()]), tmp_path / "stats")
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(EdgelibError, match="disk full"):
+        save_statistics(calibrate(block, [inputs(3)]), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_statistics_of_prompts_do_not_see_padding():
+    model, data = load("scenes-clip"), calibration_set("balanced", n=4)
+    texts = [f"a photo of a {c}." for c in data.class_names]
+    lengths = [len(ids) for ids in model.tokenizer(texts).input_ids]
+    assert len(set(lengths)) > 1
+    layers = calibrate(model, data, needs="rows").layers
+    text = layers["text_model.encoder.layers.0.self_attn.q_proj"]
+    assert text.tokens == sum(lengths) and {MODALITIES[m] for m in text.row_modalities.tolist()} == {"text"}
+    assert text.row_items.bincount().tolist() == lengths
+    alone = calibrate(model, data, batch_size=1).layers["text_model.encoder.layers.1.mlp.fc2"]
+    assert torch.allclose(alone.abs_max, layers["text_model.encoder.layers.1.mlp.fc2"].abs_max, rtol=1e-4)

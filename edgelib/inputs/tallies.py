@@ -19,6 +19,8 @@ NEEDS = ("moments", "hessian", "rows", "percentiles")  # what can be kept; the m
 _ITEM_SHIFT = 24  # an item's rows have positions below 2**24
 _FREE = torch.iinfo(torch.int64).max  # key of a place that no row has taken
 
+_GRAM_BLOCK = 512
+
 # |x| in float32 is cut after 8 bits of mantissa: buckets of equal width within each power of two
 _DROPPED_BITS = 15
 _BUCKETS = 1 << (31 - _DROPPED_BITS)  # without the sign bit
@@ -87,12 +89,14 @@ class Sample:
         for mine, others in ((self.values, other.values), (self.keys, other.keys), (self.index.T, other.index.T)):
             mine[lost] = others[new]
 
-    def in_order(self) -> tuple[Tensor, Tensor]:
-        """The rows [n, in] and their index [3, n], sorted by modality, item and position."""
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """The rows taken [n, in] and their index [3, n], by modality, item and position; own places are reused."""
         order = (self.keys != _FREE).nonzero()[:, 0]
         for column in (self.index[1], self.index[0], self.index[2]):
             order = order[column[order].argsort(stable=True)]
-        return self.values[order], self.index[:, order]
+        n = len(order)
+        self.values[:n], self.index[:, :n] = self.values[order], self.index[:, order]
+        return self.values[:n], self.index[:, :n]
 
 
 @dataclass
@@ -123,13 +127,14 @@ class Tally:
     def of(x: Tensor, index: RowIndex | None, wanted: Wanted) -> Tally:
         """Tally the rows of x [R, in], R at least 1; the index is needed for a sample."""
         x = x.float()
-        gram = x.T @ x if "hessian" in wanted.needs else None
         magnitude = x.abs()
-        sample = Sample.of(x, index, wanted) if "rows" in wanted.needs else None
+        peak, total = magnitude.amax(0).double(), magnitude.sum(0).double()
         counts = bucket_counts(magnitude) if "percentiles" in wanted.needs else None
-        peak, total = magnitude.amax(0), magnitude.sum(0)
-        squares = magnitude.square_().sum(0) if gram is None else gram.diagonal()
-        return Tally(peak.double(), total.double(), squares.double(), len(x), gram, sample, counts)
+        squares = magnitude.square_().sum(0).double()
+        del magnitude  # before the widest part
+        gram = gram_matrix(x) if "hessian" in wanted.needs else None
+        sample = Sample.of(x, index, wanted) if "rows" in wanted.needs else None
+        return Tally(peak, total, squares, len(x), gram, sample, counts)
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one in place."""
@@ -143,6 +148,21 @@ class Tally:
             self.sample.add(other.sample)
         if self.counts is not None:
             self.counts += other.counts
+
+
+def gram_matrix(x: Tensor) -> Tensor:
+    """Return x^T x of x [R, in], exactly symmetric: only blocks on and above the diagonal are multiplied."""
+    width = x.shape[1]
+    gram = x.new_empty(width, width)
+    for start in range(0, width, _GRAM_BLOCK):
+        rows = slice(start, start + _GRAM_BLOCK)
+        for other in range(start, width, _GRAM_BLOCK):
+            columns = slice(other, other + _GRAM_BLOCK)
+            part = x[:, rows].T @ x[:, columns]
+            gram[rows, columns] = part
+            if other > start:
+                gram[columns, rows] = part.T
+    return gram
 
 
 def bucket_counts(magnitude: Tensor) -> Tensor:

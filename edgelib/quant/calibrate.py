@@ -46,7 +46,6 @@ def calibrate(
     steps, probe = _passes(model, calibration, whole_number(batch_size, "batch_size", at_least=1))
     with observing(module) as first:
         probe(module)
-    fed_by_value = value_sources(module, probe, first.tallies())
     with observing(module, wanted) as observer:
         observer.reserve(first)
         for step in steps:
@@ -60,22 +59,25 @@ def calibrate(
                 )
     if not observer.tallies():
         raise EdgelibError("calibration reached no Linear layer: the calibration set is empty, or the model has none")
-    return _statistics(observer, module, fed_by_value)
+    return _statistics(observer, module, value_sources(module, probe, first.tallies()))
 
 
 def _statistics(observer: Observer, module: nn.Module, fed_by_value: dict[str, str]) -> Statistics:
-    modules, layers, shared = dict(module.named_modules()), {}, {}
-    for name, tally in observer.tallies().items():
-        if id(tally) not in shared:
-            shared[id(tally)] = _plain(tally)
-        layers[name] = LayerStatistics(weight_norm=weight_norm(modules[name].weight), **shared[id(tally)])
+    modules = dict(module.named_modules())
+    tallies = observer.tallies()
+    # what needs room for a moment comes before what stays (see Observer.reserve)
+    norms = {name: weight_norm(modules[name].weight) for name in tallies}
+    own = {id(tally): tally for tally in tallies.values()}
+    rows = {key: tally.sample.sorted() for key, tally in own.items() if tally.sample is not None}
+    shared = {key: _plain(tally, *rows.get(key, ())) for key, tally in own.items()}
+    layers = {name: LayerStatistics(weight_norm=norms[name], **shared[id(tally)]) for name, tally in tallies.items()}
     unreached = tuple(name for name in observer.linears.values() if name not in layers)
     fed_by_value = {out: value for out, value in fed_by_value.items() if out in layers}
     return Statistics(layers, unreached, observer.fed_by_norm(), fed_by_value)
 
 
-def _plain(tally: Tally) -> dict[str, object]:
-    """The fields of LayerStatistics that a tally fills, on the CPU."""
+def _plain(tally: Tally, rows: Tensor | None = None, index: Tensor | None = None) -> dict[str, object]:
+    """The fields of LayerStatistics that a tally and its sorted sample fill, on the CPU."""
     fields = {
         "abs_max": tally.peak.float().cpu(),
         "abs_mean": (tally.total / tally.rows).float().cpu(),
@@ -84,10 +86,8 @@ def _plain(tally: Tally) -> dict[str, object]:
     }
     if tally.gram is not None:
         fields["hessian"] = tally.gram.div_(tally.rows).cpu()
-    if tally.sample is not None:
-        fields["rows"], (items, positions, modalities) = tally.sample.in_order()
-        tally.sample = None  # sorting copied it
-        fields |= {"row_items": items, "row_positions": positions, "row_modalities": modalities}
+    if rows is not None:
+        fields |= {"rows": rows, "row_items": index[0], "row_positions": index[1], "row_modalities": index[2]}
     if tally.counts is not None:
         fields["counts"] = tally.counts.cpu()
     return fields

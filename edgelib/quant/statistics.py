@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike) -> Path:
         save_file(tensors, temporary, metadata={"format": _FORMAT, "statistics": json.dumps(known)})
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise EdgelibError(f"statistics cannot be written to {str(path)!r} ({error})") from None
     return path
 
