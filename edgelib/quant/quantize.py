@@ -55,11 +55,14 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     targets = _targets(module, plan)
     _check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
-    result = _rebuild(module, plan, targets, statistics)
+    result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration)
     return result if model is module else model.with_module(result)
 
 
-def _rebuild(module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None) -> nn.Module:
+def _rebuild(
+    module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None, spend: bool
+) -> nn.Module:
+    """Round the targets of a copy; spend: drop each layer's statistics after use, because nobody else wants them."""
     result = shared_copy(module)
     if plan.weight == "fp32":
         return result
@@ -74,6 +77,8 @@ def _rebuild(module: nn.Module, plan: Scheme, targets: list[str], statistics: St
             bar.update()
         for name in targets:
             swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics)
+            if spend and statistics is not None:
+                statistics.layers.pop(name, None)
             bar.update()
     return _swap(result, swaps)
 

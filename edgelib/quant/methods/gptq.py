@@ -38,16 +38,15 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING, dtype: torch.dtype
 
     One Cholesky factorisation read backwards: H = M M^T with M upper triangular, so U = M^-1. Computed in `dtype`.
     """
-    wide = hessian.to(dtype).flip(0, 1)
-    mean = wide.diagonal().mean()
     for step in DAMPING_STEPS:
-        damped = wide.clone()
-        damped.diagonal().add_(step * damping * mean)
+        damped = hessian.flip(0, 1).to(dtype)  # a copy
+        damped.diagonal().add_(step * damping * damped.diagonal().mean())
         lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed and torch.isfinite(lower).all():
-            eye = torch.eye(len(lower), dtype=dtype, device=lower.device)
-            inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
-            return Factor(inverse.flip(0, 1).to(hessian.dtype), step * damping)
+        del damped
+        if not failed and torch.isfinite(lower.diagonal()).all():
+            inverse = torch.eye(len(lower), dtype=dtype, device=lower.device)
+            torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+            return Factor(inverse.to(hessian.dtype).flip(0, 1), step * damping)
     return None
 
 
@@ -71,7 +70,11 @@ def gptq(
     grid = format.fit(blocks, shrink)
     hessian = hessian.to(blocks)
     order = hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
-    factor = inverse_factor(_alive(hessian)[order][:, order], damping)
+    hessian = hessian[order][:, order]  # a copy
+    diagonal = hessian.diagonal()
+    diagonal += (diagonal <= 0) * torch.where(diagonal.mean() > 0, diagonal.mean(), 1)
+    factor = inverse_factor(hessian, damping)
+    del hessian, diagonal
     if factor is None:
         return None
     columns = weight.to(blocks).T[order]  # [in, out]: a column is contiguous, and the indexing has made a copy
@@ -89,13 +92,6 @@ def gptq(
         columns[stop:].addmm_(upper[:, stop:].T, errors, alpha=-1)
     codes = joined(format.encode(split(rounded.T, blocks.shape[-1]), grid), weight.shape)
     return Encoded(format, codes, *(None if part is None else part.squeeze(-1) for part in grid)), factor.damping
-
-
-def _alive(hessian: Tensor) -> Tensor:
-    """Give channels that were always 0 a diagonal entry, the mean, so that the matrix can be factored."""
-    diagonal = hessian.diagonal()
-    mean = diagonal.mean()
-    return hessian + torch.diag((diagonal <= 0) * torch.where(mean > 0, mean, 1))
 
 
 def round_gptq(layer: Layer) -> Rounded:
