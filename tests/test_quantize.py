@@ -168,10 +168,13 @@ def test_sixteen_bit_schemes_round_every_parameter_and_input(block, name, dtype)
     assert torch.equal(copied.q(x), F.linear(x.to(dtype).float(), copied.q.weight, copied.q.bias))
 
 
+@pytest.mark.parametrize("name", ["w8a8-minmax", "w8a8-awq", "w8a8-gptq", "w8a8-smoothquant-search"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_models_work(block, dtype):
-    copied = quantize(block.to(dtype), "w8a8-minmax")
-    assert copied(inputs().to(dtype)).dtype == dtype and copied.q.codes().abs().amax() == 127
+def test_half_precision_models_work(block, dtype, name):
+    x, reference = inputs(), block(inputs())
+    copied = quantize(block.to(dtype), name, [x.to(dtype)])
+    assert copied(x.to(dtype)).dtype == dtype and copied.q.codes().abs().amax() == 127
+    assert F.cosine_similarity(copied(x.to(dtype)).float(), reference, dim=-1).min() > 0.99
 
 
 def test_gradients_may_be_enabled(block):
