@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from scipy.stats import kstest
 from torch import nn
 from torch.overrides import _get_current_function_mode
+from transformers import SiglipConfig, SiglipModel
 
 from edgelib.errors import EdgelibError
+from edgelib.inputs.attention import attention_blocks
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.models import load
 from edgelib.inputs.observe import Pass, observing
@@ -406,3 +408,33 @@ def test_statistics_of_prompts_do_not_see_padding():
     assert text.row_items.bincount().tolist() == lengths
     alone = calibrate(model, data, batch_size=1).layers["text_model.encoder.layers.1.mlp.fc2"]
     assert torch.allclose(alone.abs_max, layers["text_model.encoder.layers.1.mlp.fc2"].abs_max, rtol=1e-4)
+
+
+def test_a_probe_shows_which_layers_read_the_same_tensor():
+    model = load("scenes-clip")
+    with observing(model.module) as observer:
+        model.probe()
+    tallies = observer.tallies()
+    for tower in ("vision_model", "text_model"):
+        q, k, out = (tallies[f"{tower}.encoder.layers.0.self_attn.{p}"] for p in ("q_proj", "k_proj", "out_proj"))
+        assert q is k is not out
+    fed = calibrate(model, calibration_set("balanced", 2)).fed_by_value
+    assert len(fed) == len(list(attention_blocks(model.module)))
+
+
+def tiny_siglip():
+    clip = load("scenes-clip")
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={**tower, "vocab_size": 512, "max_position_embeddings": 24},
+        vision_config={**tower, "image_size": 48, "patch_size": 12},
+    )
+    return replace(clip, module=SiglipModel(config).eval())
+
+
+@pytest.mark.parametrize("model", [tiny_siglip, lambda: load("scenes-vit")], ids=["siglip", "timm"])
+def test_other_families_are_calibrated_too(model):
+    statistics = calibrate(model(), calibration_set("english", 4), 3, EVERYTHING)
+    assert statistics.layers and all(len(layer.rows) for layer in statistics.layers.values())
+    for name, layer in statistics.layers.items():
+        assert name.startswith("vision") or "text" not in name or layer.tokens in (4, 4 * 24), "read to full length"

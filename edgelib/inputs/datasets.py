@@ -41,7 +41,8 @@ class Dataset:
 
     name: what tables and figures call it; never a machine's path.
     rows: one per image, columns item (unique text, the cluster of the bootstrap), image (position in `images`),
-        label (0..C-1), and whatever else the source knows.
+        label (0..C-1), and whatever else the source knows. A calibration set may have image_seen (bool) and text_seen
+        (the text, empty for none) to say what the towers of a model see of an item.
     class_names: C names, in label order.
     images: uint8 tensor [N, 3, H, W], or an `ImageList` decoded when indexed.
     split: the split the images come from.

@@ -87,7 +87,7 @@ class ZeroShotModel:
         """uint8 [N, 3, H, W] -> float32 features [N, D] of unit length."""
         return self.image_features(self.pixels(images))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would hide from a watcher whether a tensor was changed
     def probe(self) -> None:
         """Run the whole network once on a blank input, for those who watch how it is wired."""
         self.image_features(torch.zeros(1, 3, *self.preprocess.size, dtype=self.dtype, device=self.device))
@@ -157,10 +157,11 @@ class ClipModel(ZeroShotModel):
         features = torch.cat(parts).view(len(class_names), len(templates), -1)
         return F.normalize(features.mean(dim=1), dim=-1)
 
+    @torch.no_grad()
     def probe(self) -> None:
         """Run both towers once on a blank input."""
         super().probe()
-        self.encode_text(["a"])
+        self._read(self._tokens(["a"], return_tensors="pt"))
 
     def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[Pass]:
         """Images first, then texts: those that the set gives its items, else "a photo of a {class}." for every class.

@@ -29,12 +29,17 @@ def calibrate(
     """Run `model` once over `calibration` and return the statistics of every Linear's input.
 
     model: a ZeroShotModel, whose `calibration_passes(dataset, batch_size)` also runs the text tower, and a data
-        set; or a bare nn.Module and an iterable of its inputs (a tensor, a tuple or a mapping of keyword arguments).
-        It is not changed.
+        set; or a bare nn.Module and an iterable of its inputs (a tensor, a tuple or a mapping of keyword arguments),
+        batch first. It is not changed.
     needs: "moments" (always kept), "hessian" (in x in floats for each tensor that Linears read), "rows" (a sample of
         at most `row_limit` inputs, chosen by (seed, modality, item, position)) and "percentiles".
 
-    Neither batch size nor order changes what is computed, only the last bits of sums.
+    Memory does not grow with the calibration set. Neither batch size nor order changes what is computed, only the last
+    bits of sums; the rows of a bare module are numbered as they come, so there the order of the inputs matters. Prompts
+    of one length run together: padding counts for a model that reads it (SigLIP), and for no other.
+    Beside the pass a blank input is run twice (for a bare module its first batch), to learn which layers read the same
+    tensor and what `Statistics.fed_by_value` holds.
+
     Raises EdgelibError for an unknown need, an empty calibration set, one of the wrong kind, and NaN or inf, naming the
     first layer that met it.
     """
