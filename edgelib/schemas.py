@@ -132,9 +132,9 @@ class RobustnessGap(ZeroShot):
     @field_validator("calibration")
     @classmethod
     def _calibration(cls, mix: str) -> str:
-        from edgelib.inputs.calibration import MIXES
+        from edgelib.inputs.mixes import parse_mix
 
-        choose(MIXES, mix, "calibration mix")
+        parse_mix(mix)
         return mix
 
     @field_validator("severities", "twin_severities")
@@ -211,10 +211,10 @@ class CalibrationSensitivity(ZeroShot):
     @field_validator("mixes")
     @classmethod
     def _mixes(cls, mixes: list[str]) -> list[str]:
-        from edgelib.inputs.calibration import MIXES
+        from edgelib.inputs.mixes import parse_mix
 
         for mix in _distinct(mixes):
-            choose(MIXES, mix.partition(":")[0], "calibration mix")
+            parse_mix(mix)
         if len(mixes) < 2:
             raise EdgelibError("needs at least 2 mixes to compare")
         return mixes
