@@ -5,8 +5,8 @@ The unit of work is a draw (mix, size, seed). Outcomes are cells of the same sto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
@@ -20,6 +20,7 @@ from edgelib.evaluation.sweep import planted, shared_spec
 from edgelib.evaluation.zero_shot import Condition, outcomes
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.datasets import Dataset
+from edgelib.inputs.image_store import pack_images
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
@@ -146,29 +147,21 @@ class _Job:
         if name not in self._twins:
             e = self.experiment
             model = planted(e.model, name, e.seed)
-            self._twins[name] = model, calibrate(model, _Deployed(e.data, e.deployment, e.seed, e.table))
+            self._twins[name] = model, calibrate(model, _deployed(e.data, e.deployment, e.seed, e.table))
         return self._twins[name]
 
 
-@dataclass(frozen=True)
-class _Deployed:
-    """The scored images in every condition, without their labels, as a set to calibrate on."""
-
-    data: Dataset
-    deployment: tuple[Condition, ...]
-    seed: int
-    table: str | None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the data set."""
-        return self.data.class_names
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Dataset.batches`, one condition after the other."""
-        for k, condition in enumerate(self.deployment):
-            for positions, images in self.data.batches(size):
-                yield positions + k * len(self.data), condition.apply(images, self.seed, self.table)
+def _deployed(data: Dataset, deployment: Sequence[Condition], seed: int, table: str | None) -> Dataset:
+    """The scored images in every condition, to calibrate on: their labels reach no Linear."""
+    images: list[Tensor] = []
+    for condition in deployment:
+        found = {}
+        for positions, batch in data.batches(64):
+            found |= dict(zip(positions.tolist(), condition.apply(batch, seed, table), strict=True))
+        images += [found[position] for position in range(len(data))]
+    names = [f"{position} in deployment" for position in range(len(images))]
+    rows = pd.concat([data.rows] * len(deployment), ignore_index=True)
+    return replace(data, rows=rows, images=pack_images(images, names))
 
 
 def _score(job: _Job, draw: Draw | None, runs: tuple[Run, ...]) -> int:
