@@ -20,7 +20,9 @@ from scipy import stats
 
 from edgelib.errors import EdgelibError
 from edgelib.inputs.corruptions import CORRUPTIONS, FAMILIES, TABLES, corrupt, table_for
-from edgelib.inputs.corruptions.blur import disk_kernel, motion_blurred, motion_taps
+from edgelib.inputs.corruptions.blur import _shared_taps, disk_kernel, motion_blurred, motion_taps
+from edgelib.inputs.corruptions.digital import _coded_by_pillow
+from edgelib.inputs.corruptions.jpeg import jpeg_round_trip
 from edgelib.inputs.corruptions.noise import gaussian_quantiles, impulse_quantiles, poisson_tables
 from edgelib.inputs.corruptions.weather import hazed, plasma
 from edgelib.inputs.randomness import address, keys_for
@@ -225,7 +227,7 @@ def test_motion_angles_are_uniform():
 def test_a_moving_camera_that_outruns_the_image_loses_light():
     grey = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
     assert set(motion_blurred(grey, (20, 15), [0.0]).unique().tolist()) == {194}
-    assert len(motion_taps(20, 15, 0.0, 32, 32)[0]) == 32
+    assert (motion_taps(20, 15, [0.0], 32, 32)[2] > 0).sum() == 32
 
 
 def test_cifar_motion_blur_is_equal_at_severities_3_and_4():
@@ -281,6 +283,53 @@ def test_pixelate_and_jpeg_equal_pillow(size, table):
             assert levels_apart(tensor(np.array(fewer.resize(pixels.size, Image.Resampling.NEAREST))), small) <= 1
             pixels.save(stream := io.BytesIO(), "JPEG", quality=quality)
             assert levels_apart(tensor(np.array(Image.open(stream))), coded) == 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (31, 18), (50, 49), (96, 112)], ids=str)
+@pytest.mark.parametrize("kind", ["random", "smooth", "black and white"])
+def test_jpeg_by_arithmetic_equals_pillow(kind, size):
+    images = random_images(3, *size)
+    if kind == "smooth":
+        images = torch.nn.functional.interpolate(random_images(3, 4, 4).float(), size, mode="bilinear").to(torch.uint8)
+    elif kind == "black and white":  # the largest coefficients
+        images = (images > 127).to(torch.uint8) * 255
+    for quality in (1, 7, 25, 49, 50, 80, 95, 100):
+        assert torch.equal(jpeg_round_trip(images, quality), _coded_by_pillow(images, quality))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_defocus_is_the_convolution_with_its_kernel(severity, table):
+    images = random_images(2, 24, 37)
+    kernel = torch.from_numpy(disk_kernel(*CORRUPTIONS["defocus_blur"].levels[table][severity - 1]))
+    half = len(kernel) // 2
+    padded = torch.nn.functional.pad(images.double(), [half] * 4, mode="reflect").flatten(0, 1)[:, None]
+    exact = torch.nn.functional.conv2d(padded, kernel[None, None]).view(images.shape).clamp(max=255)
+    below = exact - corrupt(images, "defocus_blur", severity, table=table).double()
+    assert below.min() > -0.05 and below.max() < 1.05
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_contrast_is_exact(table):
+    images = random_images(2, 17, 23)
+    pixels = 17 * 23
+    for severity, factor in enumerate(CORRUPTIONS["contrast"].levels[table], start=1):
+        percent, sums = round(100 * factor), images.long().sum(dim=(2, 3), keepdim=True)
+        expected = (percent * images.long() * pixels + (100 - percent) * sums) // (100 * pixels)
+        assert torch.equal(corrupt(images, "contrast", severity, table=table).long(), expected)
+
+
+def test_motion_taps_are_shared_by_images_in_order_of_their_angles():
+    angles = np.sort(np.random.default_rng(0).uniform(-45, 45, 50))
+    taps = motion_taps(15, 8, angles, 24, 24)
+    spread = np.zeros((50, 49, 49))
+    for start, stop, row, column, weight in _shared_taps(*taps):
+        spread[start:stop, 24 + row, 24 + column] += weight
+    for image, (rows, columns, weights) in zip(spread, zip(*taps, strict=True), strict=True):
+        alone = np.zeros((49, 49))
+        np.add.at(alone, (24 + rows, 24 + columns), weights)
+        assert np.array_equal(image, alone)
+    assert len(list(_shared_taps(*taps))) < (taps[2] > 0).sum() / 2
 
 
 # Randomness follows the image -----------------------------------------------------------------------------------------
@@ -367,7 +416,7 @@ def test_memory_layout_does_not_matter_and_the_argument_survives(name, layout):
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_entries_are_complete(name):
     entry = CORRUPTIONS[name]
-    assert entry.name == name and entry.family in FAMILIES and entry.source and entry.parameter
+    assert entry.name == name and entry.family in FAMILIES and entry.source and entry.parameter and entry.notes
     assert set(entry.levels) == set(TABLES) and all(len(levels) == 5 for levels in entry.levels.values())
 
 

@@ -38,6 +38,10 @@ def _plain(part: object) -> object:
 
 def _fold(x: Tensor, shift: int, scratch: Tensor) -> Tensor:
     """x ^= x >> shift without sign extension, in place; `scratch` is a tensor like x to work in."""
+    if x.device.type == "cpu":  # NumPy shifts unsigned integers, which saves a pass
+        word, spare = (each.numpy().view(f"u{each.element_size()}") for each in (x, scratch))
+        np.bitwise_xor(word, np.right_shift(word, shift, out=spare), out=word)
+        return x
     mask = (1 << (8 * x.element_size() - shift)) - 1
     return x.bitwise_xor_(torch.bitwise_right_shift(x, shift, out=scratch).bitwise_and_(mask))
 

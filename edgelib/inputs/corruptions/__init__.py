@@ -9,7 +9,7 @@ Randomness follows the image: its key is a hash of (corruption, seed, the bytes 
 corrupt(batch)[i] equals corrupt(batch[i:i+1])[0] bit for bit, equal images get equal noise, and no batch size, order,
 chunk or thread count matters. Severity and table are not part of the key: the same image meets the same
 noise pattern, haze and direction at every severity, only stronger, which makes comparisons between severities sharper.
-All arithmetic is in integers or in element-wise float32, so that the vector width of a processor cannot show.
+All arithmetic is in whole numbers or in element-wise float32, so that the vector width of a processor cannot show.
 
 A new corruption is one function and two rows of severities, decorated with `registry.corruption`.
 """

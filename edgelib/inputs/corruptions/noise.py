@@ -8,7 +8,7 @@ same image keeps the same noise pattern at every severity, only stronger.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -19,60 +19,60 @@ from ..randomness import bits
 from .registry import corruption
 
 _STEPS = 1 << 16
-_SOURCE = "imagecorruptions 1.1.2 (ImageNet-C) and make_cifar_c.py of hendrycks/robustness (CIFAR-10-C)"
+_noise = partial(
+    corruption,
+    "noise",
+    random=True,
+    source="imagecorruptions 1.1.2 (ImageNet-C) and make_cifar_c.py of hendrycks/robustness (CIFAR-10-C)",
+)
 
 
 def _ranks(keys: Tensor, count: int) -> Tensor:
-    """Return int32 [n, count] uniform on -2**15 .. 2**15 - 1: two per hashed word."""
-    return bits(keys, (count + 1) // 2).view(torch.int16)[:, :count].to(torch.int32)
+    """Return int32 [n, count] uniform on 0 .. 2**16 - 1: two per hashed word."""
+    return bits(keys, (count + 1) // 2).view(torch.int16)[:, :count].to(torch.int32).add_(_STEPS // 2)
 
 
 def _add_quantiles(images: Tensor, keys: Tensor, quantiles: np.ndarray) -> Tensor:
     """Return clamp(v + quantiles[u]) for every value v, u uniform on 0 .. 2**16 - 1."""
-    table = torch.from_numpy(quantiles.astype(np.int16)).to(images.device)
-    rank = _ranks(keys, images[0].numel()).add_(_STEPS // 2)
-    shift = table.index_select(0, rank.flatten()).view(images.shape)
+    table = torch.from_numpy(quantiles).to(images.device)
+    shift = table.index_select(0, _ranks(keys, images[0].numel()).flatten()).view(images.shape)
     return shift.add_(images.to(torch.int16)).clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache
 def gaussian_quantiles(sd: float) -> np.ndarray:
-    """Return floor(255 * sd * z) at the 2**16 quantiles z; v + floor(x) = floor(v + x), the peers' truncation."""
-    return np.floor(255 * sd * ndtri((np.arange(_STEPS) + 0.5) / _STEPS))
+    """Return int16 floor(255 * sd * z) at the 2**16 quantiles z; v + floor(x) = floor(v + x), the peers' truncation."""
+    return np.floor(255 * sd * ndtri((np.arange(_STEPS) + 0.5) / _STEPS)).astype(np.int16)
 
 
-@corruption(
-    "noise",
+@_noise(
     "standard deviation, in units of the full range",
-    random=True,
-    source=_SOURCE,
     imagenet_c=(0.08, 0.12, 0.18, 0.26, 0.38),
     cifar_c=(0.04, 0.06, 0.08, 0.09, 0.10),
-    notes="Truncated to integers after clipping, as the peers do: the mean drops by half a level.",
 )
 def gaussian_noise(images, sd, keys):
+    """v + 255 N(0, sd**2), clipped, then truncated to integers as the peers do: the mean drops by half a level."""
     return _add_quantiles(images, keys, gaussian_quantiles(sd))
 
 
 @lru_cache
 def impulse_quantiles(amount: float) -> np.ndarray:
-    """Return -255 (pepper) on the lowest amount / 2 of the quantiles, 255 (salt) on the highest, 0 between."""
+    """Return int16 -255 (pepper) on the lowest amount / 2 of the quantiles, 255 (salt) on the highest, 0 between."""
     rank = np.arange(_STEPS)
     half = round(_STEPS * amount / 2)
-    return 255 * ((rank >= _STEPS - half).astype(int) - (rank < half))
+    return 255 * ((rank >= _STEPS - half).astype(np.int16) - (rank < half))
 
 
-@corruption(
-    "noise",
+@_noise(
     "share of values replaced, half by 0 and half by 255",
-    random=True,
-    source=_SOURCE,
     imagenet_c=(0.03, 0.06, 0.09, 0.17, 0.27),
     cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07),
-    notes="Each channel of a pixel is hit on its own, as in scikit-image's random_noise, whose draws no seed "
-    "of NumPy's global generator controls; ours follow `seed`.",
 )
 def impulse_noise(images, amount, keys):
+    """0 or 255, each with probability amount / 2, else v; each channel of a pixel is hit on its own.
+
+    As in scikit-image's random_noise, whose draws no seed of NumPy's global generator controls; ours follow `seed`.
+    """
     return _add_quantiles(images, keys, impulse_quantiles(amount))
 
 
@@ -98,19 +98,16 @@ def poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray]:
     return (256 * bins).astype(np.int32), cells
 
 
-@corruption(
-    "noise",
+@_noise(
     "photons counted from a white value",
-    random=True,
-    source=_SOURCE,
     imagenet_c=(60, 25, 12, 5, 3),
     cifar_c=(500, 250, 100, 75, 50),
-    notes="Counts above white are clipped, then truncated to integers, as the peers do.",
 )
 def shot_noise(images, photons, keys):
+    """255 Poisson(v photons / 255) / photons, clipped, then truncated to integers, as the peers do."""
     bins, cells = (torch.from_numpy(t.ravel()).to(images.device) for t in poisson_tables(photons))
     rank = _ranks(keys, images[0].numel()).flatten()
-    row = bins.index_select(0, rank.add_(_STEPS // 2)).add_(images.flatten())
+    row = bins.index_select(0, rank).add_(images.flatten())
     cell = cells.index_select(0, row)
     last = torch.bitwise_right_shift(cell, 16, out=row)
     skip = last.sub_(rank.sub_(_STEPS // 2)).bitwise_right_shift_(31).bitwise_and_(8)  # 0 or 8 bits; faster than where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getdoc
 
 FAMILIES = ("noise", "blur", "weather", "digital")
 TABLES = ("imagenet-c", "cifar-c")
@@ -18,7 +19,8 @@ class Corruption:
     - `parameter`: what one entry of a severity table means, with its unit.
     - `levels`: severity table name -> five entries, severity 1 first.
     - `random`: whether the result depends on the seed.
-    - `source`, `notes`: whose definition it is, and which of its quirks are kept.
+    - `source`: whose definition it is.
+    - `notes`: the formula for a grey level v, and which quirks of the source are kept: the docstring of `apply`.
     - `apply`: (uint8 [n, 3, H, W], one entry of a table, int64 keys [n]) -> uint8 [n, 3, H, W]; images and keys
       are on the same device, keys is None unless `random`, and image i may depend on images[i] and keys[i] only.
     """
@@ -43,15 +45,14 @@ def corruption(
     imagenet_c: tuple,
     cifar_c: tuple,
     source: str,
-    notes: str = "",
     random: bool = False,
 ):
-    """Register the decorated `apply` function (see Corruption) under its own name."""
+    """Register the decorated `apply` function (see Corruption) under its own name, with its docstring as notes."""
 
     def register(apply):
         levels = dict(zip(TABLES, (imagenet_c, cifar_c), strict=True))
         name = apply.__name__
-        CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, notes, apply)
+        CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, getdoc(apply), apply)
         return apply
 
     return register
