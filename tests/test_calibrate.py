@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from scipy.stats import kstest
 from torch import nn
 from torch.overrides import _get_current_function_mode
+from transformers import SiglipConfig, SiglipModel
 
 from edgelib.errors import EdgelibError
-from edgelib.quant.calibrate import calibrate, observing
+from edgelib.inputs.attention import attention_blocks
+from edgelib.inputs.calibration import calibration_set
+from edgelib.inputs.models import load
+from edgelib.inputs.observe import Pass, observing
+from edgelib.inputs.tallies import MODALITIES
+from edgelib.quant.calibrate import calibrate
+from edgelib.quant.statistics import load_statistics, save_statistics
 
 
 class Block(nn.Module):
@@ -33,17 +47,24 @@ class Model:
     def __init__(self, module):
         self.module = module
 
+    def with_module(self, module):
+        return Model(module)
+
+    def probe(self):
+        self.module(inputs(1))
+
     def calibration_passes(self, dataset, batch_size):
-        for _, images in dataset.batches(batch_size):
-            yield self.module(images)
+        for positions, images in dataset.batches(batch_size):
+            yield Pass(lambda images=images: self.module(images), positions, "image")
 
 
 class Images:
-    def __init__(self, images):
+    def __init__(self, images, order=None):
         self.images = images
+        self.order = torch.arange(len(images)) if order is None else order
 
     def batches(self, size):
-        yield from ((None, part) for part in self.images.split(size))
+        yield from ((part, self.images[part]) for part in self.order.split(size))
 
 
 def inputs(count: int = 12) -> torch.Tensor:
@@ -56,23 +77,168 @@ def block():
     return Block()
 
 
-def test_statistics_are_the_brute_force_ones(block):
-    seen, hooks = {}, []
-    for name, layer in block.named_modules():
-        if isinstance(layer, nn.Linear):
-            hooks.append(
-                layer.register_forward_pre_hook(
-                    lambda _, a, name=name: seen.update({name: a[0].reshape(-1, a[0].shape[-1])})
-                )
-            )
-    block.eval()(inputs())
+def brute_force(module, batches) -> dict[str, torch.Tensor]:
+    """All rows [n, in] that every Linear reads, seen by hooks."""
+    seen = {name: [] for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, a, name=name: seen[name].append(a[0].flatten(0, -2).clone()))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    with torch.no_grad():
+        [module.eval()(batch) for batch in batches]
     [hook.remove() for hook in hooks]
-    statistics = calibrate(block, [inputs()])
+    return {name: torch.cat(rows) for name, rows in seen.items()}
+
+
+EVERYTHING = ("hessian", "rows", "percentiles")
+
+
+def test_statistics_are_the_brute_force_ones(block):
+    statistics = calibrate(block, inputs().split(5), needs=EVERYTHING)
+    seen = brute_force(block, [inputs()])
     assert set(statistics.layers) == set(seen) and statistics.unreached == ()
     for name, x in seen.items():
         layer = statistics.layers[name]
         assert torch.allclose(layer.abs_max, x.abs().amax(0)) and torch.allclose(layer.abs_mean, x.abs().mean(0))
+        assert torch.allclose(layer.square_mean, x.square().mean(0))
+        assert torch.allclose(layer.hessian, x.T @ x / len(x), atol=1e-5)
+        assert torch.allclose(layer.rows, x, atol=1e-5)
         assert layer.tokens == 60
+
+
+def test_moments_alone_by_default(block):
+    layer = calibrate(block, [inputs()]).layers["q"]
+    assert [getattr(layer, name) for name in ("hessian", "rows", "row_items", "counts")] == [None] * 4
+
+
+def test_a_hessian_is_symmetric_and_its_diagonal_is_the_square_mean(block):
+    layer = calibrate(block, inputs().split(5), needs="hessian").layers["fc2"]
+    assert torch.equal(layer.hessian, layer.hessian.T) and layer.hessian.dtype == torch.float32
+    assert torch.allclose(layer.hessian.diagonal(), layer.square_mean)
+    assert torch.linalg.eigvalsh(layer.hessian.double()).min() > -1e-6
+
+
+def test_layers_that_read_one_tensor_share_what_was_kept_of_it(block):
+    layers = calibrate(block, [inputs()], needs=EVERYTHING).layers
+    for field in ("abs_max", "hessian", "rows", "counts"):
+        assert getattr(layers["q"], field) is getattr(layers["k"], field) is getattr(layers["v"], field)
+        assert getattr(layers["q"], field) is not getattr(layers["out"], field)
+
+
+class Fickle(nn.Module):
+    """Two Linears that read the same tensor, or one the other's half, or one of them what was changed in place."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.one, self.two, self.how = nn.Linear(8, 8), nn.Linear(8, 8), how
+
+    def forward(self, x):
+        h = x * 1
+        self.one(h)
+        if self.how == "in place":
+            h.view(-1)[:4].mul_(3)
+        if self.how == "sometimes" and len(x) > 1:
+            h = h * 2
+        self.two(h)
+        return self.one(h) if self.how == "twice" else h
+
+
+@pytest.mark.parametrize("how", ["always", "in place", "sometimes", "twice"])
+@pytest.mark.parametrize("inference", [False, True], ids=["no grad", "inference mode"])
+def test_sharing_never_changes_the_statistics(how, inference):
+    model, batches = Fickle(how), inputs(11).split(5)  # the last batch is a single item
+    seen = brute_force(model, batches)
+    with torch.inference_mode(inference):
+        layers = calibrate(model, batches, needs=("hessian", "percentiles")).layers
+    for name, x in seen.items():
+        assert layers[name].tokens == len(x)
+        assert torch.allclose(layers[name].hessian, x.T @ x / len(x), atol=1e-5)
+        assert layers[name].counts.sum() == x.numel()
+
+
+def test_rows_are_the_same_sample_for_any_batch_size_and_order(block):
+    whole, parts = (
+        calibrate(Model(block), Images(inputs(40), order), size, "rows", row_limit=50).layers
+        for size, order in ((40, torch.arange(40)), (7, torch.arange(40).flip(0)))
+    )
+    for name, layer in whole.items():
+        assert len(layer.rows) == 50 and torch.allclose(layer.rows, parts[name].rows, atol=1e-5)
+        assert torch.equal(layer.row_items, parts[name].row_items)
+    x = brute_force(block, [inputs(40)])["fc1"].view(40, 5, 8)
+    layer = whole["fc1"]
+    assert torch.allclose(layer.rows, x[layer.row_items, layer.row_positions], atol=1e-5)
+    assert {MODALITIES[m] for m in layer.row_modalities.tolist()} == {"image"}
+    other = calibrate(Model(block), Images(inputs(40)), 40, "rows", seed=1, row_limit=50).layers["fc1"]
+    assert not torch.equal(other.row_items, layer.row_items)
+
+
+def test_rows_are_drawn_uniformly():
+    model, x = nn.Linear(1, 1), torch.arange(1000.0)[:, None]
+    drawn = torch.cat(
+        [calibrate(model, x.split(100), needs="rows", seed=s, row_limit=50).layers[""].rows for s in range(20)]
+    )
+    assert len(drawn) == 1000 and kstest(drawn[:, 0].numpy() / 1000, "uniform").pvalue > 1e-3
+
+
+def test_the_modality_of_every_token_is_kept():
+    class Mixed(Model):
+        def calibration_passes(self, dataset, batch_size):
+            for positions, images in dataset.batches(batch_size):
+                modality = torch.tensor([[1, 1, 2, 2, 2]]).expand(len(images), -1)
+                yield Pass(lambda images=images: self.module(images), positions, modality)
+
+    layer = calibrate(Mixed(Block()), Images(inputs()), 5, "rows").layers["fc1"]
+    assert torch.equal(layer.row_modalities == 2, layer.row_positions >= 2) and len(layer.rows) == 60
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40),
+    st.floats(0.01, 100),
+)
+def test_a_percentile_is_the_order_statistic_within_its_bucket(values, q):
+    x = torch.tensor(values)[:, None]
+    layer = calibrate(nn.Linear(1, 1), x.split(7), needs="percentiles").layers[""]
+    exact = float(np.percentile(x.abs().numpy(), q, method="inverted_cdf"))
+    found = layer.percentile(q)
+    assert found == 0 if exact < torch.finfo(torch.float32).tiny else exact <= found <= exact * (1 + 1 / 256)
+    assert layer.percentile(100) == x.abs().max()
+
+
+@pytest.mark.parametrize("q", [0, -1, 101, float("nan"), "99", True])
+def test_a_percentile_outside_its_range_is_named(block, q):
+    layer = calibrate(block, [inputs()], needs="percentiles").layers["q"]
+    with pytest.raises(EdgelibError, match="above 0 and at most 100"):
+        layer.percentile(q)
+
+
+def test_percentiles_that_were_not_kept_say_how_to_keep_them(block):
+    with pytest.raises(EdgelibError, match="needs="):
+        calibrate(block, [inputs()]).layers["q"].percentile(99.9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_dtypes_are_summed_in_float32_or_better(block, dtype):
+    layer = calibrate(block.to(dtype), [inputs().to(dtype)], needs=EVERYTHING).layers["fc2"]
+    x = brute_force(block, [inputs().to(dtype)])["fc2"].float()
+    assert torch.allclose(layer.hessian, x.T @ x / len(x), atol=1e-4) and torch.allclose(layer.rows, x)
+    assert layer.abs_max.dtype == layer.square_mean.dtype == torch.float32
+
+
+def test_one_item_and_dead_channels_work(block):
+    x = inputs(1)
+    with torch.no_grad():
+        block.norm2.weight[3] = block.norm2.bias[3] = 0
+    layer = calibrate(block, [x], needs=EVERYTHING).layers["fc1"]
+    assert layer.tokens == 5 and layer.abs_max[3] == layer.square_mean[3] == 0 and (layer.hessian[3] == 0).all()
+    constant = calibrate(block, [torch.zeros(3, 5, 8)], needs=EVERYTHING).layers["q"]
+    assert constant.percentile(99) == constant.abs_max.max() == 0
+
+
+def test_unknown_needs_are_named(block):
+    with pytest.raises(EdgelibError, match="unknown calibration need 'hesian' .did you mean 'hessian'"):
+        calibrate(block, [inputs()], needs=("hesian",))
 
 
 def test_batches_and_order_do_not_matter(block):
@@ -140,7 +306,7 @@ def test_nothing_is_left_behind_even_after_an_error(block):
     flags = [layer.training for layer in block.modules()]
     with pytest.raises(RuntimeError, match="stop"), observing(block) as observer:
         block(inputs())
-        assert observer.totals and not block.training
+        assert observer.tallies() and not block.training
         raise RuntimeError("stop")
     assert _get_current_function_mode() is None
     assert [layer.training for layer in block.modules()] == flags
@@ -182,3 +348,93 @@ def test_a_bad_activation_names_the_first_layer(block, bad):
     x[3, 2, 1] = bad
     with pytest.raises(EdgelibError, match="layer 'q' hold NaN or inf"):
         calibrate(block, [x])
+
+
+def test_statistics_survive_a_file(block, tmp_path):
+    block.spare = nn.Linear(8, 8)
+    statistics = calibrate(block, [inputs()], needs=EVERYTHING)
+    path = save_statistics(statistics, tmp_path / "new" / "stats.safetensors")
+    again = load_statistics(path)
+    assert (again.unreached, again.fed_by_norm) == (("spare",), statistics.fed_by_norm)
+    assert list(again.layers) == list(statistics.layers) and again.fed_by_value == statistics.fed_by_value
+    for name, layer in statistics.layers.items():
+        for field, value in vars(layer).items():
+            other = getattr(again.layers[name], field)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    assert again.layers["q"].hessian is again.layers["k"].hessian
+    assert [p.name for p in path.parent.iterdir()] == ["stats.safetensors"]
+
+
+def test_moments_alone_survive_a_file_too(block, tmp_path):
+    layer = load_statistics(save_statistics(calibrate(block, [inputs()]), tmp_path / "s")).layers["q"]
+    assert layer.hessian is None and layer.tokens == 60
+
+
+def test_a_file_with_something_else_is_named(block, tmp_path):
+    with pytest.raises(EdgelibError, match="no statistics at"):
+        load_statistics(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(EdgelibError, match="damaged"):
+        load_statistics(tmp_path / "text")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "weights")
+    with pytest.raises(EdgelibError, match="holds no statistics"):
+        load_statistics(tmp_path / "weights")
+    with pytest.raises(EdgelibError, match="cannot be written"):
+        save_statistics(calibrate(block, [inputs()]), tmp_path / "text" / "stats")
+
+
+def test_a_failed_write_leaves_the_old_file(block, tmp_path, monkeypatch):
+    path = save_statistics(calibrate(block, [inputs()]), tmp_path / "stats")
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(EdgelibError, match="disk full"):
+        save_statistics(calibrate(block, [inputs(3)]), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_statistics_of_prompts_do_not_see_padding():
+    model, data = load("scenes-clip"), calibration_set("balanced", n=4)
+    data = replace(data, class_names=("large red circle", *data.class_names[1:]))
+    texts = [f"a photo of a {c}." for c in data.class_names]
+    lengths = [len(ids) for ids in model.tokenizer(texts).input_ids]
+    assert len(set(lengths)) > 1
+    layers = calibrate(model, data, needs="rows").layers
+    text = layers["text_model.encoder.layers.0.self_attn.q_proj"]
+    assert text.tokens == sum(lengths) and {MODALITIES[m] for m in text.row_modalities.tolist()} == {"text"}
+    assert text.row_items.bincount().tolist() == lengths
+    alone = calibrate(model, data, batch_size=1).layers["text_model.encoder.layers.1.mlp.fc2"]
+    assert torch.allclose(alone.abs_max, layers["text_model.encoder.layers.1.mlp.fc2"].abs_max, rtol=1e-4)
+
+
+def test_a_probe_shows_which_layers_read_the_same_tensor():
+    model = load("scenes-clip")
+    with observing(model.module) as observer:
+        model.probe()
+    tallies = observer.tallies()
+    for tower in ("vision_model", "text_model"):
+        q, k, out = (tallies[f"{tower}.encoder.layers.0.self_attn.{p}"] for p in ("q_proj", "k_proj", "out_proj"))
+        assert q is k is not out
+    fed = calibrate(model, calibration_set("balanced", 2)).fed_by_value
+    assert len(fed) == len(list(attention_blocks(model.module)))
+
+
+def tiny_siglip():
+    clip = load("scenes-clip")
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={**tower, "vocab_size": 512, "max_position_embeddings": 24},
+        vision_config={**tower, "image_size": 48, "patch_size": 12},
+    )
+    return replace(clip, module=SiglipModel(config).eval())
+
+
+@pytest.mark.parametrize("model", [tiny_siglip, lambda: load("scenes-vit")], ids=["siglip", "timm"])
+def test_other_families_are_calibrated_too(model):
+    statistics = calibrate(model(), calibration_set("english", 4), 3, EVERYTHING)
+    assert statistics.layers and all(len(layer.rows) for layer in statistics.layers.values())
+    for name, layer in statistics.layers.items():
+        assert name.startswith("vision") or "text" not in name or layer.tokens in (4, 4 * 24), "read to full length"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +13,11 @@ from torch import nn
 
 from edgelib.errors import EdgelibError
 from edgelib.quant.calibrate import calibrate
-from edgelib.quant.formats import fake_quantize
+from edgelib.quant.folding import fold, places
+from edgelib.quant.formats import FORMATS, fake_quantize
 from edgelib.quant.quantize import QuantLinear, quantize, shared_copy
+from edgelib.quant.report import quantization_report
+from edgelib.quant.scheme import needs_of, scheme
 
 SCHEMES = [
     "fp32",
@@ -25,6 +28,17 @@ SCHEMES = [
     "w4a8-minmax-g8",
     "w3a8-minmax",
     "w8a8-minmax-static",
+    "w4a8-mse",
+    "w4a8-imatrix-g4",
+    "w8a8-smoothquant-search",
+    "w4a8-awq",
+    "w4a8-awq-fixed",
+    "w4a16-awq-g8",
+    "w4a16-gptq-g8-mse",
+    "w3a8-mbq",
+    "fp8",
+    "nvfp4-awq",
+    "mxfp4-gptq",
 ]
 FORMULAS = {
     "w8a8-minmax": ("int8", "channel", "int8"),
@@ -32,6 +46,11 @@ FORMULAS = {
     "w3a16-minmax": ("int3", "channel", "fp16"),
     "w2a32-minmax": ("int2", "channel", "fp32"),
     "w4a4-minmax-g4": ("int4", 4, "int4"),
+    "fp8": ("fp8_e4m3", "channel", "fp8_e4m3"),
+    "fp8-e5m2-w8a16": ("fp8_e5m2", "channel", "fp16"),
+    "nvfp4": ("nvfp4", "tensor", "nvfp4"),
+    "nvfp4-w4a8": ("nvfp4", "tensor", "fp8_e4m3"),
+    "mxfp4-w4a8": ("mxfp4", "tensor", "mxfp8"),
 }
 
 
@@ -64,6 +83,16 @@ def test_a_quantized_layer_is_the_written_formula(name):
         linear.bias,
     )
     assert isinstance(layer, QuantLinear) and torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("activation", ["int8", "fp8_e4m3", "nvfp4"])
+def test_static_activations_span_what_calibration_saw(activation):
+    weight = {"int8": "int8", "fp8_e4m3": "fp8_e4m3", "nvfp4": "nvfp4"}[activation]
+    spec = {"weight": weight, "activation": activation, "activation_granularity": "tensor"}
+    linear, x = nn.Linear(32, 6), torch.randn(9, 32)
+    layer = quantize(linear, spec, [x])
+    assert float(layer.input_scale) == pytest.approx(float(x.abs().max()) / FORMATS[activation].qmax)
+    assert F.cosine_similarity(layer(x), linear(x)).min() > 0.95
 
 
 def test_static_activations_use_the_largest_calibrated_value():
@@ -139,10 +168,13 @@ def test_sixteen_bit_schemes_round_every_parameter_and_input(block, name, dtype)
     assert torch.equal(copied.q(x), F.linear(x.to(dtype).float(), copied.q.weight, copied.q.bias))
 
 
+@pytest.mark.parametrize("name", ["w8a8-minmax", "w8a8-awq", "w8a8-gptq", "w8a8-smoothquant-search"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_models_work(block, dtype):
-    copied = quantize(block.to(dtype), "w8a8-minmax")
-    assert copied(inputs().to(dtype)).dtype == dtype and copied.q.codes().abs().amax() == 127
+def test_half_precision_models_work(block, dtype, name):
+    x, reference = inputs(), block(inputs())
+    copied = quantize(block.to(dtype), name, [x.to(dtype)])
+    assert copied(x.to(dtype)).dtype == dtype and copied.q.codes().abs().amax() == 127
+    assert F.cosine_similarity(copied(x.to(dtype)).float(), reference, dim=-1).min() > 0.99
 
 
 def test_gradients_may_be_enabled(block):
@@ -150,30 +182,21 @@ def test_gradients_may_be_enabled(block):
     assert quantize(block, "w8a8-minmax")(x).shape == x.shape
 
 
-def test_smoothing_alone_keeps_the_function(block, monkeypatch):
-    planted = with_outliers(block).double()
-    x = inputs().double()
-    statistics = calibrate(planted, [x])
-    module = importlib.import_module("edgelib.quant.quantize")
-
-    class Exact:
-        """A number format that rounds nothing, to see the migration by itself."""
-
-        def round_rows(self, x):
-            return x
-
-        def decode(self, codes, grid):
-            return codes
-
-    def keep(weight, format, group_size):
-        return module.Encoded(Exact(), weight, None, None)
-
-    method = module.METHODS["smoothquant"]
-    monkeypatch.setitem(module.METHODS, "smoothquant", type(method)("exact", keep, method.migrate))
-    monkeypatch.setattr(module, "FORMATS", {"int8": Exact()})
-    smoothed = module.quantize(planted, "w8a8-smoothquant", statistics)
-    assert not torch.allclose(smoothed.norm1.weight, planted.norm1.weight)
-    assert torch.allclose(smoothed(x), planted(x), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("name", ["w8a8-smoothquant", "w8a8-smoothquant-search", "w3a8-awq", "w3a16-awq-channel"])
+def test_a_migration_without_rounding_keeps_the_function(block, name):
+    planted, x = with_outliers(block).double(), inputs().double()
+    # attention mixes the tokens of v channel by channel, so its rows can absorb the scales of out
+    seen = replace(calibrate(planted, [x], needs=scheme(name).needs), fed_by_value={"out": "v"})
+    moved = shared_copy(planted)
+    layers = dict(moved.named_modules())
+    where = places(scheme(name), ["q", "k", "v", "out", "fc1", "fc2"], seen)
+    for absorber, readers in where:
+        migration = fold(layers, absorber, readers, scheme(name), seen)
+        for reader in readers:
+            layers[reader].weight.data = layers[reader].weight * migration.scales
+    assert dict(where) == {"norm1": ("q", "k", "v"), "norm2": ("fc1",)} | ({"v": ("out",)} if "awq" in name else {})
+    assert not torch.allclose(moved.norm1.weight, planted.norm1.weight)
+    assert torch.allclose(moved(x), planted(x), rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
@@ -198,6 +221,79 @@ def test_one_pass_serves_several_schemes(block):
     statistics = calibrate(block, [inputs()])
     for name in ("w8a8-smoothquant", "w8a8-minmax-static"):
         assert torch.equal(quantize(block, name, statistics)(inputs()), quantize(block, name, [inputs()])(inputs()))
+
+
+def test_one_pass_serves_every_method(block):
+    names = [n for n in SCHEMES if scheme(n).method != "cast"]
+    statistics = calibrate(block, [inputs()], needs=needs_of(names))
+    for name in names:
+        alone = quantize(block, name, [inputs()])
+        together = quantize(block, name, statistics)
+        assert all(torch.equal(a, b) for a, b in zip(alone.buffers(), together.buffers(), strict=True)), name
+
+
+def test_statistics_survive_their_use(block):
+    statistics = calibrate(block, [inputs()], needs=("rows", "hessian"))
+    before = copy.deepcopy(statistics.layers)
+    for name in SCHEMES:
+        quantize(block, name, statistics)
+    for name, seen in statistics.layers.items():
+        for part in ("abs_max", "abs_mean", "square_mean", "rows", "hessian"):
+            assert torch.equal(getattr(seen, part), getattr(before[name], part))
+
+
+@pytest.mark.parametrize("name", ["w3a8-awq", "w3a16-awq-channel", "w3a16-gptq-channel", "w8a8-smoothquant-search"])
+def test_the_report_shows_what_was_decided_and_gained(block, name):
+    report = quantization_report(quantize(with_outliers(block, 16), name, [inputs()]))
+    assert list(report["layer"]) == ["q", "k", "v", "out", "fc1", "fc2"]
+    assert (report["method"] == scheme(name).method).all() and (report["fallback"] == "").all()
+    assert (report["loss"] <= report["loss_rtn"] * 1.001).sum() >= 5 and (report["loss"] < 1).all()
+    assert report["loss"].sum() < 0.9 * report["loss_rtn"].sum()
+    migrated = report["ratio"].notna()
+    assert not migrated[5] and migrated[4] == (name != "w3a16-gptq-channel")
+    assert report.loc[:2, "ratio"].nunique(dropna=False) == 1, "q, k and v read one norm"
+    assert (report["damping"].notna() == (scheme(name).method == "gptq")).all()
+
+
+def test_the_report_is_of_a_quantized_model(block):
+    report = quantization_report(quantize(block, "w4a8-minmax"))
+    assert report[["ratio", "loss", "loss_rtn"]].isna().all(axis=None)
+    with pytest.raises(EdgelibError, match="no quantized layer"):
+        quantization_report(block)
+
+
+def test_an_output_projection_takes_scales_that_the_value_projection_absorbs(block):
+    planted, x = copy.deepcopy(block), inputs()
+    with torch.no_grad():
+        planted.v.weight[3] *= 64
+        planted.v.bias[3] *= 64
+        planted.out.weight[:, 3] /= 64
+    statistics = calibrate(planted, [x], needs=("rows",))
+    pair = replace(statistics, fed_by_value={"out": "v"})
+    loss = {
+        key: quantization_report(quantize(planted, "w3a8-awq-noclip", seen)).set_index("layer").loc["out", "loss"]
+        for key, seen in {"alone": replace(statistics, fed_by_value={}), "pair": pair}.items()
+    }
+    assert loss["pair"] < 0.5 * loss["alone"]
+    kept = quantize(planted, {"preset": "w3a8-awq-noclip", "exclude": ["v"]}, pair)
+    assert torch.equal(kept.v.weight, planted.v.weight)
+
+
+def test_a_channel_that_calibration_never_saw_active_keeps_its_precision(block):
+    x = inputs()
+    x[..., 2] = 0
+    linear = nn.Linear(8, 4)
+    for name in ("w8a8-awq", "w8a16-gptq", "w8a8-imatrix"):
+        copied = quantize(linear, name, [x])
+        awake = inputs()
+        assert F.cosine_similarity(copied(awake), linear(awake), dim=-1).min() > 0.99, name
+
+
+@pytest.mark.parametrize("name", ["w4a8-awq", "w4a16-gptq-g8", "w4a8-imatrix", "w8a8-smoothquant-search"])
+@pytest.mark.parametrize("case", ["one row", "constant"])
+def test_poor_calibration_sets_work(block, name, case):
+    x = inputs(1)[:, :1] if case == "one row" else torch.ones(4, 5, 8)
+    assert torch.isfinite(quantize(block, name, [x])(inputs())).all()
 
 
 def test_targets_choose_the_layers(block):
@@ -252,6 +348,16 @@ ERRORS = {
         "attention.out_proj.*MultiheadAttention.*exclude",
     ),
     "not a model": (lambda b: quantize("scenes-clip", "w8a8-minmax"), "got str"),
+    "group size of a search": (lambda b: quantize(b, "w4a8-awq-g5", [inputs()]), "layer 'q'.*groups of 5 do not"),
+    "lacking rows": (
+        lambda b: quantize(b, "w4a8-awq", calibrate(b, [inputs()])),
+        "'w4a8-awq' needs rows of layer 'q'.*calibrate.*needs=.*'rows'",
+    ),
+    "lacking hessian": (
+        lambda b: quantize(b, "w4a8-gptq", calibrate(b, [inputs()], needs="rows")),
+        "needs hessian of layer 'q'",
+    ),
+    "nan input": (lambda b: quantize(b, "w4a8-awq", [inputs() * float("nan")]), "layer 'q' hold NaN or inf"),
     "other model": (
         lambda b: quantize(with_outliers(b), "w8a8-smoothquant", calibrate(b, [inputs()])),
         "another model, they do not fit layer 'q'",
@@ -276,11 +382,16 @@ def test_the_advice_for_packed_attention_works():
     assert quantize(packed_attention(), "fp16")["attention"].out_proj.weight is not None
 
 
-def test_layers_that_calibration_missed(block):
+@pytest.mark.parametrize("name", ["w8a8-smoothquant", "w4a8-awq", "w4a16-gptq-g8", "w4a8-imatrix"])
+def test_layers_that_calibration_missed(block, name):
     block.spare = nn.Linear(8, 8)
-    statistics = calibrate(block, [inputs()])
-    with pytest.warns(UserWarning, match="never reached 1 layers, such as 'spare'"):
-        quantize(block, "w8a8-smoothquant", statistics)
+    statistics = calibrate(block, [inputs()], needs=("rows", "hessian"))
+    with pytest.warns(UserWarning, match="never reached 1 layers, such as 'spare': rounded to nearest"):
+        copied = quantize(block, name, statistics)
+    plain = quantize(block.spare, {"preset": name, "method": "minmax"})
+    assert torch.equal(copied.spare.weight, plain.weight)
+    report = quantization_report(copied).set_index("layer")
+    assert report.loc["spare", "fallback"] and not report.loc["q", "fallback"]
     with pytest.raises(EdgelibError, match="never reached 'spare'"):
         quantize(block, "w8a8-minmax-static", statistics)
 

@@ -7,9 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from edgelib.errors import EdgelibError
+from edgelib.measure.predictor import Prediction
+from edgelib.measure.ranks import RankStability
+from edgelib.measure.recommend import recommend
 from edgelib.measure.statistics import PairedDifference
 from edgelib.report import figures
-from edgelib.report.claims import difference_claim, p_text
+from edgelib.report import figures_calibration as calibration
+from edgelib.report.claims import (
+    difference_claim,
+    p_text,
+    prediction_claim,
+    rank_claim,
+    recommendation_claim,
+    variance_claim,
+)
 from edgelib.report.tables import myst_table, with_interval
 
 
@@ -102,3 +114,107 @@ def test_an_image_grid_has_a_cell_per_image():
     figure = figures.image_grid(np.zeros((2, 3, 4, 4, 3), np.uint8), ["r1", "r2"], ["a", "b", "c"])
     assert len(figure.axes) == 6
     plt.close(figure)
+
+
+def test_shares_are_said_largest_first_with_their_intervals():
+    shares = pd.DataFrame(
+        {
+            "component": ["mix", "seed"],
+            "share": [0.2, 0.8],
+            "low": [0.1, 0.5],
+            "high": [0.4, 0.9],
+            "level": 0.95,
+            "n_runs": 30,
+        }
+    )
+    said = variance_claim(shares, names={"seed": "the seed"})
+    assert said.startswith(
+        "shares of the variance of accuracy between 30 runs: the seed 80 % (95 % interval 50 to 90), "
+    )
+    assert said.endswith("mix 20 % (95 % interval 10 to 40)")
+    assert "no two of the 30 runs differ" in variance_claim(shares.assign(share=np.nan))
+
+
+def test_a_ranking_is_said_with_its_interval():
+    said = rank_claim(RankStability(0.8, (0.6, 0.95), 0.85, 30, 5, 0.95))
+    assert "rank the 5 configurations" in said and "0.80 (95 % interval 0.60 to 0.95; Kendall's W 0.85, n = 30" in said
+    assert "do not rank" in rank_claim(RankStability(np.nan, (-1, 1), np.nan, 0, 5, 0.95))
+
+
+@pytest.mark.parametrize(("low", "p", "shown"), [(0.4, 0.001, True), (-0.1, 0.001, False), (0.4, 0.2, False)])
+def test_a_predictor_is_praised_only_with_evidence(low, p, shown):
+    table = pd.DataFrame()
+    prediction = Prediction(0.75, (low, 0.9), p, 0.6, 0.01, 0.03, 120, 6, "config", 0.95, table, table)
+    said = prediction_claim(prediction)
+    assert said.startswith("without labels the accuracy drop" if shown else "it is not shown")
+    assert "rank correlation 0.75" in said and "6 by config" in said
+
+
+def test_a_recommendation_names_the_setting_and_its_evidence():
+    two = pd.DataFrame({"item": range(400), "seed": 0, "correct": 1})
+    rows = pd.concat([two.assign(size=8), two.assign(size=64)])
+    said = recommendation_claim(recommend(rows, {"size": None}, margin=0.02), "{0[size]} images".format)
+    assert said.startswith(
+        "the cheapest of 2 settings that is shown to have at most 2 points less accuracy than every other"
+    )
+    assert "is 8 images (difference to 64 images, its strongest rival, +0.0 points, 90 % interval -0." in said
+    said = recommendation_claim(recommend(rows, {"size": None}, margin=0.001), "{0[size]} images".format)
+    assert said.startswith("none of 2 settings is shown to have at most 0.1 points less accuracy")
+    assert "n = 400 items, 1 run per setting" in said
+
+
+def test_variance_dots_keep_components_and_unit(ax):
+    shares = pd.DataFrame(
+        {"component": ["mix", "seed", "rest"], "share": [0.2, 0.7, 0.1], "low": [0.1, 0.5, 0], "high": [0.4, 0.9, 0.2]}
+    )
+    calibration.variance_dots(shares, ax, names={"mix": "calibration mix"})
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["calibration mix", "seed", "rest"]
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([20, 70, 10])
+    assert ax.get_xlim() == (0, 100) and "(%)" in ax.get_xlabel() and ax.get_legend() is None
+
+
+def test_variance_dots_of_two_configurations_leave_out_undefined_shares(ax):
+    shares = pd.DataFrame(
+        {"component": ["mix", "seed"] * 2, "share": [0.2, 0.8, np.nan, np.nan], "low": 0.1, "high": 0.9,
+         "config": ["w8a8-minmax"] * 2 + ["w4a8-minmax"] * 2}
+    )  # fmt: skip
+    calibration.variance_dots(shares, ax)
+    assert len(ax.get_legend().get_texts()) == 2 and len(ax.lines[0].get_xdata()) == 2
+
+
+def test_accuracy_by_size_has_a_panel_per_mix():
+    runs = pd.DataFrame(
+        [
+            {"config": "w8a8-minmax", "mix": mix, "size": size, "seed": seed, "accuracy": 0.8 + 0.02 * seed}
+            for mix in ("balanced", "dark") for size in (8, 64) for seed in range(3)
+        ]
+    )  # fmt: skip
+    figure, axes = plt.subplots(1, 2, sharey=True)
+    calibration.accuracy_by_size(runs, axes, reference=0.9)
+    assert [ax.get_title() for ax in axes] == ["balanced", "dark"]
+    assert len(axes[0].lines[0].get_xdata()) == 6 and list(axes[0].lines[1].get_ydata()) == pytest.approx([82, 82])
+    assert [t.get_text() for t in axes[1].get_xticklabels()] == ["8", "64"]
+    assert axes[0].get_ylabel() == "Accuracy (%)" and axes[1].get_xlabel() == "Calibration images"
+    assert "unquantized" in [t.get_text() for t in axes[0].texts]
+    with pytest.raises(EdgelibError, match="1 axes for 2 mixes"):
+        calibration.accuracy_by_size(runs, axes[:1])
+    plt.close(figure)
+
+
+def test_layers_stand_at_their_depth(ax):
+    layers = pd.DataFrame({"tower": ["vision"] * 3 + ["text"], "depth": [0, 0, 1, 0], "value": [0.2, 0.4, 0.5, 0.9]})
+    calibration.by_depth(layers, ax, "Migration strength alpha")
+    assert list(ax.lines[1].get_ydata()) == pytest.approx([0.3, 0.5]) and list(ax.get_xticks()) == [0, 1]
+    assert {t.get_text() for t in ax.texts} == {"vision", "text"} and ax.get_ylabel() == "Migration strength alpha"
+
+
+def test_predictions_stand_beside_what_was_observed(ax):
+    runs = pd.DataFrame({"group": ["a", "a", "b"], "observed": [0.1, 0.2, 0.3], "predicted": [0.12, 0.18, 0.25]})
+    calibration.predicted_and_observed(runs, ax)
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([12, 18]) and list(ax.lines[1].get_ydata()) == pytest.approx(
+        [30]
+    )
+    assert ax.lines[0].get_marker() != ax.lines[1].get_marker()
+    assert (
+        ax.get_xlabel() == "Predicted accuracy drop (points)" and ax.get_ylabel() == "Observed accuracy drop (points)"
+    )

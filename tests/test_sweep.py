@@ -193,11 +193,12 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
         "import edgelib\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
     )
     run = subprocess.Popen([sys.executable, "run.py", str(tmp_path)], cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(tmp_path.rglob("*.parquet")) and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     run.kill()
     run.wait()
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and group_is_alive(run.pid):
         time.sleep(0.1)
     assert not group_is_alive(run.pid)

@@ -111,10 +111,10 @@ class Parameters(Generated):
     def lines(self, schema: str) -> list[str]:
         if str(ROOT) not in sys.path:
             sys.path.insert(0, str(ROOT))
-        from edgelib import params
+        from edgelib import schemas
 
-        self.env.note_dependency(params.__file__)
-        fields = getattr(params, schema).model_json_schema()["properties"]
+        self.env.note_dependency(schemas.__file__)
+        fields = getattr(schemas, schema).model_json_schema()["properties"]
         head = ["| parameter | meaning | default | allowed |", "|---|---|---|---|"]
         return head + [parameter_row(name, field) for name, field in fields.items()]
 

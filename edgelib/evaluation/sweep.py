@@ -7,22 +7,17 @@ move the last bits of margin and drift.
 
 from __future__ import annotations
 
-import concurrent.futures as futures
 import itertools
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from multiprocessing import connection
 
 import pandas as pd
-import torch
-import torch.multiprocessing
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.evaluation.executors import EXECUTORS, run_tasks
 from edgelib.evaluation.progress import progress_bar
 from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.zero_shot import Condition, outcomes
@@ -33,10 +28,9 @@ from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import scheme
+from edgelib.quant.scheme import needs_of, scheme
 
 PLAIN = "plain"
-EXECUTORS = ("serial", "process")
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
 
 
@@ -108,10 +102,7 @@ class Grid:
 
     @cached_property
     def _shared(self) -> dict:
-        return {
-            "data": self.data.fingerprint, "prompts": list(templates(self.prompts)), "seed": self.seed,
-            "table": self.table, "versions": {name: version(name) for name in _LIBRARIES},
-        }  # fmt: skip
+        return shared_spec(self.data, self.prompts, self.seed, self.table)
 
     def spec(self, variant: Variant, condition: Condition) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
@@ -123,6 +114,14 @@ class Grid:
             "calibration": used, "corruption": condition.corruption, "severity": condition.severity,
             "drift_from": [reference.twin, scheme(reference.config).to_dict()],
         }  # fmt: skip
+
+
+def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:
+    """Plain values on which every outcome of a study depends, whatever is evaluated."""
+    return {
+        "data": data.fingerprint, "prompts": list(templates(prompts)), "seed": seed, "table": table,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }  # fmt: skip
 
 
 def variants_of(
@@ -155,8 +154,7 @@ def sweep(
     if missing:
         total = sum(map(len, missing.values()))
         with progress_bar(total, "cells", progress) as advance:
-            run = _run_here if executor == "serial" else _run_in_processes
-            for done in run(grid, store, missing, workers):
+            for done in _run(grid, store, missing, executor, workers):
                 advance(done)
     return _collect(grid, store)
 
@@ -176,14 +174,28 @@ def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _run_here(grid: Grid, store: CellStore, missing: dict, workers: int) -> Iterator[int]:
+@dataclass(frozen=True)
+class _Job:
+    """What every task of a group of variants needs; a process builds the group once, at its first task."""
+
+    grid: Grid
+    store: CellStore
+    group: list[Variant]
+
+    @cached_property
+    def built(self) -> _Built:
+        return _Built(self.grid, self.group)
+
+
+def _run(grid: Grid, store: CellStore, missing: dict, executor: str, workers: int) -> Iterator[int]:
     wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
-    for group in _groups(grid, wanted):
-        built = _Built(grid, group)
-        for condition, variants in missing.items():
-            todo = [v for v in variants if v in group]
-            if todo:
-                yield _fill(grid, store, built, condition, todo)
+    for group in _groups(grid, wanted, copies=1 if executor == "serial" else workers):
+        tasks = [(c, todo) for c, variants in missing.items() if (todo := [v for v in variants if v in group])]
+        yield from run_tasks(_work, tasks, _Job(grid, store, group), executor=executor, workers=workers)
+
+
+def _work(job: _Job, condition: Condition, todo: list[Variant]) -> int:
+    return _fill(job.grid, job.store, job.built, condition, todo)
 
 
 def _fill(grid: Grid, store: CellStore, built: _Built, condition: Condition, todo: list[Variant]) -> int:
@@ -213,9 +225,8 @@ class _Built:
         for (model, twin), some in itertools.groupby(members, key=lambda v: (v.model, v.twin)):
             some = list(some)
             base = planted(grid.models[model], twin, grid.seed)
-            seen = None
-            if any(scheme(v.config).needs_calibration for v in some):
-                seen = calibrate(base, grid.calibration)
+            needs = needs_of(v.config for v in some)
+            seen = calibrate(base, grid.calibration, needs=sorted(needs)) if needs else None
             for variant in some:
                 self.models[variant.name] = quantize(base, variant.config, seen)
                 self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
@@ -240,48 +251,3 @@ def _groups(grid: Grid, wanted: Sequence[Variant], copies: int = 1) -> Iterator[
         used += size
     if group:
         yield group
-
-
-_WORKER: dict = {}  # what the initializer leaves for the tasks of a worker process
-
-
-def _start_worker(grid: Grid, store: CellStore, group: list[Variant], threads: int) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _WORKER.update(grid=grid, store=store, group=group)
-
-
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, and each holds copies of the models."""
-    connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _work(condition: Condition, todo: list[Variant]) -> int:
-    # Built here and not in the initializer, so that an error reaches the caller as itself.
-    if "built" not in _WORKER:
-        _WORKER["built"] = _Built(_WORKER["grid"], _WORKER["group"])
-    return _fill(_WORKER["grid"], _WORKER["store"], _WORKER["built"], condition, todo)
-
-
-def _run_in_processes(grid: Grid, store: CellStore, missing: dict, workers: int) -> Iterator[int]:
-    wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
-    threads = max(1, torch.get_num_threads() // workers)
-    for group in _groups(grid, wanted, copies=workers):
-        tasks = [(c, todo) for c, variants in missing.items() if (todo := [v for v in variants if v in group])]
-        pool = futures.ProcessPoolExecutor(
-            min(workers, len(tasks)),
-            torch.multiprocessing.get_context("spawn"),  # torch's: weights and images travel as shared memory
-            initializer=_start_worker,
-            initargs=(grid, store, group, threads),
-        )
-        try:
-            for done in futures.as_completed([pool.submit(_work, *task) for task in tasks]):
-                yield done.result()
-        except futures.process.BrokenProcessPool:
-            raise EdgelibError(
-                "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
-                "from there; use fewer workers or executor serial"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.inputs.corruptions import TABLES, corrupt
+from edgelib.inputs.corruptions import CORRUPTIONS, TABLES, corrupt
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
@@ -32,6 +32,17 @@ class Condition:
         if self.severity == 0:
             return images
         return corrupt(images, self.corruption, self.severity, seed=seed, table=table)
+
+
+def condition(name: str) -> Condition:
+    """The condition called "clean" or "<corruption>:<severity>"; raises EdgelibError for any other name."""
+    corruption, _, severity = name.partition(":")
+    if name == "clean":
+        return Condition()
+    choose(CORRUPTIONS, corruption, "corruption")
+    if severity not in tuple("12345"):
+        raise EdgelibError(f'condition {name!r} has no severity from 1 to 5; write "clean" or "{corruption}:3"')
+    return Condition(corruption, int(severity))
 
 
 @dataclass

@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.errors import EdgelibError, choose
+from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.inputs.captions import item_texts
 from edgelib.inputs.columns import UNSPLIT, Labelled, Options, source_name, whole_number
-from edgelib.inputs.datasets import Dataset, drawing_order, open_source
+from edgelib.inputs.datasets import IMAGE_SEEN, TEXT_SEEN, Dataset, drawing_order, open_source
 from edgelib.inputs.generated import GENERATED
 from edgelib.inputs.image_store import Images, image_digests, pack_images, select_images, size_batches
+from edgelib.inputs.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
 from edgelib.inputs.randomness import address, keys_for, uniform
 
-DARK_GAIN = 0.25  # two photographic stops
-_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+__all__ = ["DARK_GAIN", "MIXES", "calibration_set", "mix_table", "parse_mix"]
+
 _GENERATED_POOL = 4096  # scenes a draw can choose from; only those drawn are rendered
-
-
-def balanced(images: Tensor, keys: Tensor) -> Tensor:
-    """The images as they are."""
-    return images
-
-
-def dark(images: Tensor, keys: Tensor) -> Tensor:
-    """The images at a quarter of their brightness."""
-    return (images.float() * DARK_GAIN).round().to(torch.uint8)
-
-
-def gray(images: Tensor, keys: Tensor) -> Tensor:
-    """The images without colour: luma in all three channels."""
-    weights = torch.tensor(_GREY_WEIGHTS).view(3, 1, 1)
-    return (images * weights).sum(1, keepdim=True).round().to(torch.uint8).expand_as(images).contiguous()
-
-
-def noise(images: Tensor, keys: Tensor) -> Tensor:
-    """Uniform noise over 0..255 in the images' place, of their sizes; their labels then mean nothing."""
-    return (uniform(keys, images[0].numel()) * 256).to(torch.uint8).view_as(images)
-
-
-# Mix name -> function of (images uint8 [n, 3, H, W], one int64 key per image [n]) -> images of the same shape.
-Mix = Callable[[Tensor, Tensor], Tensor]
-MIXES: dict[str, Mix] = {"balanced": balanced, "dark": dark, "gray": gray, "noise": noise}
+_POOL_SHARE = {"balanced": 4, "uniform": 4, "one class": 16}  # scenes to choose from for each that is drawn
 
 
 def calibration_set(
@@ -59,10 +36,14 @@ def calibration_set(
     label_column: str | None = None,
     image_column: str | None = None,
 ) -> Dataset:
-    """Draw n images, as many of each class as there are, and change them as `mix` says.
+    """Draw n items of a data set for a quantizer to look at, as `mix` says.
 
-    mix: "balanced" (unchanged), "dark" (a quarter of the brightness), "gray" (luma only) or "noise" (uniform noise of
-        the same sizes), the four of EdgeVLM-Bench; equal n and seed start all of them from the same images.
+    mix: a name of `MIXES`, which `mix_table` prints. "balanced", "dark" (a quarter of the brightness), "gray" (luma
+        only) and "noise" (uniform noise of the same sizes) are the four of EdgeVLM-Bench. "clean" draws every item with
+        equal chance, "single-class[:CLASS]" one class, "corrupted[:CORRUPTION|all[:SEVERITY]]" corrupts. In these the
+        text tower reads one prompt per class. "vision-heavy", "text-heavy", "vision-only" and "text-only" share the
+        items between the towers; "english" and "second-language" (German) give both towers every item. Equal n and
+        seed start from the same items, but for "clean" and "single-class".
     seed: which images are drawn; the first k of a draw of n are the draw of k.
     source: a data set's name or path, read from its "train" split, or a Dataset to draw from, where names or columns
         must be given; default "scenes". A source without a training split is drawn from its "test" items, from the
@@ -72,33 +53,79 @@ def calibration_set(
 
     offline, label_column, image_column: as `dataset` takes them.
 
-    Raises EdgelibError for an unknown mix, n below 1, fewer than n images left, and whatever `dataset` raises.
+    Where the towers see different things of an item, the rows say so: `image_seen` (bool) and `text_seen` (the text,
+    empty for none). Texts are those of `item_texts`.
+
+    Raises EdgelibError for an unknown mix, argument or class, n below 1, fewer than n images left, and whatever
+    `dataset` raises.
     """
-    change = choose(MIXES, mix, "calibration mix")
+    kind, argument = parse_mix(mix)
     n, seed = whole_number(n, "n", at_least=1), whole_number(seed, "seed")
     if not isinstance(exclude, Dataset | None):
         raise EdgelibError(f"exclude must be a Dataset, as dataset(...) returns it, got {type(exclude).__name__}")
-    name, split, pool = _pool("scenes" if source is None else source, n, offline, Options(image_column, label_column))
-    order = drawing_order(pool.rows["label"].to_numpy(), seed, balanced=True, backwards=True)
+    length = max(_GENERATED_POOL, _POOL_SHARE[kind.draw] * n)
+    options = Options(image_column, label_column)
+    name, split, pool = _pool("scenes" if source is None else source, length, offline, options)
+    order, of_class = _order(kind, argument, pool, name, seed)
     positions = order[:n] if exclude is None else _held_out(pool, order, n, exclude)
     if len(positions) < n:
         held = "" if exclude is None else f" outside {exclude.name!r}, which is excluded"
         raise EdgelibError(
-            f"n={n} calibration images were asked of {name!r}, whose split {split!r} has {len(positions)}{held}; "
-            "ask for at most that many"
+            f"n={n} calibration images were asked of {name!r}, whose split {split!r} has {len(positions)}{of_class}"
+            f"{held}; ask for at most that many"
         )
-    images = _changed(pool.fetch(positions), change, address("calibration", mix, seed))
+    base = address("calibration", mix.partition(":")[0], seed)
+    images = _changed(pool.fetch(positions), change_of(kind, mix, argument, seed), base)
     rows = pool.rows.iloc[positions].assign(split=split)
+    if kind.language is not None:
+        rows = _shared(kind, rows, pool.class_names, seed)
     return Dataset(f"{name} ({mix})", rows, pool.class_names, images, split)
 
 
-def _pool(source: str | os.PathLike | Dataset, n: int, offline: bool, options: Options) -> tuple[str, str, Labelled]:
+def _order(mix: Mix, argument: str, pool: Labelled, name: str, seed: int) -> tuple[np.ndarray, str]:
+    """Positions in the order in which the mix draws them, and words that say which class they are of, if one."""
+    labels = pool.rows["label"].to_numpy()
+    order = drawing_order(labels, seed, balanced=mix.draw != "uniform", backwards=True)
+    if mix.draw != "one class":
+        return order, ""
+    if argument and argument not in pool.class_names:
+        hint = did_you_mean(argument, pool.class_names)
+        listed = ", ".join(pool.class_names[:20])
+        raise EdgelibError(f"data set {name!r} has no class {argument!r}{hint}; classes: {listed}")
+    present = np.unique(labels)
+    drawn = uniform(keys_for(address("calibration class", seed), torch.zeros(1)), 1).item()
+    label = pool.class_names.index(argument) if argument else present[int(drawn * len(present))]
+    return order[labels[order] == label], f" of class {pool.class_names[label]!r}"
+
+
+def _shared(mix: Mix, rows: pd.DataFrame, class_names: tuple[str, ...], seed: int) -> pd.DataFrame:
+    """Say of each row what the towers see of it; item i has the keys of (seed, i), so a longer draw begins alike."""
+    index = torch.arange(len(rows))
+    draw = uniform(keys_for(address("calibration texts", seed), index), 1)[:, 0].double().numpy()
+    texts = np.array(item_texts(rows, class_names, draw, mix.language), dtype=object)
+    seen = _spread(mix.image_share, len(rows), seed)
+    if not mix.paired:
+        texts[seen] = ""
+    return rows.assign(**{IMAGE_SEEN: seen, TEXT_SEEN: texts})
+
+
+def _spread(share: float, n: int, seed: int) -> np.ndarray:
+    """Which of n items have it, bool [n]: in every eight, the same number at random places; share is k / 8."""
+    blocks = -(-n // 8)
+    keys = keys_for(address("calibration towers", seed), torch.arange(8 * blocks)).view(blocks, 8)
+    rank = keys.argsort(dim=1).argsort(dim=1)
+    return (rank < round(8 * share)).flatten()[:n].numpy()
+
+
+def _pool(
+    source: str | os.PathLike | Dataset, length: int, offline: bool, options: Options
+) -> tuple[str, str, Labelled]:
     """Name, split and items that a calibration set may be drawn from."""
     if isinstance(source, Dataset):
         pool = Labelled(source.rows, source.class_names, partial(select_images, source.images))
         return source.name, source.split, pool
     source = source_name(source)
-    opened = GENERATED[source](max(_GENERATED_POOL, 4 * n), 0) if source in GENERATED else open_source(source, offline)
+    opened = GENERATED[source](length, 0) if source in GENERATED else open_source(source, offline)
     split = "train" if "train" in opened.splits else UNSPLIT
     return opened.name, split, opened.read(split, options)
 
@@ -114,7 +141,7 @@ def _held_out(pool: Labelled, order: np.ndarray, n: int, exclude: Dataset) -> np
     return np.array(kept[:n], dtype=np.int64)
 
 
-def _changed(images: Images, change: Mix, base: int) -> Images:
+def _changed(images: Images, change: Change, base: int) -> Images:
     """Apply a mix to images of any sizes; image i has the key of (base, i)."""
     keys = keys_for(base, torch.arange(len(images)))
     done: list[Tensor] = [torch.empty(0)] * len(images)

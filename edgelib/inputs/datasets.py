@@ -31,6 +31,9 @@ from edgelib.inputs.image_store import Images, image_digests, select_images, siz
 from edgelib.inputs.local_data import missing_path, open_path
 from edgelib.inputs.randomness import address, keys_for, uniform
 
+# Columns of a calibration set that say what its towers see: whether they see the image, and the text or "".
+IMAGE_SEEN, TEXT_SEEN = "image_seen", "text_seen"
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -38,7 +41,8 @@ class Dataset:
 
     name: what tables and figures call it; never a machine's path.
     rows: one per image, columns item (unique text, the cluster of the bootstrap), image (position in `images`),
-        label (0..C-1), and whatever else the source knows.
+        label (0..C-1), and whatever else the source knows. A calibration set may have image_seen (bool) and text_seen
+        (the text, empty for none) to say what the towers of a model see of an item.
     class_names: C names, in label order.
     images: uint8 tensor [N, 3, H, W], or an `ImageList` decoded when indexed.
     split: the split the images come from.
@@ -91,12 +95,27 @@ class Dataset:
             )
         return replace(self, rows=self.rows.iloc[positions], images=select_images(self.images, positions))
 
+    def shown(self) -> Tensor:
+        """Positions (int64) of the images that calibration shows: all, unless `image_seen` says otherwise."""
+        if IMAGE_SEEN not in self.rows:
+            return torch.arange(len(self))
+        return torch.from_numpy(self.rows[IMAGE_SEEN].to_numpy(dtype=bool).nonzero()[0])
+
+    def texts(self) -> tuple[list[int], list[str]] | None:
+        """Positions and texts that calibration reads out; None for a set that leaves them to the model."""
+        if TEXT_SEEN not in self.rows:
+            return None
+        told = [(i, text) for i, text in enumerate(self.rows[TEXT_SEEN]) if text]
+        return [i for i, _ in told], [text for _, text in told]
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of pixels, labels, items and class names in order; the same content has the same one."""
+        """SHA-256 (hex) of pixels, labels, items, class names and what towers see; equal content, equal fingerprint."""
         content = hashlib.sha256(repr((self.task, self.class_names)).encode())
         for item, label, pixels in zip(self.rows["item"], self.rows["label"], image_digests(self.images), strict=True):
             content.update(repr((item, int(label))).encode() + pixels)
+        if TEXT_SEEN in self.rows:
+            content.update(repr(self.rows[[IMAGE_SEEN, TEXT_SEEN]].to_numpy().tolist()).encode())
         return content.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Watch a network run: what reaches each Linear, and which Linears read which LayerNorm.
 
 The watching is a `TorchFunctionMode`, which sees each `F.linear` and each LayerNorm output as the network runs. Nothing
-is attached to the modules, so nothing can be left behind, and memory holds two vectors per layer.
+is attached to the modules, so nothing can be left behind, and memory holds one tally per tensor that Linears read.
 """
 
 from __future__ import annotations
@@ -11,21 +11,55 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from edgelib.inputs.tallies import MODALITIES, RowIndex, Tally, Wanted
+
 # Functions that may hand their argument back unchanged; any other use of a LayerNorm output forbids folding into it.
 _PASS_THROUGH = {"contiguous", "to", "float", "type_as", "dropout"}
 
 
-class Observer(TorchFunctionMode):
-    """Watches F.linear and F.layer_norm calls that use parameters of one module."""
+@dataclass(frozen=True)
+class Pass:
+    """One run of a network over part of a calibration set, and where the rows that its layers read come from.
 
-    def __init__(self, module: nn.Module):
+    run: runs the network, batch first. items: int64 [B], the item behind each entry of the batch, None where nobody
+    knows. modality: one of MODALITIES, or its index for every token, int64 [B, T].
+    """
+
+    run: Callable[[], object]
+    items: Tensor | None = None
+    modality: str | Tensor = "unknown"
+
+
+@dataclass
+class _Reading:
+    """The tensor that was read last, its tally, and the Linears that have read it."""
+
+    tensor: weakref.ref
+    version: int | None
+    tally: Tally
+    readers: tuple[str, ...]
+
+    def is_of(self, x: Tensor) -> bool:
+        # an inference tensor does not count its changes, so nobody knows whether it still is what was read
+        return self.version is not None and self.tensor() is x and self.version == x._version
+
+
+class Observer(TorchFunctionMode):
+    """Watches F.linear and F.layer_norm calls that use parameters of one module.
+
+    Linears that read the same tensor (q, k and v) share its tally: one is kept for each set of readers.
+    """
+
+    def __init__(self, module: nn.Module, wanted: Wanted | None = None):
         super().__init__()
+        self.wanted = wanted or Wanted()
         uses = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
         self.tied = {key for key, count in uses.items() if count > 1}
         self.linears, self.norms = {}, {}
@@ -35,10 +69,44 @@ class Observer(TorchFunctionMode):
                 self.linears[key] = name
             elif isinstance(layer, nn.LayerNorm | nn.RMSNorm) and layer.weight is not None and key not in self.tied:
                 self.norms[key] = name
-        self.totals: dict[str, list] = {}  # linear -> [max |x|, sum |x| (float64), rows]
         self.sources: dict[str, set] = {}  # linear -> the norms whose outputs it read, None for any other tensor
         self.unfoldable: set[str] = set()
         self._made_by: dict[int, tuple[weakref.ref, str]] = {}
+        self._tallies: dict[tuple[str, ...], Tally] = {}
+        self._reading: _Reading | None = None
+        self._pass: Pass | None = None
+        self._rows: Counter[str] = Counter()  # that each Linear has read in all
+        self._rows_of_item: Counter[str] = Counter()  # that it has read of every item in this pass
+
+    def begin(self, step: Pass) -> None:
+        """Say what the next run is about; without it the rows of a Linear are numbered as they come."""
+        self.commit()
+        self._pass = step
+        self._rows_of_item.clear()
+
+    def reserve(self, other: Observer) -> None:
+        """Make room for what an observer of the same network has seen, before a run mixes it with activations.
+
+        The C library cannot give back the memory between small blocks that stay, so a late tally costs far more than
+        its size.
+        """
+        for readers, tally in other._tallies.items():
+            self._tallies[readers] = Tally.empty(len(tally.peak), tally.peak.device, self.wanted)
+
+    def tallies(self) -> dict[str, Tally]:
+        """Tally by Linear, in the order they were reached; Linears that always read together have the same object."""
+        self.commit()
+        found: dict[str, list[Tally]] = {name: [] for name in self.sources}
+        for readers, tally in self._tallies.items():
+            for name in readers if tally.rows else ():
+                found[name].append(tally)
+        return {name: _sum_of(parts, self.wanted) for name, parts in found.items() if parts}
+
+    def first_not_finite(self) -> str | None:
+        """The first Linear whose inputs hold NaN, inf, or values whose squares do not add up."""
+        self.commit()
+        broken = (names[0] for names, tally in self._tallies.items() if not torch.isfinite(tally.squares).all())
+        return next(broken, None)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -64,12 +132,51 @@ class Observer(TorchFunctionMode):
         self.sources.setdefault(name, set()).add(norm)
         if norm and id(weight) in self.tied:
             self.unfoldable.add(norm)
-        magnitude = x.detach().reshape(-1, x.shape[-1]).abs()
-        if not magnitude.numel():
+        if not x.numel():
             return
-        peak, total = magnitude.amax(0).float(), magnitude.sum(0, dtype=torch.float64)
-        seen = self.totals.setdefault(name, [peak, torch.zeros_like(total), 0])
-        seen[0], seen[1], seen[2] = torch.maximum(seen[0], peak), seen[1] + total, seen[2] + len(magnitude)
+        if self._reading is not None and self._reading.is_of(x):
+            self._reading.readers += (name,)
+            return
+        self.commit()
+        flat = x.detach().reshape(-1, x.shape[-1])
+        tally = Tally.of(flat, self._index(name, x.shape[:-1]), self.wanted)
+        version = None if x.is_inference() else x._version
+        self._reading = _Reading(weakref.ref(x), version, tally, (name,))
+
+    def commit(self) -> None:
+        """Add the tally of the last tensor to that of its readers, who are all known once another one is read."""
+        if self._reading is None:
+            return
+        readers, tally = self._reading.readers, self._reading.tally
+        if readers not in self._tallies:
+            self._tallies[readers] = Tally.empty(len(tally.peak), tally.peak.device, self.wanted)
+        self._tallies[readers].add(tally)
+        each = self._rows_per_item(tally.rows)
+        for name in readers:
+            self._rows[name] += tally.rows
+            self._rows_of_item[name] += each
+        self._reading = None
+
+    def _rows_per_item(self, rows: int) -> int:
+        """Rows of each item of the pass in a tensor of so many rows; 0 if they do not share them evenly."""
+        items = None if self._pass is None else self._pass.items
+        return 0 if items is None or rows % len(items) else rows // len(items)
+
+    def _index(self, name: str, shape: torch.Size) -> RowIndex | None:
+        """Item, position and modality of the rows of a batch-first tensor."""
+        if "rows" not in self.wanted.needs:
+            return None
+        rows, step = shape.numel(), self._pass or Pass(lambda: None)
+        each = self._rows_per_item(rows)
+        if each:
+            item = step.items.cpu().repeat_interleave(each)
+            position = (self._rows_of_item[name] + torch.arange(each)).repeat(len(step.items))
+        else:
+            item, position = self._rows[name] + torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
+        if isinstance(step.modality, str):
+            return RowIndex(item, position, torch.full((rows,), MODALITIES.index(step.modality)))
+        known = step.modality.shape == shape
+        return RowIndex(item, position, step.modality.cpu().flatten() if known else torch.zeros_like(item))
 
     def _saw_other(self, func, args, kwargs, result) -> None:
         for x in _tensors((args, kwargs)):
@@ -86,6 +193,16 @@ class Observer(TorchFunctionMode):
             for norm in sources - {None} - mixed - self.unfoldable:
                 groups[norm] = (*groups.get(norm, ()), name)
         return groups
+
+
+def _sum_of(parts: list[Tally], wanted: Wanted) -> Tally:
+    """The only part itself, or a new tally of all."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = Tally.empty(len(parts[0].peak), parts[0].peak.device, wanted)
+    for part in parts:
+        whole.add(part)
+    return whole
 
 
 def _argument(args, kwargs, position: int, name: str):
@@ -106,12 +223,12 @@ def _tensors(value) -> Iterator[Tensor]:
 
 
 @contextmanager
-def observing(module: nn.Module) -> Iterator[Observer]:
+def observing(module: nn.Module, wanted: Wanted | None = None) -> Iterator[Observer]:
     """Watch `module` in evaluation mode while the block runs; training flags come back on exit, error or not."""
     training = {layer: layer.training for layer in module.modules()}
     module.eval()
     try:
-        with Observer(module) as observer, torch.no_grad():
+        with Observer(module, wanted) as observer, torch.no_grad():
             yield observer
     finally:
         for layer, flag in training.items():

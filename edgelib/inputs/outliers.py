@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.inputs.attention import attention_blocks
 from edgelib.inputs.observe import norm_readers, observing, shared_copy
 from edgelib.inputs.randomness import address, keys_for
 from edgelib.inputs.zero_shot_model import ZeroShotModel
@@ -42,12 +43,12 @@ def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
         raise EdgelibError(f"strength is how many times larger the outliers get, a positive number, got {strength!r}")
     module = shared_copy(model.module)
-    layers = dict(module.named_modules())
     if kind in ("activation", "weight"):
         factor = strength if kind == "activation" else 1 / strength
-        changed = _rescale_norms(layers, norm_readers(model.module, model.probe), factor, seed)
+        readers = norm_readers(model.module, model.probe)
+        changed = _rescale_norms(dict(module.named_modules()), readers, factor, seed)
     else:
-        changed = _rescale_attention(layers, kind, strength, seed)
+        changed = _rescale_attention(module, kind, strength, seed)
     if not changed:
         place = (
             "LayerNorm read only by Linears"
@@ -108,15 +109,13 @@ def _rescale_norms(layers: dict[str, nn.Module], readers: dict[str, tuple[str, .
     return len(readers)
 
 
-def _rescale_attention(layers: dict[str, nn.Module], kind: str, strength: float, seed: int) -> int:
+def _rescale_attention(module: nn.Module, kind: str, strength: float, seed: int) -> int:
     count = 0
-    for name, block in layers.items():
-        q, k, v = (getattr(block, f"{p}_proj", None) for p in "qkv")
-        out = getattr(block, "out_proj", None) or getattr(block, "o_proj", None)
-        if not all(isinstance(x, nn.Linear) for x in (q, k, v, out)) or k.out_features != q.out_features:
+    for a in attention_blocks(module):
+        if a.k.out_features != a.q.out_features:
             continue
-        grown, partner = (k, q) if kind == "key" else (v, out)
-        scale = _scale(grown.out_features, strength, seed, name, grown.weight)
+        grown, partner = (a.k, a.q) if kind == "key" else (a.v, a.out)
+        scale = _scale(grown.out_features, strength, seed, a.name, grown.weight)
         _multiply(grown.weight, scale[:, None])
         _multiply(grown.bias, scale)
         if kind == "key":
@@ -153,14 +152,15 @@ def outlier_ratios(model: ZeroShotModel, data: Dataset) -> dict[str, float]:
     ]
     try:
         with observing(model.module) as observer:
-            for _ in model.calibration_passes(data):
-                pass
+            for step in model.calibration_passes(data):
+                step.run()
     finally:
         for hook in hooks:
             hook.remove()
     fed = [linear for linears in observer.fed_by_norm().values() for linear in linears]
+    tallies = observer.tallies()
     found = {
-        "activation": [observer.totals[name][0] for name in fed],
+        "activation": [tallies[name].peak for name in fed],
         "weight": [layers[name].weight.abs().amax(dim=0) for name in fed],
         "key": list(peaks["key"].values()),
         "value": list(peaks["value"].values()),

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.inputs.observe import Pass
 from edgelib.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -86,17 +87,21 @@ class ZeroShotModel:
         """uint8 [N, 3, H, W] -> float32 features [N, D] of unit length."""
         return self.image_features(self.pixels(images))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would hide from a watcher whether a tensor was changed
     def probe(self) -> None:
         """Run the whole network once on a blank input, for those who watch how it is wired."""
         self.image_features(torch.zeros(1, 3, *self.preprocess.size, dtype=self.dtype, device=self.device))
 
-    @torch.inference_mode()
-    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
-        """Run the network over a calibration set, image batches first, then the class prompts; yields after each."""
-        for _, images in data.batches(batch_size):
-            self.image_features(self.pixels(images))
-            yield
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[Pass]:
+        """The runs that take the network over a calibration set, batch by batch: here the images that it shows."""
+        items = data.shown()
+        if not len(items):
+            return
+        for positions, images in data.subset(items.numpy()).batches(batch_size):
+            yield Pass(partial(self._see, images), items[positions], "image")
+
+    def _see(self, images: Tensor) -> Tensor:
+        return self.image_features(self.pixels(images))
 
 
 @dataclass(frozen=True)
@@ -118,17 +123,29 @@ class ClipModel(ZeroShotModel):
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 [N, D] of unit length. Raises EdgelibError for a text longer than the model's context."""
-        limit = self.module.config.text_config.max_position_embeddings
-        # SigLIP was trained on prompts padded to full length, without a mask.
-        fixed = self.module.config.model_type.startswith("siglip")
-        padding = {"padding": "max_length", "max_length": limit} if fixed else {"padding": True}
-        tokens = self.tokenizer(list(texts), return_tensors="pt", **padding)
-        if tokens.input_ids.shape[1] > limit:
+        tokens = self._tokens(texts, return_tensors="pt")
+        if tokens.input_ids.shape[1] > self._context:
             longest = max(texts, key=len)
             raise EdgelibError(
-                f"prompt {longest!r} is longer than the {limit} tokens that {self.name} reads; shorten it"
+                f"prompt {longest!r} is longer than the {self._context} tokens that {self.name} reads; shorten it"
             )
-        keys = ("input_ids",) if fixed else ("input_ids", "attention_mask")
+        return self._read(tokens)
+
+    @property
+    def _context(self) -> int:
+        return self.module.config.text_config.max_position_embeddings
+
+    @property
+    def _fixed_length(self) -> bool:
+        # SigLIP was trained on prompts padded to full length, without a mask.
+        return self.module.config.model_type.startswith("siglip")
+
+    def _tokens(self, texts: Sequence[str], **options):
+        padding = {"padding": "max_length", "max_length": self._context} if self._fixed_length else {"padding": True}
+        return self.tokenizer(list(texts), **(padding | options))
+
+    def _read(self, tokens) -> Tensor:
+        keys = ("input_ids",) if self._fixed_length else ("input_ids", "attention_mask")
         inputs = {k: tokens[k].to(self.device) for k in keys}
         return _unit(self.module.get_text_features(**inputs).pooler_output)
 
@@ -140,16 +157,29 @@ class ClipModel(ZeroShotModel):
         features = torch.cat(parts).view(len(class_names), len(templates), -1)
         return F.normalize(features.mean(dim=1), dim=-1)
 
+    @torch.no_grad()
     def probe(self) -> None:
         """Run both towers once on a blank input."""
         super().probe()
-        self.encode_text(["a"])
+        self._read(self._tokens(["a"], return_tensors="pt"))
 
-    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[None]:
-        """Images first, then "a photo of a {class}." for every class of the set."""
+    def calibration_passes(self, data: Dataset, batch_size: int = 64) -> Iterator[Pass]:
+        """Images first, then texts: those that the set gives its items, else "a photo of a {class}." for every class.
+
+        Texts of one length run together, so that padding is seen only by a model that reads it (SigLIP). Those longer
+        than the model's context are cut, as in its training.
+        """
         yield from super().calibration_passes(data, batch_size)
-        self.encode_text([f"a photo of a {c}." for c in data.class_names])
-        yield
+        prompts = [f"a photo of a {c}." for c in data.class_names]
+        items, texts = data.texts() or (range(len(prompts)), prompts)
+        cut = {"truncation": True, "max_length": self._context}
+        if not texts:
+            return
+        lengths = torch.tensor([len(ids) for ids in self.tokenizer(texts, **cut).input_ids])
+        for length in lengths.unique():
+            for chosen in (lengths == length).nonzero()[:, 0].split(batch_size):
+                tokens = self._tokens([texts[i] for i in chosen], return_tensors="pt", **cut)
+                yield Pass(partial(self._read, tokens), torch.tensor(items)[chosen], "text")
 
 
 @dataclass(frozen=True)

@@ -153,3 +153,26 @@ def severity_table(
                 n=int(items[0, 0]), n_cells=int((severities == severity).sum()),
             ))  # fmt: skip
     return pd.DataFrame(table)
+
+
+def accuracy_table(
+    rows: pd.DataFrame, by: list[str], *, cluster: str = "item", n_boot: int = REPLICATES, level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Return one row per group of `by`: those columns, accuracy, low, high, n; n counts clusters.
+
+    accuracy: mean of `correct` (0/1 or graded) over all rows of the group, so that several runs on the same images
+    are averaged. low, high: percentile bootstrap over clusters, which keeps the runs of an image together.
+    Raises EdgelibError for missing columns and outcomes outside [0, 1].
+    """
+    for column in (*by, cluster, "correct"):
+        if column not in rows.columns:
+            raise EdgelibError(f"outcome rows lack the column {column!r}")
+    fractions(rows["correct"].to_numpy(), "column 'correct'")
+    found = []
+    for key, own in rows.groupby(by, sort=False, observed=True):
+        sums = own.groupby(cluster, sort=True)["correct"].agg(["sum", "size"]).to_numpy(float)
+        draws, _ = replicates(sums[:, :1], sums[:, 1], n_boot, rng_for(seed, "accuracy"))
+        low, high = percentile_interval(draws[1:, 0], level, len(sums))
+        found.append((*key, sums[:, 0].sum() / sums[:, 1].sum(), low, high, len(sums)))
+    return pd.DataFrame(found, columns=[*by, "accuracy", "low", "high", "n"])

@@ -10,53 +10,22 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from tqdm import tqdm
 
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import Statistics, calibrate, module_of, weight_norm
-from edgelib.quant.formats import FORMATS, Encoded, Format, codes_on_grid, decode, saturated
+from edgelib.quant.folding import fold, places
+from edgelib.quant.formats import FORMATS, Encoded, Format, check_group_size, decode
+from edgelib.quant.grid import widened
+from edgelib.quant.linear import QuantLinear
 from edgelib.quant.methods import METHODS
+from edgelib.quant.methods.layer import Layer, Migration
+from edgelib.quant.methods.loss import has_loss, output_error, output_power
+from edgelib.quant.methods.rtn import nearest, round_layer
 from edgelib.quant.scheme import Scheme
 from edgelib.quant.scheme import scheme as parse_scheme
-
-
-class QuantLinear(nn.Module):
-    """A Linear on rounded weights: forward is one rounding of the input and one matmul.
-
-    weight [out, in]: the decoded values, folded once. scale [out, groups] (and zero): the grid, from which `codes`
-    recovers the exact integers. input_scale: the static activation scale, None when found per token on the fly.
-    """
-
-    def __init__(self, encoded: Encoded, bias: Tensor | None, dtype: torch.dtype, activation: Format, input_scale=None):
-        super().__init__()
-        self.out_features, self.in_features = encoded.codes.shape
-        self.format, self.activation = encoded.format, activation
-        self.register_buffer("weight", saturated(decode(encoded), dtype).to(dtype))
-        self.register_buffer("scale", encoded.scale)
-        self.register_buffer("zero", encoded.zero)
-        self.register_buffer("input_scale", input_scale)
-        self.register_parameter("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.input_scale is None:
-            rounded = self.activation.round_rows(x)
-        else:
-            rounded = self.activation.round_static(x, self.input_scale)
-        return F.linear(rounded, self.weight, self.bias)
-
-    def codes(self) -> Tensor:
-        """Return the stored codes [out, in] (int8 for integer formats)."""
-        return codes_on_grid(self.weight, self.format, self.scale, self.zero)
-
-    def extra_repr(self) -> str:
-        groups = 1 if self.scale is None else self.scale.shape[-1]
-        static = "" if self.input_scale is None else ", static"
-        return (
-            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, weight={self.format.name}"
-            f" x{groups}, activation={self.activation.name}{static}"
-        )
 
 
 def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
@@ -65,66 +34,83 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     model: a ZeroShotModel or any nn.Module. The copy has its own modules and parameter objects, so moving or
     converting it leaves the baseline alone, but parameters that are not rounded share their storage with it
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
-    `calibrate` made once for several schemes of this model; needed by smoothquant and static activations only.
+    `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
+    for a scheme whose `needs` are empty.
 
-    Integer schemes replace every Linear that the scheme selects; "fp16" and "bf16" round every parameter, every buffer
-    and the inputs of every Linear to 16 bits and compute in the model's own dtype; "fp32" only copies.
-    smoothquant migrates within the groups that `Statistics.fed_by_norm` found and rounds other Linears as minmax does;
-    a norm's output that the model also returns (CLIP's pooler_output) then comes back divided by s.
+    "fp16" and "bf16" round every parameter, every buffer and the inputs of every Linear to 16 bits and compute in the
+    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select. A migration
+    (smoothquant, awq, mbq) needs something that can absorb it exactly: a norm whose readers are all selected, or, for
+    awq, the value projection of the same attention. A Linear behind an activation function has neither: awq only clips
+    it, the others round it to nearest. A norm's output that the model also returns (CLIP's pooler_output) comes back
+    divided by s. `quantization_report` tells what was decided for each layer.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
-    nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model.
+    nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
+    the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
     """
     plan = parse_scheme(scheme)
     module = module_of(model)
     _check_model(module)
     targets = _targets(module, plan)
+    _check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
-    result = _rebuild(module, plan, targets, statistics)
+    result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration)
     return result if model is module else model.with_module(result)
 
 
-def _rebuild(module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None) -> nn.Module:
+def _rebuild(
+    module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None, spend: bool
+) -> nn.Module:
+    """Round the targets of a copy; spend: drop each layer's statistics after use, because nobody else wants them."""
     result = shared_copy(module)
     if plan.weight == "fp32":
         return result
     if plan.method == "cast":
         _cast(result, FORMATS[plan.weight])
     layers = dict(result.named_modules())
-    scales = _migrate(layers, plan, targets, statistics) if METHODS[plan.method].migrate else {}
-    swaps = {layers[name]: _quant_linear(name, layers[name], scales.get(name), plan, statistics) for name in targets}
+    migrations, swaps, where = {}, {}, places(plan, targets, statistics)
+    # shown on a terminal only, and only for what takes long
+    with tqdm(total=len(where) + len(targets), desc=plan.name, unit="step", delay=5, disable=None, leave=False) as bar:
+        for absorber, readers in where:
+            migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, plan, statistics))
+            bar.update()
+        for name in targets:
+            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics)
+            if spend and statistics is not None:
+                statistics.layers.pop(name, None)
+            bar.update()
     return _swap(result, swaps)
 
 
-def _quant_linear(name: str, linear: nn.Linear, scales: Tensor | None, plan: Scheme, statistics) -> QuantLinear:
-    """Round one layer; scales [in] were divided out of its input and go into its weight."""
-    weight = linear.weight.detach() if scales is None else linear.weight.detach() * scales
-    try:
-        encoded = METHODS[plan.method].round_weight(weight, FORMATS[plan.weight], plan.group_size)
-    except EdgelibError as error:
-        raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
-    activation, input_scale = FORMATS[plan.activation], None
-    if plan.activation_granularity == "tensor":
-        peaks = statistics.layers[name].abs_max.to(weight.device)
-        peak = (peaks if scales is None else peaks / scales).amax()
-        input_scale = (peak / activation.qmax).clamp_(min=torch.finfo(peak.dtype).tiny)
-    return QuantLinear(encoded, linear.bias, linear.weight.dtype, activation, input_scale)
+def _quant_linear(
+    name: str, linear: nn.Linear, migration: Migration | None, plan: Scheme, statistics: Statistics | None
+) -> QuantLinear:
+    """Round one layer; the migration's scales [in] were divided out of its input and go into its weight."""
+    seen = None if statistics is None else statistics.layers.get(name)
+    layer = original = Layer(name, widened(linear.weight.detach()), plan, seen)
+    notes = {"method": plan.method}
+    if migration is not None:
+        layer, notes = original.scaled(migration.scales), notes | migration.notes
+    if statistics is not None and seen is None:
+        notes["fallback"] = "calibration never reached it"
+    act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
+    encoded, decided = act(layer)
+    notes |= decided | _losses(original, layer, encoded)
+    static = layer.input_scale() if plan.activation_granularity == "tensor" else None
+    return QuantLinear(encoded, linear.bias, linear.weight.dtype, plan.activation_format, static, notes)
 
 
-def _migrate(layers: dict, plan: Scheme, targets: list[str], statistics: Statistics) -> dict[str, Tensor]:
-    """Fold 1 / s into every LayerNorm whose readers are all targets; return s [in] by reader."""
-    scales = {}
-    for norm, readers in statistics.fed_by_norm.items():
-        if not set(readers).issubset(targets):
-            continue
-        weights = [layers[name].weight.detach() for name in readers]
-        s = METHODS[plan.method].migrate(statistics.layers[readers[0]].abs_max, weights, plan.alpha)
-        scales.update(dict.fromkeys(readers, s))
-        for parameter in (layers[norm].weight, getattr(layers[norm], "bias", None)):
-            if parameter is not None:
-                parameter.data = parameter.detach() / s
-    return scales
+def _losses(original: Layer, layer: Layer, encoded: Encoded) -> dict[str, float]:
+    """Return the layer's output error, and that of rounding it to nearest, relative to the power of the output."""
+    if not has_loss(layer):
+        return {}
+    plain = nearest(original.weight, original.scheme.weight_format, original.scheme.group_size)
+    power = output_power(original).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return {
+        "loss": float(output_error(layer, decode(encoded)).sum() / power),
+        "loss_rtn": float(output_error(original, plain).sum() / power),
+    }
 
 
 def _cast(module: nn.Module, format: Format) -> None:
@@ -188,11 +174,22 @@ def _targets(module: nn.Module, plan: Scheme) -> list[str]:
     return targets
 
 
+def _check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
+    """Raise EdgelibError for the first layer that the group size does not divide, before anything takes time."""
+    for name in targets if plan.group_size is not None else ():
+        try:
+            check_group_size(plan.group_size, module.get_submodule(name).in_features)
+        except EdgelibError as error:
+            raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
+
+
 def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statistics:
     """Return the statistics that the scheme needs, checked against the model."""
     if calibration is None:
         raise EdgelibError(f"scheme {plan.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
-    statistics = calibration if isinstance(calibration, Statistics) else calibrate(model, calibration)
+    needs = sorted(plan.needs)
+    known = isinstance(calibration, Statistics)
+    statistics = calibration if known else calibrate(model, calibration, needs=needs)
     layers = dict(module_of(model).named_modules())
     for name in targets:
         seen = statistics.layers.get(name)
@@ -201,16 +198,22 @@ def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statist
             raise EdgelibError(
                 f"these statistics are of another model, they do not fit layer {name!r}: calibrate this one"
             )
+        lacking = [need for need in needs if seen is not None and need != "moments" and getattr(seen, need) is None]
+        if lacking:
+            raise EdgelibError(
+                f"scheme {plan.name!r} needs {', '.join(lacking)} of layer {name!r}, which these statistics do not "
+                f"hold: calibrate(model, data, needs={needs})"
+            )
     missing = [name for name in targets if name in statistics.unreached]
     if missing and plan.activation_granularity == "tensor":
         raise EdgelibError(f"{len(missing)} layers have no static scale: calibration never reached {missing[0]!r}")
     if missing:
-        text = f"calibration never reached {len(missing)} layers, such as {missing[0]!r}: rounded without smoothing"
+        text = f"calibration never reached {len(missing)} layers, such as {missing[0]!r}: rounded to nearest"
         warnings.warn(text, stacklevel=3)
     return statistics
 
 
-def _describes(seen, weight: Tensor) -> bool:
+def _describes(seen, weight: torch.Tensor) -> bool:
     # a norm within 0.1 % admits a copy of the model in half precision, and tells an outlier twin from its original
     norm = seen.weight_norm
     return len(seen.abs_max) == weight.shape[1] and abs(weight_norm(weight) - norm) <= 1e-3 * norm

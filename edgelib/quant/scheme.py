@@ -1,32 +1,30 @@
 """Schemes: which numbers the weights and activations become, by which method, in which layers.
 
-A scheme is written as a name, a dictionary or a `Scheme`. Names follow one grammar:
-
-    fp32 | fp16 | bf16 | w<bits>a<bits>-<method>[-g<size>][-alpha<number>][-static]
-
-weights w2 w3 w4 w8; activations a2 a3 a4 a8, a16 (fp16) and a32 (left alone); methods minmax, smoothquant.
-Weights have one symmetric scale per output channel, or per group of <size> along a row; activations one
-symmetric scale per token found on the fly (`-static`: one per layer, the largest value seen in calibration).
-Per output channel and per token, over every Linear layer, is the setting of EdgeVLM-Bench.
+A scheme is written as a name, a dictionary or a `Scheme`; `edgelib.quant.names` has the grammar of names.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.quant.formats import FORMATS
+from edgelib.quant.formats import FORMATS, Format
 from edgelib.quant.methods import METHODS
+from edgelib.quant.methods.ranges import RANGES
+from edgelib.quant.names import (
+    CASTS,
+    GRAMMAR,
+    NUMBERS_OF,
+    PRESET_NAMES,
+    read_name,
+    write_label,
+    write_name,
+)
 
-CASTS = ("fp32", "fp16", "bf16")
-WEIGHTS = {f"w{bits}": f"int{bits}" for bits in (2, 3, 4, 8)}
-ACTIVATIONS = {**{f"a{bits}": f"int{bits}" for bits in (2, 3, 4, 8)}, "a16": "fp16", "a32": "fp32"}
 GRANULARITIES = ("token", "tensor")
-GRAMMAR = "write fp32, fp16, bf16 or w<bits>a<bits>-<method>[-g<size>][-alpha<number>][-static], as in w4a8-minmax-g32"
+STATIC = ("int", "fp8", "nvfp4")  # formats that a scale chosen beforehand means something to
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,11 @@ class Scheme:
     """One quantization setting; building one checks it and raises EdgelibError naming the field that is wrong.
 
     weight, activation: number formats. method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes).
-    group_size: None for one weight scale per output channel. activation_granularity: "token" (dynamic) or "tensor"
-    (static, needs calibration). alpha: migration strength in [0, 1], for smoothquant only (None elsewhere).
+    group_size: None for one weight scale per output channel, or for the format's own blocks. activation_granularity:
+    "token" (dynamic) or "tensor" (static, needs calibration). symmetric, full_range, scale_rule: as `fake_quantize`
+    takes them. alpha: strength of a migration in [0, 1], or "search"; clip: whether weight ranges are searched after
+    it; weight_range: where gptq takes its grid from, a name in RANGES. A method that has no use for one of the three
+    leaves it None.
     targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*".
     """
 
@@ -44,7 +45,12 @@ class Scheme:
     method: str = "minmax"
     group_size: int | None = None
     activation_granularity: str = "token"
-    alpha: float | None = None
+    symmetric: bool = True
+    full_range: bool = False
+    scale_rule: str | None = None
+    alpha: float | str | None = None
+    clip: bool | None = None
+    weight_range: str | None = None
     targets: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -53,44 +59,65 @@ class Scheme:
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
         choose(FORMATS, self.weight, "weight format")
         choose(FORMATS, self.activation, "activation format")
-        method = choose(METHODS, self.method, "quantization method")
+        choose(METHODS, self.method, "quantization method")
         choose(dict.fromkeys(GRANULARITIES), self.activation_granularity, "activation granularity")
         if (self.weight in CASTS) != (self.method == "cast"):
             raise EdgelibError(f"weights {self.weight!r} and method {self.method!r} do not go together: {GRAMMAR}")
         if self.method == "cast" and (self.targets, self.exclude, self.activation) != (("*",), (), self.weight):
             raise EdgelibError(f"{self.weight} casts the whole model: no targets, exclude or other activation")
-        if method.migrate is None and self.alpha is not None:
-            raise EdgelibError(f"alpha={self.alpha!r} belongs to smoothquant; {self.method} has none, so drop it")
-        if method.migrate is not None:
-            object.__setattr__(self, "alpha", _alpha(self.alpha))
-        _check_granularity(self)
+        if (self.weight, self.activation) not in NUMBERS_OF:
+            usable = ", ".join(activation for weight, activation in NUMBERS_OF if weight == self.weight)
+            raise EdgelibError(f"{self.weight} weights do not go with {self.activation!r}; choose from {usable}")
+        _fill_options(self)
+        _check_options(self)
+        _check_grids(self)
+
+    @property
+    def weight_format(self) -> Format:
+        """The format of the weights, on the grid that the scheme asks for."""
+        rule = self.scale_rule if self.weight.startswith("mx") else None
+        return FORMATS[self.weight].variant(self.symmetric, self.full_range, rule)
+
+    @property
+    def activation_format(self) -> Format:
+        """The format of the activations; always symmetric."""
+        rule = self.scale_rule if self.activation.startswith("mx") else None
+        return FORMATS[self.activation].variant(scale_rule=rule)
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether rounding the inputs costs enough for a search to reckon with; 16 and 32 bits do not."""
+        return self.activation not in CASTS
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What `calibrate` has to collect for this scheme: "moments", "hessian", "rows"; empty when nothing.
+
+        A search compares losses, which the Hessian gives exactly where the inputs keep 16 bits; elsewhere rounding the
+        inputs is part of the loss, and it takes rows of them.
+        """
+        parts = set(METHODS[self.method].needs)
+        if self.activation_granularity == "tensor":
+            parts.add("moments")
+        if "loss" in parts:
+            parts.remove("loss")
+            parts |= {"rows" if self.rounds_inputs else "hessian"} if self.alpha == "search" or self.clip else set()
+        return frozenset(parts)
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether `quantize` has to see inputs: to migrate outliers or to fix a static activation scale."""
-        return METHODS[self.method].migrate is not None or self.activation_granularity == "tensor"
+        """Whether `quantize` has to see inputs."""
+        return bool(self.needs)
 
     @property
     def name(self) -> str:
         """The name that the grammar gives this scheme; targets and exclude are not part of it."""
-        if self.method == "cast":
-            return self.weight
-        bits = next(a for a, f in ACTIVATIONS.items() if f == self.activation)
-        parts = [f"w{FORMATS[self.weight].bits}{bits}-{self.method}"]
-        parts += [f"g{self.group_size}"] if self.group_size else []
-        parts += [f"alpha{Decimal(repr(self.alpha)):f}"] if self.alpha not in (None, 0.5) else []
-        parts += ["static"] if self.activation_granularity == "tensor" else []
-        return "-".join(parts)
+        return write_name(self)
 
     @property
     def label(self) -> str:
         """What figures and tables print, such as "W4A8 min-max, groups of 32"."""
-        if self.method == "cast":
-            return self.weight.upper()
-        head, _, *options = self.name.split("-")
-        words = {"g": "groups of ", "a": "alpha ", "s": "static activations"}
-        tail = [words[o[0]] + re.sub(r"^[a-z]+", "", o) for o in options]
-        return ", ".join([f"{head.upper()} {METHODS[self.method].label}", *tail])
+        return write_label(self)
 
     def selects(self, layer: str) -> bool:
         """Return whether the Linear called `layer` is quantized."""
@@ -108,52 +135,47 @@ def _patterns(field: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _alpha(value: object) -> float:
-    alpha = 0.5 if value is None else value
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise EdgelibError(f"alpha is a number from 0 (all difficulty stays in the activations) to 1, got {value!r}")
-    return float(alpha)
+def _fill_options(scheme: Scheme) -> None:
+    """Give the method's options their defaults; refuse those that it does not have."""
+    defaults = METHODS[scheme.method].options
+    for option in ("alpha", "clip", "weight_range"):
+        value = getattr(scheme, option)
+        if option in defaults and value is None:
+            object.__setattr__(scheme, option, defaults[option])
+        if option not in defaults and value is not None:
+            owners = ", ".join(name for name, method in METHODS.items() if option in method.options)
+            raise EdgelibError(f"{option}={value!r} belongs to {owners}; {scheme.method} has none, so drop it")
 
 
-def _check_granularity(scheme: Scheme) -> None:
-    size = scheme.group_size
+def _check_options(scheme: Scheme) -> None:
+    alpha = scheme.alpha
+    if alpha not in (None, "search"):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+            raise EdgelibError(
+                f'alpha is "search" or a number from 0 (all difficulty stays in the activations) to 1, got {alpha!r}'
+            )
+        object.__setattr__(scheme, "alpha", float(alpha))
+    for option in ("symmetric", "full_range", "clip"):
+        if not isinstance(getattr(scheme, option), bool | None):
+            raise EdgelibError(f"{option} is true or false, got {getattr(scheme, option)!r}")
+    if scheme.weight_range is not None:
+        choose(RANGES, scheme.weight_range, "weight range")
+
+
+def _check_grids(scheme: Scheme) -> None:
+    size, block = scheme.group_size, FORMATS[scheme.weight].block
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise EdgelibError(f"group_size is a positive integer, or None for one scale per output channel, got {size!r}")
     if size is not None and scheme.method == "cast":
         raise EdgelibError(f"{scheme.weight} has no scales, so it takes no group_size")
-    if scheme.activation_granularity == "tensor" and not scheme.activation.startswith("int"):
-        raise EdgelibError(f"static activations need an integer format, got {scheme.activation!r}")
-
-
-def _parse(name: str) -> Scheme:
-    """Read a scheme name by the grammar of this module."""
-    head, *rest = name.lower().split("-")
-    if head in CASTS and not rest:
-        return Scheme(head, head, "cast")
-    numbers = re.fullmatch(r"(w\d+)(a\d+)", head)
-    if not numbers:
-        hint = f"{did_you_mean(name, PRESETS)}; choose from {', '.join(PRESETS)}"
-        raise EdgelibError(f"unknown scheme {name!r}{hint}; or {GRAMMAR}")
-    for part, table, kind in zip(numbers.groups(), (WEIGHTS, ACTIVATIONS), ("weights", "activations"), strict=True):
-        if part not in table:
-            raise EdgelibError(f"unknown {kind} {part!r} in scheme {name!r}; choose from {', '.join(table)}")
-    methods = [m for m in METHODS if m != "cast"]
-    if not rest or rest[0] not in methods:
-        wrong = f"unknown method {rest[0]!r} in" if rest else "no method in"
-        hint = did_you_mean(rest[0], methods) if rest else ""
-        raise EdgelibError(f"{wrong} scheme {name!r}{hint}; choose from {', '.join(methods)}, as in {head}-minmax")
-    options = dict(_option(part, name) for part in rest[1:])
-    return Scheme(WEIGHTS[numbers[1]], ACTIVATIONS[numbers[2]], rest[0], **options)
-
-
-def _option(part: str, name: str) -> tuple[str, object]:
-    if part == "static":
-        return "activation_granularity", "tensor"
-    if re.fullmatch(r"g[1-9]\d*", part):
-        return "group_size", int(part[1:])
-    if re.fullmatch(r"alpha(\d+\.?\d*|\.\d+)", part):
-        return "alpha", float(part[5:])
-    raise EdgelibError(f"unknown option {part!r} in scheme {name!r}; {GRAMMAR}")
+    if size is not None and block is not None:
+        raise EdgelibError(f"{scheme.weight} has blocks of {block} by definition, so it takes no group_size")
+    if scheme.activation_granularity == "tensor" and not scheme.activation.startswith(STATIC):
+        raise EdgelibError(f"static activations need an integer format, fp8 or nvfp4, got {scheme.activation!r}")
+    if scheme.scale_rule is not None:
+        if not any(format.startswith("mx") for format in (scheme.weight, scheme.activation)):
+            raise EdgelibError(f"scale_rule={scheme.scale_rule!r} belongs to the mx formats, not to {scheme.weight}")
+    _ = scheme.weight_format, scheme.activation_format  # refuses grids that the formats do not have
 
 
 def scheme(spec: str | Mapping | Scheme) -> Scheme:
@@ -165,7 +187,7 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
     if isinstance(spec, Scheme):
         return spec
     if isinstance(spec, str):
-        return _parse(spec)
+        return Scheme(**read_name(spec))
     if not isinstance(spec, Mapping):
         raise EdgelibError(f"a scheme is a name, a mapping or a Scheme, got {spec!r}; {GRAMMAR}")
     values = dict(spec)
@@ -175,11 +197,14 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
         if key not in allowed:
             hint = f"{did_you_mean(key, allowed)}; choose from preset, {', '.join(allowed)}"
             raise EdgelibError(f"unknown scheme field {key!r}{hint}")
-    if "method" in values:
-        values.setdefault("alpha", None)  # an alpha that came with the preset belongs to the preset's method
+    if "method" in values:  # what came with the preset belongs to the preset's method
+        values = {"alpha": None, "clip": None, "weight_range": None} | values
     return replace(base, **values)
 
 
-PRESETS: dict[str, Scheme] = {
-    name: _parse(name) for name in (*CASTS, "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w3a8-minmax")
-}
+def needs_of(specs: Iterable[str | Mapping | Scheme]) -> frozenset[str]:
+    """Return what one calibration pass has to collect for all these schemes: the `needs` of `calibrate`."""
+    return frozenset().union(*(scheme(spec).needs for spec in specs))
+
+
+PRESETS: dict[str, Scheme] = {name: scheme(name) for name in PRESET_NAMES}

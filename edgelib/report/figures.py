@@ -23,13 +23,17 @@ _MARKS = {
     "w8a8-minmax": ("#0072B2", "#0072B2", "s"),
     "w8a8-smoothquant": ("#009E73", "#007A59", "D"),
     "w4a8-minmax": ("#D55E00", "#B04A00", "^"),
-    "w3a8-minmax": ("#CC79A7", "#9C4F7C", "v"),
+    "w4a8-awq": ("#CC79A7", "#9C4F7C", "X"),
+    "w4a8-gptq": ("#56B4E9", "#0072B2", "<"),
+    "w3a8-minmax": ("#E69F00", "#8A5F00", "v"),
+    "fp8": ("#8C6BB1", "#6A4C93", "h"),
+    "nvfp4": ("#7F7F2A", "#66661F", "p"),
 }
 _OTHERS = [
-    ("#56B4E9", "#0072B2", "<"),
-    ("#E69F00", "#8A5F00", ">"),
-    ("#8C6BB1", "#6A4C93", "h"),
-    ("#7F7F2A", "#66661F", "p"),
+    ("#A6761D", "#7A5615", ">"),
+    ("#1F78B4", "#1F78B4", "d"),
+    ("#B2182B", "#B2182B", "*"),
+    ("#66A61E", "#466F14", "H"),
 ]
 
 
@@ -83,7 +87,7 @@ def image_grid(images: np.ndarray, row_names: Sequence[str], column_names: Seque
     return figure
 
 
-def _end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
+def end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
     """Write (x, y, text, ink) to the right of the lines' ends, pushed apart so that none covers another."""
     heights = sorted(range(len(labels)), key=lambda i: labels[i][1])
     y = [labels[i][1] for i in heights]
@@ -123,7 +127,7 @@ def lines_with_intervals(
         spread = np.abs(scale * rows[["low", "high"]].to_numpy().T - value)
         ax.errorbar(at, value, yerr=spread, color=style.colour, marker=style.marker, markersize=5, elinewidth=1.0)
         ends.append((float(at[-1]), float(value[-1]), style.label, style.ink))
-    _end_labels(ax, ends, label_gap)
+    end_labels(ax, ends, label_gap)
     return ax
 
 

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from edgelib.quant.formats import Encoded, Format, encode
+from edgelib.quant.formats import Encoded, Format, as_blocks, encode
+from edgelib.quant.grid import joined
+from edgelib.quant.methods.layer import Layer, Rounded
 
 
-def round_to_nearest(weight: Tensor, format: Format, group_size: int | None = None) -> Encoded:
+def granularity_of(format: Format, group_size: int | None = None) -> str | int:
+    """Return how a weight [out, in] is cut: one scale per row, per group, or the format's own blocks."""
+    if format.block is not None:
+        return "tensor"  # nvfp4 then has one outer scale, as its packed weights do
+    return "channel" if group_size is None else group_size
+
+
+def round_to_nearest(
+    weight: Tensor, format: Format, group_size: int | None = None, shrink: float | Tensor = 1.0
+) -> Encoded:
     """Encode weight [out, in] with one scale per output row, or per group of `group_size` along a row.
 
+    shrink multiplies the range of every scale: a number, or a tensor [out, groups, 1].
     Raises EdgelibError when the weight holds NaN or inf or the group size does not divide the row.
     """
-    return encode(weight, format, "channel" if group_size is None else group_size)
+    return encode(weight, format, granularity_of(format, group_size), shrink)
+
+
+def nearest(weight: Tensor, format: Format, group_size: int | None = None, shrink: float | Tensor = 1.0) -> Tensor:
+    """Return the values [out, in] that `round_to_nearest` decodes to, without making codes."""
+    blocks = as_blocks(weight, format, granularity_of(format, group_size))
+    return joined(format.snap(blocks, format.fit(blocks, shrink)), weight.shape)
+
+
+def round_layer(layer: Layer) -> Rounded:
+    """Round a layer to nearest on its min-max grid."""
+    return Rounded(round_to_nearest(layer.weight, layer.scheme.weight_format, layer.scheme.group_size))

@@ -1,0 +1,71 @@
+"""Where tasks run: in this process, or in several that share one machine."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+
+import torch
+import torch.multiprocessing
+
+from edgelib.errors import EdgelibError, choose
+
+EXECUTORS = ("serial", "process")
+
+
+def run_tasks(
+    work: Callable, tasks: Sequence[tuple], shared: object, *, executor: str = "serial", workers: int = 2
+) -> Iterator:
+    """Yield work(shared, *task) for every task: in order when serial, as they finish in processes.
+
+    work: a function of a module. shared: what all tasks need; each process gets it once, so it may cache on itself
+    what is costly to build. The threads of this process are divided among `workers`.
+    Raises EdgelibError for an unknown executor and when a process dies; what a task raises reaches the caller.
+    """
+    choose(dict.fromkeys(EXECUTORS), executor, "executor")
+    if executor == "serial":
+        yield from (work(shared, *task) for task in tasks)
+    elif tasks:
+        yield from _in_processes(work, tasks, shared, workers)
+
+
+def _in_processes(work: Callable, tasks: Sequence[tuple], shared: object, workers: int) -> Iterator:
+    pool = futures.ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        torch.multiprocessing.get_context("spawn"),  # torch's: weights and images travel as shared memory
+        initializer=_start,
+        initargs=(shared, max(1, torch.get_num_threads() // workers)),
+    )
+    try:
+        for done in futures.as_completed([pool.submit(_call, work, task) for task in tasks]):
+            yield done.result()
+    except futures.process.BrokenProcessPool:
+        raise EdgelibError(
+            "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
+            "from there; use fewer workers or executor serial"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_WORKER: dict = {}  # what the initializer leaves for the tasks of a worker process
+
+
+def _start(shared: object, threads: int) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _WORKER["shared"] = shared
+
+
+def _call(work: Callable, task: tuple) -> object:
+    return work(_WORKER["shared"], *task)
+
+
+def _die_with_parent() -> None:
+    """A killed parent cannot stop its workers, and each holds copies of the models."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,53 @@
+"""The layer that a quantized model is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgelib.quant.formats import Encoded, Format, codes_on_grid, decode
+from edgelib.quant.grid import saturated
+
+
+class QuantLinear(nn.Module):
+    """A Linear on rounded weights: forward is one rounding of the input and one matmul.
+
+    weight [out, in]: the decoded values, folded once. scale [out, groups] (zero and outer): the grid, from which
+    `codes` recovers the exact codes. input_scale: the static activation scale, None when found per token on the fly.
+    notes: what was decided for this layer, plain values that `quantization_report` collects.
+    """
+
+    def __init__(
+        self, encoded: Encoded, bias: Tensor | None, dtype, activation: Format, input_scale: Tensor | None = None,
+        notes: Mapping[str, object] | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.out_features, self.in_features = encoded.codes.shape
+        self.format, self.activation, self.notes = encoded.format, activation, dict(notes or {})
+        self.register_buffer("weight", saturated(decode(encoded), dtype).to(dtype))
+        self.register_buffer("scale", encoded.scale)
+        self.register_buffer("zero", encoded.zero)
+        self.register_buffer("outer", encoded.outer)
+        self.register_buffer("input_scale", input_scale)
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_scale is None:
+            rounded = self.activation.round_rows(x)
+        else:
+            rounded = self.activation.round_static(x, self.input_scale)
+        return F.linear(rounded, self.weight, self.bias)
+
+    def codes(self) -> Tensor:
+        """Return the stored codes [out, in]: int8 for integers, float8 for 8-bit floats, 4 bits in uint8 for e2m1."""
+        return codes_on_grid(self.weight, self.format, self.scale, self.zero)
+
+    def extra_repr(self) -> str:
+        groups = 1 if self.scale is None else self.scale.shape[-1]
+        static = "" if self.input_scale is None else ", static"
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, weight={self.format.name}"
+            f" x{groups}, activation={self.activation.name}{static}"
+        )

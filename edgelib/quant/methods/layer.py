@@ -1,0 +1,81 @@
+"""What a method is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edgelib.quant.formats import Encoded
+from edgelib.quant.statistics import LayerStatistics
+
+if TYPE_CHECKING:
+    from edgelib.quant.scheme import Scheme
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+class Rounded(NamedTuple):
+    """A layer's weight as codes, and what was decided on the way: plain values, one column each of the report."""
+
+    encoded: Encoded
+    notes: Mapping[str, object] = NOTHING
+
+
+class Migration(NamedTuple):
+    """Scales s [in] that divide an input and multiply the weights that read it, and what was decided on the way."""
+
+    scales: Tensor
+    notes: Mapping[str, object] = NOTHING
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Linear as a method sees it: weight [out, in], the scheme, and what calibration saw of its input.
+
+    `seen` is None where the scheme needs no calibration, and holds what the scheme's `needs` name elsewhere.
+    """
+
+    name: str
+    weight: Tensor
+    scheme: Scheme
+    seen: LayerStatistics | None = None
+
+    def scaled(self, scales: Tensor) -> Layer:
+        """The same layer after a migration by s [in]: it computes (x / s)(W s)^T."""
+        seen = None if self.seen is None else divided(self.seen, scales)
+        return replace(self, weight=self.weight * scales.to(self.weight), seen=seen)
+
+    def part(self, name: str) -> Tensor:
+        """The statistic called `name`, in the weight's dtype and on its device."""
+        return getattr(self.seen, name).to(self.weight)
+
+    def rounded_inputs(self) -> Tensor:
+        """The sampled inputs [n, in] as the quantized layer rounds them."""
+        rows, format = self.part("rows"), self.scheme.activation_format
+        if self.scheme.activation_granularity == "token":
+            return format.round_rows(rows)
+        return format.round_static(rows, self.input_scale())
+
+    def input_scale(self) -> Tensor:
+        """The static activation scale: the largest value seen becomes the largest of the format."""
+        peak = self.part("abs_max").amax()
+        return (peak / self.scheme.activation_format.qmax).clamp_(min=torch.finfo(peak.dtype).tiny)
+
+
+def divided(seen: LayerStatistics, scales: Tensor) -> LayerStatistics:
+    """Return the statistics of x / s for those of x; percentiles, which are not kept by channel, are lost."""
+    s = scales.to(seen.abs_max)
+    return replace(
+        seen,
+        abs_max=seen.abs_max / s,
+        abs_mean=seen.abs_mean / s,
+        square_mean=seen.square_mean / s.square(),
+        hessian=None if seen.hessian is None else seen.hessian / s / s[:, None],
+        rows=None if seen.rows is None else seen.rows / s,
+        counts=None,
+    )

@@ -1,0 +1,40 @@
+"""What was decided for each layer of a quantized model, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgelib.errors import EdgelibError
+from edgelib.quant.calibrate import module_of
+from edgelib.quant.linear import QuantLinear
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = {
+    "method": "", "ratio": float("nan"), "clip_share": float("nan"), "damping": float("nan"), "loss": float("nan"),
+    "loss_rtn": float("nan"), "fallback": "",
+}  # fmt: skip
+
+
+def quantization_report(model) -> pd.DataFrame:
+    """Return one row per quantized layer, in the model's order.
+
+    layer, method. ratio: the alpha of the migration that the layer took part in, NaN where nothing could absorb one
+    (or the search preferred none). clip_share: share of weight groups with a range below their largest weight.
+    damping: what GPTQ's Hessian took, as a share of its mean diagonal. loss, loss_rtn: mean squared error of the
+    layer's output over the calibration rows, relative to the output's mean square, with the method and with
+    round-to-nearest on the same format; NaN where calibration kept neither rows nor a Hessian. fallback: why the layer
+    was rounded to nearest instead, else empty.
+    Raises EdgelibError for a model that holds no quantized layer.
+    """
+    import pandas as pd
+
+    rows = [
+        {"layer": name} | {column: layer.notes.get(column, empty) for column, empty in COLUMNS.items()}
+        for name, layer in module_of(model).named_modules()
+        if isinstance(layer, QuantLinear)
+    ]
+    if not rows:
+        raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
+    return pd.DataFrame(rows)

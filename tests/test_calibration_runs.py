@@ -1,0 +1,110 @@
+"""Calibration experiments: complete, resumable, and the same outcomes as one call after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import edgelib
+from edgelib.errors import EdgelibError
+from edgelib.evaluation import calibration_runs
+from edgelib.evaluation.calibration_runs import Draw, Experiment, Run, fraction_of, layer_report, run_experiment
+from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.sweep import PLAIN
+from edgelib.evaluation.zero_shot import Condition, condition
+
+DRAWS = (Draw("balanced", 4, 0), Draw("noise", 4, 1))
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    runs = [Run(PLAIN, "fp32", None), *(Run(PLAIN, c, d) for d in DRAWS for c in ("w8a8-minmax-static", "w4a8-gptq"))]
+    runs.append(Run("activation:64", "w8a8-minmax-static", DRAWS[0]))
+    return Experiment(edgelib.load("scenes-clip"), tuple(runs), edgelib.dataset("scenes", n=8), "scenes")
+
+
+@pytest.fixture(scope="module")
+def found(experiment, tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return run_experiment(experiment, CellStore(tmp_path_factory.mktemp("runs")), progress=False)
+
+
+def test_every_run_scores_every_image_in_order(experiment, found):
+    rows, distances = found
+    assert len(rows) == len(experiment.runs) * len(experiment.data)
+    names = rows.drop_duplicates(["twin", "config", "mix", "size", "seed"])[["twin", "config", "mix"]]
+    expected = [(r.twin, r.config, r.draw.mix if r.draw else "none") for r in experiment.runs]
+    assert [*names.itertuples(index=False, name=None)] == expected
+    assert len(distances) == 3 and (distances["peak"] > 0).all()
+
+
+def test_a_run_equals_calibrating_quantizing_and_evaluating(experiment, found):
+    images = edgelib.calibration_set("noise", 4, 1, "scenes", exclude=experiment.data)
+    model = edgelib.quantize(experiment.model, "w4a8-gptq", images)
+    alone = edgelib.evaluate(model, experiment.data, baseline=experiment.model)
+    rows = found[0].query("config == 'w4a8-gptq' and mix == 'noise'").reset_index(drop=True)
+    assert (rows.prediction == alone.prediction).all()
+    assert torch.allclose(torch.tensor(rows.drift), torch.tensor(alone.drift), atol=1e-5)
+
+
+def test_the_reference_does_not_drift(found):
+    assert (found[0].query("config == 'fp32'").drift < 1e-6).all()
+
+
+def test_a_second_start_computes_nothing(experiment, tmp_path, monkeypatch):
+    small = replace(experiment, runs=experiment.runs[:2])
+    first = run_experiment(small, CellStore(tmp_path), progress=False)
+    monkeypatch.setattr(calibration_runs, "_score", None)
+    again = run_experiment(small, CellStore(tmp_path), progress=False)
+    pd.testing.assert_frame_equal(first[0], again[0])
+    pd.testing.assert_frame_equal(first[1], again[1])
+
+
+def test_a_damaged_cell_is_computed_again(experiment, tmp_path):
+    small, store = replace(experiment, runs=experiment.runs[:2]), CellStore(tmp_path)
+    first, _ = run_experiment(small, store, progress=False)
+    store.path(small.spec(small.runs[1], Condition())).write_bytes(b"half a file")
+    again, _ = run_experiment(small, store, progress=False)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_a_run_that_needs_a_set_must_name_one(experiment):
+    with pytest.raises(EdgelibError, match="w4a8-gptq needs a calibration set"):
+        replace(experiment, runs=(Run(PLAIN, "w4a8-gptq", None),))
+
+
+def test_the_layer_report_names_towers_and_depths(experiment):
+    table = layer_report(experiment, [PLAIN], "w4a8-awq", DRAWS[0])
+    assert set(table.tower) >= {"vision_model", "text_model"} and table.depth.max() >= 1
+    assert table.relative_loss.notna().any() and table.relative_loss.mean() < 1
+
+
+@pytest.mark.parametrize("fraction", [1, 2, 3])
+def test_a_fraction_keeps_pairs_of_levels_balanced(fraction):
+    draws = fraction_of(["a", "b", "c"], [1, 2, 3, 4], range(6), fraction)
+    table = pd.DataFrame(map(vars, draws))
+    assert len(table) == 72 // fraction and not table.duplicated().any()
+    for pair in (["mix", "size"], ["mix", "seed"], ["size", "seed"]):
+        counts = table.groupby(pair).size()
+        assert len(counts) == table[pair[0]].nunique() * table[pair[1]].nunique()
+        assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("fraction", [0, 7])
+def test_a_fraction_that_leaves_a_level_out_is_refused(fraction):
+    with pytest.raises(EdgelibError, match="1 to 6"):
+        fraction_of(["a", "b"], [1, 2], range(6), fraction)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("fogg:3", "fog"), ("fog", "no severity"), ("fog:6", "no severity"), ("fog:x", "no severity")]
+)
+def test_a_condition_that_does_not_exist_is_refused(name, wrong):
+    with pytest.raises(EdgelibError, match=wrong):
+        condition(name)
+
+
+def test_conditions_are_read_by_name():
+    assert condition("clean") == Condition() and condition("fog:3") == Condition("fog", 3)
