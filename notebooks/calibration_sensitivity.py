@@ -254,14 +254,8 @@ reference = rows[rows.config == REFERENCE].correct.mean()
 runs["drop"] = reference - runs.accuracy
 work.save_table("runs", runs)
 widest = runs.groupby("twin", sort=False).accuracy.std().idxmax()
-figure, axes = plt.subplots(
-    -(-len(P.mixes) // 3),
-    min(3, len(P.mixes)),
-    figsize=(7.2, 2.6 * -(-len(P.mixes) // 3)),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-)
+panel_rows = -(-len(P.mixes) // 2)
+figure, axes = plt.subplots(panel_rows, 2, figsize=(7.2, 2.5 * panel_rows), sharex=True, sharey=True, squeeze=False)
 for ax in axes.flat[len(P.mixes) :]:
     ax.set_axis_off()
 accuracy_by_size(runs[runs.twin == widest], axes.flat[: len(P.mixes)], reference)
