@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,6 +13,16 @@ from torch import Tensor
 _CPU_VALUES = 5 << 17  # four images of 224 pixels; larger buffers cost page faults, smaller ones calls
 _GPU_VALUES = 1 << 25
 _WORTH_A_THREAD = 1 << 16
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads that stay, because starting them takes longer than a batch of small images."""
+    return ThreadPoolExecutor(threads, "corruptions", initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # no thread survives a fork
 
 
 def in_chunks(work: Callable[[int, int], None], images: Tensor) -> None:
@@ -31,7 +43,6 @@ def in_chunks(work: Callable[[int, int], None], images: Tensor) -> None:
             work(start, stop)
         return
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, starts, stops))
+        list(_pool(threads).map(work, starts, stops))
     finally:
         torch.set_num_threads(threads)  # the calling thread kept its number; threads started later would not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
@@ -10,6 +11,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import torch
 from PIL import Image
+from PIL.Image import Resampling
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from .jpeg import jpeg_round_trip
 from .registry import corruption
 
 _PILLOW_ONE = 1 << 22
-_CODEC_PIXELS = 1 << 13  # from here on Pillow is faster on a CPU
+_CODEC_PIXELS, _RESIZED_PIXELS = 1 << 14, 1 << 15  # from here on Pillow is faster on a CPU
 
 
 @corruption(
@@ -52,23 +54,32 @@ def jpeg_compression(images, quality, _keys):
 
 
 def _coded_by_pillow(images: Tensor, quality: int) -> Tensor:
-    result, size = torch.empty_like(images), images.shape[:1:-1]
     with TemporaryFile(buffering=0) as file:  # while it writes to a real file Pillow lets other threads run
-        for image, planes in zip(images.numpy(), result.numpy(), strict=True):
-            bands = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in image]
+
+        def coded(image: Image.Image) -> Image.Image:
             file.seek(0)
-            Image.merge("RGB", bands).save(file, "JPEG", quality=quality)
+            image.save(file, "JPEG", quality=quality)
             file.seek(0)
-            coded = JpegImageFile(BytesIO(file.read()))  # what follows the end marker is ignored
-            for plane, band in zip(planes, "RGB", strict=True):
-                plane[:] = np.frombuffer(coded.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
+            return JpegImageFile(BytesIO(file.read()))  # what follows the end marker is ignored
+
+        return _by_pillow(images, coded)
+
+
+def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Return CPU images [n, 3, H, W], each changed by a function of Pillow's images that keeps their size."""
+    result, size = torch.empty_like(images), images.shape[:1:-1]
+    for image, planes in zip(images.numpy(), result.numpy(), strict=True):
+        bands = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in image]
+        changed = change(Image.merge("RGB", bands))
+        for plane, band in zip(planes, "RGB", strict=True):
+            plane[:] = np.frombuffer(changed.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
     return result
 
 
 @lru_cache
 def box_windows(size: int, small: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (first, count) of the pixels that Pillow's BOX filter averages when it shrinks `size` to `small`."""
-    used = np.asarray(Image.fromarray(np.eye(size, dtype=np.float32)).resize((small, size), Image.Resampling.BOX)) > 0
+    used = np.asarray(Image.fromarray(np.eye(size, dtype=np.float32)).resize((small, size), Resampling.BOX)) > 0
     return used.argmax(axis=0), used.sum(axis=0)
 
 
@@ -76,7 +87,7 @@ def box_windows(size: int, small: int) -> tuple[np.ndarray, np.ndarray]:
 def nearest_sources(small: int, size: int) -> np.ndarray:
     """Return which of `small` pixels Pillow's NEAREST filter copies to each of `size` pixels."""
     ramp = Image.fromarray(np.arange(small, dtype=np.int32)[None])
-    return np.array(ramp.resize((size, 1), Image.Resampling.NEAREST))[0]
+    return np.array(ramp.resize((size, 1), Resampling.NEAREST))[0]
 
 
 def _picked(values: Tensor, places: np.ndarray) -> Tensor:
@@ -115,6 +126,11 @@ def pixelate(images, factor, _keys):
     """
     planes, (height, width) = images.flatten(0, 1), images.shape[2:]
     few_rows, few_columns = int(height * factor), int(width * factor)
+    if images.device.type == "cpu" and height * width >= _RESIZED_PIXELS:
+        return _by_pillow(
+            images,
+            lambda i: i.resize((few_columns, few_rows), Resampling.BOX).resize((width, height), Resampling.NEAREST),
+        )
     narrow = _box_averages(planes.to(torch.int16).view(-1, width, 1), few_columns)
     small = _box_averages(narrow.view(-1, height, few_columns), few_rows).to(torch.uint8)
     wide = _picked(small.view(-1, few_columns, 1), nearest_sources(few_columns, width))
