@@ -172,7 +172,7 @@ effects = pd.DataFrame([
      "p": test.p, "p_holm": adjusted[t, c], "mde": test.mde}
     for (t, c), test in tests.items()
 ])  # fmt: skip
-work.save_table("ladder", effects)
+_ = work.save_table("ladder", effects)
 
 # %% mystnb={"figure": {"caption": "Simulated accuracy of each method minus that of the first configuration of the ladder, on the plain model and on twins with planted outliers. Right of zero: better. Bars: paired bootstrap intervals over images, outcomes averaged over calibration draws.", "name": "fig-ladder"}, "image": {"alt": "Forest plots, one per twin: difference in accuracy of each method to min-max with intervals."}}
 figure, axes = plt.subplots(1, len(everywhere), figsize=(7.2, 1.3 + 0.35 * len(P.ladder)), sharey=True, squeeze=False)
@@ -393,8 +393,6 @@ points = [f"on {t}, {difference_claim(x, look(a).label, look(b).label, adjusted=
 points.append(prediction_claim(prediction["distances and drift"]))
 display(Markdown(bullets(points)))
 answer = f"On {experiment.model.name} and {len(experiment.data):,} images, {advice[PLAIN]}."
-if widest != PLAIN:
-    answer += f" On its twin {widest}, {advice[widest]}."
 if largest is not None:
     answer += (
         f" Where runs differ most ({widest}), the largest part of the variance of feature drift is the {largest.component} for "
