@@ -88,14 +88,14 @@ def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 256
     model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=n)
     conditions = conditions_of(CORRUPTIONS, SEVERITIES)
-    grid = Grid({"m": model}, variants_of("m", [], CONFIGS), conditions, data)
+    grid = Grid({"m": model}, variants_of("m", [], CONFIGS), conditions, data, batch_size=32)
     prompts = ["a photo of a {}."]
     naive_s, slow = timed(lambda: naive(model, data, conditions, prompts, batched=False))
     batched_s, _ = timed(lambda: naive(model, data, conditions, prompts, batched=True))
     print(f"{len(slow)} cells of {n} images, {torch.get_num_threads()} threads, wall seconds from nothing")
     print(f"naive, image by image   {naive_s:6.1f}")
     print(f"naive, batched          {batched_s:6.1f}  {naive_s / batched_s:4.1f}x")
-    for executor in ("serial", "process"):
+    for executor in ("serial", "thread", "process"):
         seconds, rows = timed(lambda executor=executor: swept(grid, executor))
         print(
             f"sweep, {executor:8}      {seconds:9.1f}  {naive_s / seconds:4.1f}x  ({batched_s / seconds:.1f}x batched), "

@@ -44,8 +44,8 @@ class ZeroShot(Parameters):
         None, description="severity table; null chooses by image size"
     )
     n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
-    executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
-    workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
+    executor: Literal["serial", "thread", "process"] = Field("serial", description="how the grid's cells are run")
+    workers: int = Field(2, ge=1, le=256, description="threads or processes of the executor")
 
     @field_validator("prompts")
     @classmethod

@@ -62,6 +62,13 @@ def test_a_second_start_computes_nothing(experiment, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(first[1], again[1])
 
 
+def test_threads_that_calibrate_at_once_do_not_meet(experiment, found, tmp_path):
+    rows, distances = run_experiment(experiment, CellStore(tmp_path), executor="thread", workers=3, progress=False)
+    assert (rows.prediction == found[0].prediction).all()
+    pd.testing.assert_frame_equal(rows, found[0], check_exact=False, atol=1e-6)
+    pd.testing.assert_frame_equal(distances, found[1], check_exact=False, rtol=1e-5)
+
+
 def test_a_damaged_cell_is_computed_again(experiment, tmp_path):
     small, store = replace(experiment, runs=experiment.runs[:2]), CellStore(tmp_path)
     first, _ = run_experiment(small, store, progress=False)

@@ -54,8 +54,9 @@ def test_cells_are_what_evaluate_says(grid, rows):
     assert cell.margin.to_numpy() == pytest.approx(alone.margin.to_numpy(), abs=1e-6)
 
 
-def test_processes_give_the_same_rows(grid, rows, tmp_path):
-    spread = sweep(grid, CellStore(tmp_path), executor="process", workers=2, progress=False)
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_several_workers_give_the_same_rows(grid, rows, tmp_path, executor):
+    spread = sweep(grid, CellStore(tmp_path), executor=executor, workers=2, progress=False)
     pd.testing.assert_frame_equal(spread, rows, check_exact=False, atol=1e-6)
     assert (spread.prediction == rows.prediction).all()
 
@@ -146,16 +147,17 @@ def test_a_bad_grid_is_refused(grid, change, text):
 
 
 def test_an_unknown_executor_is_refused(grid, tmp_path):
-    with pytest.raises(EdgelibError, match="unknown executor 'threads'.*process, serial"):
+    with pytest.raises(EdgelibError, match="unknown executor 'threads'.*process, serial, thread"):
         sweep(grid, CellStore(tmp_path), executor="threads")
 
 
-def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path):
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path, executor):
     names = (*grid.data.class_names[:-1], "a " + "very " * 60 + "long name")
     data = dataclasses.replace(grid.data, class_names=names)
     long_winded = Grid(grid.models, grid.variants[:1], grid.conditions[:1], data)
     with pytest.raises(EdgelibError, match="is longer than the 32 tokens"):
-        sweep(long_winded, CellStore(tmp_path), executor="process", workers=1, progress=False)
+        sweep(long_winded, CellStore(tmp_path), executor=executor, workers=1, progress=False)
 
 
 def test_models_that_differ_in_more_than_weights_have_their_own_cells(grid):

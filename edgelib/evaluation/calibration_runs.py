@@ -21,6 +21,7 @@ from edgelib.evaluation.zero_shot import Condition, outcomes
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.image_store import pack_images
+from edgelib.inputs.observe import shared_copy
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import calibrate
@@ -129,10 +130,15 @@ def _complete(experiment: Experiment, store: CellStore, run: Run) -> bool:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every task needs, built by a process when it is first asked for."""
+    """What every task needs, built by a process or thread when it is first asked for."""
 
     experiment: Experiment
     store: CellStore
+
+    def for_thread(self) -> _Job:
+        """A job around modules of its own, because calibration hangs hooks on them; the weights are shared."""
+        model = self.experiment.model
+        return _Job(replace(self.experiment, model=model.with_module(shared_copy(model.module))), self.store)
 
     @cached_property
     def reference(self) -> ZeroShotModel:

@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, or in several that share one machine."""
+"""Where tasks run: one after the other, in threads of this process, or in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,44 @@ import torch.multiprocessing
 
 from edgelib.errors import EdgelibError, choose
 
-EXECUTORS = ("serial", "process")
+EXECUTORS = ("serial", "thread", "process")
 
 
 def run_tasks(
     work: Callable, tasks: Sequence[tuple], shared: object, *, executor: str = "serial", workers: int = 2
 ) -> Iterator:
-    """Yield work(shared, *task) for every task: in order when serial, as they finish in processes.
+    """Yield work(shared, *task) for every task: in order when serial, else as they finish.
 
-    work: a function of a module. shared: what all tasks need; each process gets it once, so it may cache on itself
-    what is costly to build. The threads of this process are divided among `workers`.
+    work: a function of a module. shared: what all tasks need; it may cache on itself what is costly to build. Each
+    process gets a copy of it once, each thread what `shared.for_thread()` returns, which is called in this thread.
+    torch's own threads are divided among `workers`. Threads start at once and share the weights: the better choice
+    unless many small operations fight for the interpreter, which processes do not share.
     Raises EdgelibError for an unknown executor and when a process dies; what a task raises reaches the caller.
     """
     choose(dict.fromkeys(EXECUTORS), executor, "executor")
     if executor == "serial":
         yield from (work(shared, *task) for task in tasks)
+    elif tasks and executor == "thread":
+        yield from _in_threads(work, tasks, shared, min(workers, len(tasks)))
     elif tasks:
         yield from _in_processes(work, tasks, shared, workers)
+
+
+def _in_threads(work: Callable, tasks: Sequence[tuple], shared: object, workers: int) -> Iterator:
+    threads, own = torch.get_num_threads(), threading.local()
+    copies = [shared.for_thread() for _ in range(workers)]
+
+    def start() -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        own.shared = copies.pop()
+
+    pool = futures.ThreadPoolExecutor(workers, "tasks", initializer=start)
+    try:
+        for done in futures.as_completed([pool.submit(lambda t=task: work(own.shared, *t)) for task in tasks]):
+            yield done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)  # this thread kept its number; threads started later would not
 
 
 def _in_processes(work: Callable, tasks: Sequence[tuple], shared: object, workers: int) -> Iterator:

@@ -143,7 +143,7 @@ def sweep(
     """Evaluate the cells that the store lacks and return all rows of the grid, in grid order.
 
     Columns: model, twin, config, corruption, severity, then those of an outcome. A run that is killed and started
-    again computes only what is missing. executor "process" spreads conditions over `workers` processes.
+    again computes only what is missing. executor "thread" or "process" spreads conditions over `workers` of them.
     Raises EdgelibError if a worker process dies; what was stored stays.
     """
     choose(dict.fromkeys(EXECUTORS), executor, "executor")
@@ -176,7 +176,7 @@ def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every task of a group of variants needs; a process builds the group once, at its first task."""
+    """What every task of a group of variants needs; built once in this process, or once in each of several."""
 
     grid: Grid
     store: CellStore
@@ -186,10 +186,15 @@ class _Job:
     def built(self) -> _Built:
         return _Built(self.grid, self.group)
 
+    def for_thread(self) -> _Job:
+        """This job: forward passes do not change the models, so all threads share them."""
+        _ = self.built
+        return self
+
 
 def _run(grid: Grid, store: CellStore, missing: dict, executor: str, workers: int) -> Iterator[int]:
     wanted = [v for v in grid.variants if any(v in variants for variants in missing.values())]
-    for group in _groups(grid, wanted, copies=1 if executor == "serial" else workers):
+    for group in _groups(grid, wanted, copies=workers if executor == "process" else 1):
         tasks = [(c, todo) for c, variants in missing.items() if (todo := [v for v in variants if v in group])]
         yield from run_tasks(_work, tasks, _Job(grid, store, group), executor=executor, workers=workers)
 
