@@ -97,10 +97,8 @@ def main() -> None:
     print(f"naive, batched          {batched_s:6.1f}  {naive_s / batched_s:4.1f}x")
     for executor in ("serial", "thread", "process"):
         seconds, rows = timed(lambda executor=executor: swept(grid, executor))
-        print(
-            f"sweep, {executor:8}      {seconds:9.1f}  {naive_s / seconds:4.1f}x  ({batched_s / seconds:.1f}x batched), "
-            f"{agreement(slow, rows):.2f} % equal predictions in the worst cell"
-        )
+        ratios = f"{naive_s / seconds:4.1f}x  ({batched_s / seconds:.1f}x batched)"
+        print(f"sweep, {executor:8} {seconds:14.1f}  {ratios}, {agreement(slow, rows):.2f} % equal in the worst cell")
 
 
 if __name__ == "__main__":

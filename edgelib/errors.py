@@ -12,8 +12,9 @@ class EdgelibError(ValueError):
 
 def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest allowed name, or an empty string."""
-    close = difflib.get_close_matches(str(name).lower(), [str(a) for a in allowed], n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_folded = {str(a).lower(): str(a) for a in allowed}
+    close = difflib.get_close_matches(str(name).lower(), by_folded, n=1, cutoff=0.6)
+    return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
 
 
 def choose(table, name, kind: str):

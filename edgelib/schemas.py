@@ -44,7 +44,7 @@ class ZeroShot(Parameters):
         None, description="severity table; null chooses by image size"
     )
     n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
-    executor: Literal["serial", "thread", "process"] = Field("serial", description="how the grid's cells are run")
+    executor: Literal["serial", "thread", "process"] = Field("thread", description="how the grid's cells are run")
     workers: int = Field(2, ge=1, le=256, description="threads or processes of the executor")
 
     @field_validator("prompts")

@@ -73,7 +73,7 @@ margin: float = 0.02  # accuracy one is ready to lose for a cheaper calibration
 seed: int = 0  # the only source of randomness beside the calibration draws
 batch_size: int = 128
 device: str = "cpu"
-executor: str = "serial"  # or "thread", "process"
+executor: str = "thread"  # or "process", "serial"
 workers: int = 2
 local_files_only: bool = False
 n_bootstrap: int = 1000
@@ -94,6 +94,7 @@ from edgelib.evaluation.calibration_runs import REFERENCE, Draw, layer_report, r
 from edgelib.evaluation.plan import design_of, experiment_of
 from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.sweep import PLAIN
+from edgelib.inputs.mixes import mix_table
 from edgelib.measure.grid import accuracy_table
 from edgelib.measure.predictor import drop_predictor
 from edgelib.measure.ranks import rank_stability, rank_table, run_scores
@@ -130,6 +131,10 @@ experiment = experiment_of(P)
 drawn = {mix: next(experiment.draw(Draw(mix, 6, P.seed)).batches(6))[1] for mix in P.mixes}
 image_grid(torch.stack([*drawn.values()]).permute(0, 1, 3, 4, 2).numpy(), [readable(m) for m in drawn], [""] * 6)
 plt.show()
+
+# %% tags=["hide-input", "full-width"]
+caption = "Every mix that the parameter `mixes` takes. Images and texts: the share of the drawn items that each tower sees."
+display(Markdown(myst_table(mix_table().rename(columns=str.capitalize), caption, "tab-mixes")))
 
 # %% [markdown]
 # ## The runs

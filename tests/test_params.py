@@ -65,9 +65,7 @@ def test_a_misspelt_name_comes_back_with_the_right_one():
         pytest.param({"table": "imagenet"}, "'imagenet-c' or 'cifar-c'.*did you mean 'imagenet-c'", id="table"),
         pytest.param({"executor": "ray-cluster"}, "'serial', 'thread' or 'process'", id="executor"),
         pytest.param({"twin_configs": ["fp16"]}, "twin_configs names 'fp16', but configs has only", id="twin config"),
-        pytest.param(
-            {"twin_severities": [4]}, "twin_severities names 4, but severities has only 1, 5", id="twin at 4"
-        ),
+        pytest.param({"twin_severities": [4]}, "twin_severities names 4, but severities has only 1, 5", id="twin at 4"),
         pytest.param({"twin_severities": []}, "twin_severities = .*at least 1 item", id="no severity for twins"),
         pytest.param({"configs": ["fp32"]}, "the reference, and one to compare with it", id="nothing to compare"),
         pytest.param({"label_column": ""}, "label_column = ''.*at least 1 character", id="column without a name"),
