@@ -133,7 +133,9 @@ image_grid(torch.stack([*drawn.values()]).permute(0, 1, 3, 4, 2).numpy(), [reada
 plt.show()
 
 # %% tags=["hide-input", "full-width"]
-caption = "Every mix that the parameter `mixes` takes. Images and texts: the share of the drawn items that each tower sees."
+caption = (
+    "Every mix that the parameter `mixes` takes. Images and texts: the share of the drawn items that each tower sees."
+)
 display(Markdown(myst_table(mix_table().rename(columns=str.capitalize), caption, "tab-mixes")))
 
 # %% [markdown]

@@ -305,20 +305,23 @@ display(Markdown(myst_table(shown, caption, "tab-twin-scores", {c: str for c in 
 
 # %% mystnb={"figure": {"caption": "Dose and damage: simulated clean accuracy (top) and robustness gap (bottom) against the strength of planted outliers in weights (left) or activations (right). Strength 1 is the plain model; a gap that cannot be estimated, because the model guesses, is left out. Bars: bootstrap intervals over images.", "name": "fig-dose"}, "image": {"alt": "Four line charts: accuracy and gap against outlier strength for weight and activation twins."}}
 kinds = [k for k in dict.fromkeys(twin_gaps.kind) if k != "plain"]
-figure, axes = plt.subplots(2, max(1, len(kinds)), figsize=(6.8, 5.2), sharey="row", squeeze=False)
-accuracy = twin_scores.assign(
-    effect=100 * twin_scores.clean, low=100 * twin_scores.clean_low, high=100 * twin_scores.clean_high
-)
-for column, kind in enumerate(kinds):
-    for ax, frame, label in (
-        (axes[0, column], accuracy, "Clean accuracy (%)"),
-        (axes[1, column], twin_gaps[twin_gaps.scale == "logit"], "Gap (log odds)"),
-    ):
-        dose_response(frame[frame.kind.isin(["plain", kind])], ax, label if column == 0 else "")
-    axes[0, column].set(title=f"outliers in {kind}s", ylim=(0, 100))
-axes[0, 0].legend(fontsize=8)
-figure.supxlabel("Outlier strength (times the usual size; 1: plain model)", fontsize=10)
-plt.show()
+if kinds:
+    figure, axes = plt.subplots(2, len(kinds), figsize=(6.8, 5.2), sharey="row", squeeze=False)
+    accuracy = twin_scores.assign(
+        effect=100 * twin_scores.clean, low=100 * twin_scores.clean_low, high=100 * twin_scores.clean_high
+    )
+    for column, kind in enumerate(kinds):
+        for ax, frame, label in (
+            (axes[0, column], accuracy, "Clean accuracy (%)"),
+            (axes[1, column], twin_gaps[twin_gaps.scale == "logit"], "Gap (log odds)"),
+        ):
+            dose_response(frame[frame.kind.isin(["plain", kind])], ax, label if column == 0 else "")
+        axes[0, column].set(title=f"outliers in {kind}s", ylim=(0, 100))
+    axes[0, 0].legend(fontsize=8)
+    figure.supxlabel("Outlier strength (times the usual size; 1: plain model)", fontsize=10)
+    plt.show()
+else:
+    display(Markdown("The parameter `twins` is empty, so there is no dose to show."))
 
 # %% [markdown]
 # ## A supervised baseline
