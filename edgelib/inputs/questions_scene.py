@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -61,12 +63,8 @@ class Draws:
 
     def weighted(self, weights: dict[T, float]) -> T:
         """Return one key, as likely as its weight."""
-        left = next(self._numbers) * sum(weights.values())
-        for option, weight in weights.items():
-            left -= weight
-            if left < 0:
-                break
-        return option
+        ends = list(accumulate(weights.values()))
+        return list(weights)[bisect(ends, next(self._numbers) * ends[-1], hi=len(ends) - 1)]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Visual questions about scenes in the columns of VQAv2: what a scene is asked, the truth, and what ten people answer."""
+"""Visual questions about scenes in the columns of VQAv2: what is asked, the truth, and what ten people answer."""
 
 from __future__ import annotations
 
