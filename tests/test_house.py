@@ -71,7 +71,7 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize("path", sorted((LIBRARY / "measure").glob("*.py")), ids=ids)
 def test_measures_know_only_arrays_and_tables(path):
-    allowed = {"numpy", "pandas", "scipy", "statsmodels", "edgelib", *sys.stdlib_module_names}
+    allowed = {"numpy", "pandas", "scipy", "statsmodels", "yaml", "edgelib", *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imports(path)} <= allowed
     assert {floor(name) for name in imports(path)} <= {None, "measure", "errors"}
 
