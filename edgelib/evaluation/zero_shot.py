@@ -45,6 +45,20 @@ def condition(name: str) -> Condition:
     return Condition(corruption, int(severity))
 
 
+def condition_of(corruption: str | None, severity: int, table: str | None) -> Condition:
+    """The condition that a corruption and a severity from 0 to 5 mean; severity 0 is clean, whatever the corruption.
+
+    Raises EdgelibError for an unknown corruption, severity or table, and a severity of no corruption.
+    """
+    if corruption is None and severity != 0:
+        raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
+    if corruption is not None:
+        corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
+    if table is not None:
+        choose(dict.fromkeys(TABLES), table, "severity table")
+    return Condition(corruption, int(severity)) if severity else Condition()
+
+
 @dataclass
 class _Outcomes:
     """Predictions of one model over the data set, filled batch by batch."""
@@ -131,14 +145,8 @@ def evaluate(
     two. Severity 0 is clean, whatever the corruption.
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
-    if corruption is None and severity != 0:
-        raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
-    if corruption is not None:
-        corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
-    if table is not None:
-        choose(dict.fromkeys(TABLES), table, "severity table")
+    condition = condition_of(corruption, severity, table)
     _require_kinds(model, baseline, data)
-    condition = Condition(corruption, int(severity)) if severity else Condition()
     lines = templates(prompts)
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}
