@@ -24,23 +24,22 @@ from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
-from edgelib.quant.scheme import Scheme
-from edgelib.quant.scheme import scheme as parse_scheme
+from edgelib.quant.scheme import Scheme, plan_for
 
 
 def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     """Return a copy of `model` quantized by a scheme; the model itself stays the untouched baseline.
 
-    model: a ZeroShotModel or any nn.Module. The copy has its own modules and parameter objects, so moving or
+    model: a loaded model or any nn.Module. The copy has its own modules and parameter objects, so moving or
     converting it leaves the baseline alone, but parameters that are not rounded share their storage with it
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
     for a scheme whose `needs` are empty.
 
     "fp16" and "bf16" round every parameter, every buffer and the inputs of every Linear to 16 bits and compute in the
-    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select. A migration
-    (smoothquant, awq, mbq) needs something that can absorb it exactly: a norm whose readers are all selected, or, for
-    awq, the value projection of the same attention. A Linear behind an activation function has neither: awq only clips
+    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select; of a GenerativeModel
+    the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs something that can absorb it
+    exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear behind an activation function has neither: awq only clips
     it, the others round it to nearest. A norm's output that the model also returns (CLIP's pooler_output) comes back
     divided by s. `quantization_report` tells what was decided for each layer.
 
@@ -49,8 +48,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
     the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
     """
-    plan = parse_scheme(scheme)
-    module = module_of(model)
+    module, plan = module_of(model), plan_for(model, scheme)
     _check_model(module)
     targets = _targets(module, plan)
     _check_groups(module, plan, targets)
