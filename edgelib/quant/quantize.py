@@ -39,9 +39,10 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     "fp16" and "bf16" round every parameter, every buffer and the inputs of every Linear to 16 bits and compute in the
     model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select; of a GenerativeModel
     the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs something that can absorb it
-    exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear behind an activation function has neither: awq only clips
-    it, the others round it to nearest. A norm's output that the model also returns (CLIP's pooler_output) comes back
-    divided by s. `quantization_report` tells what was decided for each layer.
+    exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear
+    behind an activation function has neither: awq only clips it, the others round it to nearest. A norm's output that
+    the model also returns (CLIP's pooler_output) comes back divided by s. `quantization_report` tells what was decided
+    for each layer.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
