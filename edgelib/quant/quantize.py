@@ -51,8 +51,8 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     """
     module, plan = module_of(model), plan_for(model, scheme)
     _check_model(module)
-    targets = _targets(module, plan)
-    _check_groups(module, plan, targets)
+    targets = target_layers(module, plan)
+    check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
     result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration)
     return result if model is module else model.with_module(result)
@@ -79,7 +79,7 @@ def _rebuild(
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
-    return _swap(result, swaps)
+    return swapped(result, swaps)
 
 
 def _quant_linear(
@@ -128,7 +128,7 @@ def _cast(module: nn.Module, format: Format) -> None:
             buffer.data = format.round_rows(buffer)
 
 
-def _swap(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
+def swapped(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
     """Put each replacement wherever its layer stands, also where one layer has several names."""
     if module in replacements:
         return replacements[module]
@@ -148,7 +148,7 @@ def _check_model(module: nn.Module) -> None:
             raise EdgelibError(f"parameter {name!r} holds NaN or inf; reload the model from a good checkpoint")
 
 
-def _targets(module: nn.Module, plan: Scheme) -> list[str]:
+def target_layers(module: nn.Module, plan: Scheme) -> list[str]:
     """Return the names of the Linears to replace."""
     layers = dict(module.named_modules())
     linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -173,7 +173,7 @@ def _targets(module: nn.Module, plan: Scheme) -> list[str]:
     return targets
 
 
-def _check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
+def check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
     """Raise EdgelibError for the first layer that the group size does not divide, before anything takes time."""
     for name in targets if plan.group_size is not None else ():
         try:
