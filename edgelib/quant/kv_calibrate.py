@@ -109,7 +109,7 @@ class KVStatistics:
         return self.states[layer, part, "none"].mean.unsqueeze(1)
 
     def scale(self, scheme: KVScheme, layer: int, part: str) -> Tensor:
-        """The static scale of a scheme, float32 [1], [H, 1, 1] or [H, 1, D]: the range over the format's largest number.
+        """The static scale of a scheme, [1], [H, 1, 1] or [H, 1, D]: the range over the format's largest number.
 
         Raises EdgelibError for an offset that calibration could not see.
         """
@@ -162,11 +162,18 @@ class _Recorder:
 
     def __enter__(self) -> _Recorder:
         # first in line, so that the context of a new cache sees the pass that the cache is made for
-        self.hook = self.decoder.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
+        self.hooks = [
+            self.decoder.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True),
+            self.decoder.module.register_forward_hook(self._end),
+        ]
         return self
 
     def __exit__(self, *_) -> None:
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
+
+    def _end(self, *_) -> None:
+        self.context = None
 
     def _begin(self, module, args, kwargs):
         cache = kwargs.get("past_key_values")
@@ -182,6 +189,8 @@ class _Recorder:
     def _report(self, layer: int):
         def report(keys: Tensor, values: Tensor) -> None:
             context = self.context
+            if context is None:  # a token that the model wrote itself
+                return
             self._add(layer, "v", "none", values)
             self._add(layer, "k", "none", keys)
             self._add(layer, "k", "tokenmean", keys - token_mean(keys, context.valid))
