@@ -24,6 +24,8 @@ TASKS = {
     "pope": ("category", "answer"),
     "mme": ("category", "answer"),
 }
+# What balanced draws of questions take turns over.
+QUESTION_STRATA = {"vqa": ("question_type",), "pope": ("category", "answer"), "mme": ("category",)}
 YES_NO = ("pope", "mme")  # tasks whose answers are yes or no
 
 
