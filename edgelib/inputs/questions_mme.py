@@ -63,7 +63,8 @@ def _identity(scene: Scene, draws: Draws) -> Pair | None:
 def _light(scene: Scene, draws: Draws) -> Pair | None:
     if _DARK < scene.brightness < _BRIGHT:
         return None
-    lights = ("bright", "dark") if scene.brightness >= _BRIGHT else ("dark", "bright")
+    dark, bright = wording()["lights"]
+    lights = (bright, dark) if scene.brightness >= _BRIGHT else (dark, bright)
     return tuple({"light": light} for light in lights)
 
 

@@ -200,7 +200,7 @@ def _said(truth: str, draws: Draws) -> str:
         return yes_no(truth == "no")
     if truth.isdigit():
         return str(int(truth) + draws.pick((-1, 1)))
-    return draws.pick(wording()["instead"].get(truth, ["unknown"]))
+    return draws.pick(wording()["instead"].get(truth, [wording()["unsure"]]))
 
 
 def annotators(truth: str, draws: Draws) -> list[dict]:
