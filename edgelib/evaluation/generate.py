@@ -13,7 +13,8 @@ from edgelib.errors import EdgelibError
 from edgelib.evaluation.decoding import CacheFactory, Decoded, decode, divergence, yes_margin
 from edgelib.evaluation.zero_shot import Condition, condition_of
 from edgelib.inputs.generative_model import GenerativeModel, Prompts
-from edgelib.inputs.question_sets import YES_NO, QuestionSet
+from edgelib.inputs.question_sets import TASKS, YES_NO, QuestionSet
+from edgelib.measure.answers import answer_scores
 
 ANSWER_COLUMNS = ("item", "image_id", "prediction", "tokens", "ended", "logprob", "margin", "yes_margin", "kl")
 MAX_NEW_TOKENS = 16
@@ -24,7 +25,8 @@ def generate(
     table: str | None = None, baseline: GenerativeModel | None = None, cache_factory: CacheFactory | None = None,
     instruction: str = "", max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int = 64,
 ) -> pd.DataFrame:  # fmt: skip
-    """Answer every question of `data` and return one row of ANSWER_COLUMNS per question, in the order of its rows.
+    """Answer every question of `data` and return one row per question, in the order of its rows: ANSWER_COLUMNS, score,
+    said and parsed (as `answer_scores` defines them), corruption and severity.
 
     prediction: the text. tokens: generated, the end token included; ended: whether the answer came to its end before
     max_new_tokens. logprob: of the whole answer. margin: log-probability of the first token minus that of the second
@@ -37,12 +39,20 @@ def generate(
     infinite.
     """
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
+    _require_kinds(model, baseline, data)
+    condition = condition_of(corruption, severity, table)
     found = answers(
-        models, data, condition_of(corruption, severity, table), reference=None if baseline is None else "baseline",
+        models, data, condition, reference=None if baseline is None else "baseline",
         caches={"model": cache_factory}, instruction=instruction, max_new_tokens=max_new_tokens,
         seed=seed, table=table, batch_size=batch_size,
     )  # fmt: skip
-    return found["model"]
+    return scored(found["model"], data).assign(corruption=condition.corruption, severity=condition.severity)
+
+
+def scored(rows: pd.DataFrame, data: QuestionSet) -> pd.DataFrame:
+    """Rows of answers to questions of `data`, with score, said and parsed added."""
+    own = data.rows.set_index("item")[TASKS[data.task][-1]]
+    return rows.join(answer_scores(data.task, rows["prediction"], own.loc[rows["item"]]).set_index(rows.index))
 
 
 @torch.no_grad()
@@ -82,6 +92,20 @@ def answers(
             anchor = made.first if name == reference else anchor
             parts[name].append(_rows(model, data.task, rows, positions, made, anchor, condition))
     return {name: pd.concat(found).sort_index().reset_index(drop=True) for name, found in parts.items()}
+
+
+def _require_kinds(model: object, baseline: object, data: object) -> None:
+    for name, value in (("model", model), ("baseline", baseline)):
+        if not isinstance(value, GenerativeModel) and (name == "model" or value is not None):
+            raise EdgelibError(
+                f"{name} must be a model that writes, as questions need, got {type(value).__name__}; load one such as "
+                "scenes-vlm, or take labelled images such as scenes"
+            )
+    if not isinstance(data, QuestionSet):
+        raise EdgelibError(
+            f"data must be questions, as a model that writes needs, got {type(data).__name__}; load a set such as "
+            "scenes-vqa, or take a classifier such as scenes-clip"
+        )
 
 
 def _batches(data: QuestionSet, size: int, models: Mapping[str, GenerativeModel]):

@@ -14,9 +14,12 @@ from torch import Tensor
 from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.corruptions import CORRUPTIONS, TABLES, corrupt
 from edgelib.inputs.datasets import Dataset
+from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.prompts import templates
+from edgelib.inputs.question_sets import QuestionSet
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 
+_ANSWERS = 64  # questions in a batch of a model that writes, whose prompts take more memory than images
 OUTCOME_COLUMNS = ("item", "label", "prediction", "correct", "margin", "drift")
 
 
@@ -132,9 +135,9 @@ def _table(data: Dataset, result: _Outcomes) -> pd.DataFrame:
 
 
 def evaluate(
-    model: ZeroShotModel, data: Dataset, *, corruption: str | None = None, severity: int = 0, seed: int = 0,
-    table: str | None = None, prompts: str | Sequence[str] = "simple", baseline: ZeroShotModel | None = None,
-    batch_size: int = 256,
+    model: ZeroShotModel | GenerativeModel, data: Dataset | QuestionSet, *, corruption: str | None = None,
+    severity: int = 0, seed: int = 0, table: str | None = None, prompts: str | Sequence[str] = "simple",
+    baseline: ZeroShotModel | GenerativeModel | None = None, batch_size: int = 256,
 ) -> pd.DataFrame:  # fmt: skip
     """Classify every image of `data` and return one row per item: item, label, prediction, correct, margin, drift,
     corruption, severity.
@@ -143,8 +146,16 @@ def evaluate(
     unless named. margin is the cosine similarity with the true class minus the best other. drift is
     1 - cos(features, baseline's features), NaN without a baseline. batch_size changes nothing but the last bits of the
     two. Severity 0 is clean, whatever the corruption.
+    A model that writes answers questions: see `edgelib.evaluation.generate.generate` for its rows and options.
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
+    if isinstance(model, GenerativeModel) or isinstance(data, QuestionSet):
+        from edgelib.evaluation.generate import generate
+
+        return generate(
+            model, data, corruption=corruption, severity=severity, seed=seed, table=table, baseline=baseline,
+            batch_size=min(batch_size, _ANSWERS),
+        )  # fmt: skip
     condition = condition_of(corruption, severity, table)
     _require_kinds(model, baseline, data)
     lines = templates(prompts)
