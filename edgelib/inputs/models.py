@@ -22,9 +22,10 @@ _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",)) 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-def embedded_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
+def embedded_models(writes: bool = False) -> list[str]:
+    """Names of the models that ship with the package: those that classify images, or those that write text."""
+    names = sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
+    return [name for name in names if is_generative(read_object(EMBEDDED / name / "config.json")) == writes]
 
 
 def load(
@@ -65,9 +66,10 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
     if _local(name).is_dir():
         return _local(name)
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        embedded = embedded_models() + embedded_models(writes=True)
         raise EdgelibError(
-            f"no model {name!r}{did_you_mean(name, embedded_models())}: it is neither an embedded model "
-            f"({', '.join(embedded_models())}) nor an existing folder; a hub id reads owner/name"
+            f"no model {name!r}{did_you_mean(name, embedded)}: it is neither an embedded model "
+            f"({', '.join(embedded)}) nor an existing folder; a hub id reads owner/name"
         )
     return _hub_folder(name, offline)
 
