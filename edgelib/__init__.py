@@ -21,6 +21,12 @@ _HOMES = {
     "with_outliers": "inputs.outliers",
     "fake_quantize": "quant.formats",
     "quantize": "quant.quantize",
+    "needs_of": "quant.scheme",
+    "quantization_report": "quant.report",
+    "architecture": "quant.architectures",
+    "packed_size": "quant.packed_size",
+    "save_packed": "quant.packing",
+    "load_packed": "quant.packing",
     "evaluate": "evaluation.zero_shot",
     "robustness_score": "measure.metrics",
     "accuracy_drop": "measure.metrics",
@@ -54,8 +60,14 @@ if TYPE_CHECKING:
     from edgelib.measure.pope import pope_scores as pope_scores
     from edgelib.measure.statistics import paired_difference as paired_difference
     from edgelib.measure.vqa import vqa_accuracy as vqa_accuracy
+    from edgelib.quant.architectures import architecture as architecture
     from edgelib.quant.formats import fake_quantize as fake_quantize
+    from edgelib.quant.packed_size import packed_size as packed_size
+    from edgelib.quant.packing import load_packed as load_packed
+    from edgelib.quant.packing import save_packed as save_packed
     from edgelib.quant.quantize import quantize as quantize
+    from edgelib.quant.report import quantization_report as quantization_report
+    from edgelib.quant.scheme import needs_of as needs_of
 
 
 def __getattr__(name: str):

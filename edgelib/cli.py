@@ -102,7 +102,11 @@ def sweep(
     print(f"simulated accuracy by severity (0 is clean); {len(rows)} outcomes in {out}")
 
 
-TRAINERS = {"scenes-clip": ("train_clip", "ClipRecipe"), "scenes-vit": ("train_vit", "VitRecipe")}
+TRAINERS = {
+    "scenes-clip": ("train_clip", "ClipRecipe"),
+    "scenes-vit": ("train_vit", "VitRecipe"),
+    "scenes-vlm": ("train_vlm", "VlmRecipe"),
+}
 
 
 @app.command()

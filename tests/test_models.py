@@ -42,7 +42,7 @@ def test_embedded_models_know_their_world(name):
     assert edgelib.evaluate(load(name), data).correct.mean() == pytest.approx(claimed, abs=0.1)  # over 3 sd of 200
 
 
-@pytest.mark.parametrize("name", embedded_models())
+@pytest.mark.parametrize("name", embedded_models() + embedded_models(writes=True))
 def test_embedded_models_are_small_half_precision_and_described(name):
     files = list((EMBEDDED / name).iterdir())
     assert sum(f.stat().st_size for f in files) < 12e6

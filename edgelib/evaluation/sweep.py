@@ -1,6 +1,7 @@
 """A grid of (model variant x image condition) evaluated into a cell store: resumable, in this process or in several.
 
 The unit of work is a condition: its images are corrupted once and every variant that still lacks the cell sees them.
+`Grid` is the study of classifiers, `edgelib.evaluation.answer_grid` that of models that write.
 What a cell holds depends on its spec only, never on executor, order or what ran before; batch size and threads can
 move the last bits of margin and drift.
 """
@@ -15,6 +16,7 @@ from functools import cached_property
 from importlib.metadata import version
 
 import pandas as pd
+from torch import nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.evaluation.executors import EXECUTORS, run_tasks
@@ -87,6 +89,35 @@ class Grid:
             planted_in = variant.twin != PLAIN and self.twin_conditions is not None
             for condition in self.twin_conditions if planted_in else self.conditions:
                 yield variant, condition
+
+    def columns(self, variant: Variant, condition: Condition) -> dict:
+        """What the rows of a cell are marked with."""
+        return {
+            "model": variant.model, "twin": variant.twin, "config": variant.config,
+            "corruption": condition.corruption, "severity": condition.severity,
+        }  # fmt: skip
+
+    def module(self, variant: Variant) -> nn.Module:
+        """The network that a variant is a copy of."""
+        return self.models[variant.model].module
+
+    def build(self, group: Sequence[Variant]) -> _Built:
+        """The models of some variants, made once for all conditions."""
+        return _Built(self, group)
+
+    def evaluate(self, built: _Built, condition: Condition, todo: Sequence[Variant]) -> dict[Variant, pd.DataFrame]:
+        """Rows of one condition for some of the variants that were built."""
+        found: dict[Variant, pd.DataFrame] = {}
+        for model in dict.fromkeys(v.model for v in todo):
+            reference = self.reference(model)
+            mine = [v for v in todo if v.model == model]
+            names = dict.fromkeys([reference.name, *(v.name for v in mine)])
+            rows = outcomes(
+                {n: built.models[n] for n in names}, built.vectors, self.data, condition, reference=reference.name,
+                seed=self.seed, table=self.table, batch_size=self.batch_size,
+            )  # fmt: skip
+            found |= {v: rows[v.name] for v in mine}
+        return found
 
     def reference(self, model: str) -> Variant:
         """The variant whose features others of the same model are compared with."""
@@ -164,12 +195,9 @@ def _collect(grid: Grid, store: CellStore) -> pd.DataFrame:
     for variant, condition in grid.cells():
         rows = store.read(grid.spec(variant, condition))
         if rows is None:  # found damaged only now: compute it again
-            _fill(grid, store, _Built(grid, [variant]), condition, [variant])
+            _fill(grid, store, grid.build([variant]), condition, [variant])
             rows = store.read(grid.spec(variant, condition))
-        where = {
-            "model": variant.model, "twin": variant.twin, "config": variant.config,
-            "corruption": condition.corruption, "severity": condition.severity,
-        }  # fmt: skip
+        where = grid.columns(variant, condition)
         parts.append(rows.assign(**where)[[*where, *rows.columns]])
     return pd.concat(parts, ignore_index=True)
 
@@ -184,7 +212,7 @@ class _Job:
 
     @cached_property
     def built(self) -> _Built:
-        return _Built(self.grid, self.group)
+        return self.grid.build(self.group)
 
     def for_thread(self) -> _Job:
         """This job: forward passes do not change the models, so all threads share them."""
@@ -203,18 +231,10 @@ def _work(job: _Job, condition: Condition, todo: list[Variant]) -> int:
     return _fill(job.grid, job.store, job.built, condition, todo)
 
 
-def _fill(grid: Grid, store: CellStore, built: _Built, condition: Condition, todo: list[Variant]) -> int:
+def _fill(grid: Grid, store: CellStore, built: object, condition: Condition, todo: list[Variant]) -> int:
     """Evaluate one condition for some variants of one group and store the cells; returns how many."""
-    for model in dict.fromkeys(v.model for v in todo):
-        reference = grid.reference(model)
-        mine = [v for v in todo if v.model == model]
-        names = dict.fromkeys([reference.name, *(v.name for v in mine)])
-        found = outcomes(
-            {n: built.models[n] for n in names}, built.vectors, grid.data, condition, reference=reference.name,
-            seed=grid.seed, table=grid.table, batch_size=grid.batch_size,
-        )  # fmt: skip
-        for variant in mine:
-            store.write(grid.spec(variant, condition), found[variant.name])
+    for variant, rows in grid.evaluate(built, condition, todo).items():
+        store.write(grid.spec(variant, condition), rows)
     return len(todo)
 
 
@@ -247,8 +267,7 @@ def _groups(grid: Grid, wanted: Sequence[Variant], copies: int = 1) -> Iterator[
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     group, used = [], 0
     for variant in wanted:
-        module = grid.models[variant.model].module
-        size = copies * sum(p.numel() * p.element_size() for p in module.parameters())
+        size = copies * sum(p.numel() * p.element_size() for p in grid.module(variant).parameters())
         if group and used + size > free / 2:
             yield group
             group, used = [], 0

@@ -14,9 +14,12 @@ from torch import Tensor
 from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.corruptions import CORRUPTIONS, TABLES, corrupt
 from edgelib.inputs.datasets import Dataset
+from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.prompts import templates
+from edgelib.inputs.question_sets import QuestionSet
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 
+_ANSWERS = 64  # questions in a batch of a model that writes, whose prompts take more memory than images
 OUTCOME_COLUMNS = ("item", "label", "prediction", "correct", "margin", "drift")
 
 
@@ -43,6 +46,20 @@ def condition(name: str) -> Condition:
     if severity not in tuple("12345"):
         raise EdgelibError(f'condition {name!r} has no severity from 1 to 5; write "clean" or "{corruption}:3"')
     return Condition(corruption, int(severity))
+
+
+def condition_of(corruption: str | None, severity: int, table: str | None) -> Condition:
+    """The condition that a corruption and a severity from 0 to 5 mean; severity 0 is clean, whatever the corruption.
+
+    Raises EdgelibError for an unknown corruption, severity or table, and a severity of no corruption.
+    """
+    if corruption is None and severity != 0:
+        raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
+    if corruption is not None:
+        corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
+    if table is not None:
+        choose(dict.fromkeys(TABLES), table, "severity table")
+    return Condition(corruption, int(severity)) if severity else Condition()
 
 
 @dataclass
@@ -118,9 +135,9 @@ def _table(data: Dataset, result: _Outcomes) -> pd.DataFrame:
 
 
 def evaluate(
-    model: ZeroShotModel, data: Dataset, *, corruption: str | None = None, severity: int = 0, seed: int = 0,
-    table: str | None = None, prompts: str | Sequence[str] = "simple", baseline: ZeroShotModel | None = None,
-    batch_size: int = 256,
+    model: ZeroShotModel | GenerativeModel, data: Dataset | QuestionSet, *, corruption: str | None = None,
+    severity: int = 0, seed: int = 0, table: str | None = None, prompts: str | Sequence[str] = "simple",
+    baseline: ZeroShotModel | GenerativeModel | None = None, batch_size: int = 256,
 ) -> pd.DataFrame:  # fmt: skip
     """Classify every image of `data` and return one row per item: item, label, prediction, correct, margin, drift,
     corruption, severity.
@@ -129,16 +146,18 @@ def evaluate(
     unless named. margin is the cosine similarity with the true class minus the best other. drift is
     1 - cos(features, baseline's features), NaN without a baseline. batch_size changes nothing but the last bits of the
     two. Severity 0 is clean, whatever the corruption.
+    A model that writes answers questions: see `edgelib.evaluation.generate.generate` for its rows and options.
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
-    if corruption is None and severity != 0:
-        raise EdgelibError(f"severity {severity!r} of no corruption: name one, or leave severity at 0 for clean images")
-    if corruption is not None:
-        corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
-    if table is not None:
-        choose(dict.fromkeys(TABLES), table, "severity table")
+    if isinstance(model, GenerativeModel) or isinstance(data, QuestionSet):
+        from edgelib.evaluation.generate import generate
+
+        return generate(
+            model, data, corruption=corruption, severity=severity, seed=seed, table=table, baseline=baseline,
+            batch_size=min(batch_size, _ANSWERS),
+        )  # fmt: skip
+    condition = condition_of(corruption, severity, table)
     _require_kinds(model, baseline, data)
-    condition = Condition(corruption, int(severity)) if severity else Condition()
     lines = templates(prompts)
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 from pyarrow import types
@@ -30,6 +31,14 @@ from edgelib.inputs.columns import (
     read_names_file,
 )
 from edgelib.inputs.image_store import ImageList
+from edgelib.inputs.question_data import (
+    Asked,
+    is_question_table,
+    question_rows,
+    question_task,
+    wanted_columns,
+    with_images,
+)
 
 _BROKEN = (pa.ArrowException, OSError)
 
@@ -96,20 +105,23 @@ def huggingface_rows(data, folder: Path) -> ArrowRows:
     )
 
 
-def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> Labelled:
-    """Read the labels and the other plain columns of a table; images are read and decoded later.
+def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> Labelled | Asked:
+    """Read the labels, or the questions and answers, and the other plain columns of a table; images come later.
 
     Raises EdgelibError for a missing column, a column of the wrong kind, bad labels or missing class names.
     """
     names = table.schema.names
     image = pick_column(names, options.image_column, IMAGE_COLUMNS, "image", where)
-    label = pick_column(names, options.label_column, LABEL_COLUMNS, "label", where)
+    asked = is_question_table(names, options)
+    label = None if asked else pick_column(names, options.label_column, LABEL_COLUMNS, "label", where)
     kind = table.schema.field(image).type
     if not (_is_bytes(kind) or _is_text(kind) or types.is_struct(kind)):
         raise EdgelibError(
             f"column {image!r} of {where} holds {kind}, expected encoded images: bytes, a path, or "
             '{"bytes", "path"}; name another with image_column=..., or save arrays as npz'
         )
+    if asked:
+        return _read_questions(table, image, split, where)
     others = [name for name in names if name not in (image, label) and _is_plain(table.schema.field(name).type)]
     plain = table.columns([label, *others])
     given = options.class_names
@@ -125,6 +137,25 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
     return Labelled(rows, class_names, fetch)
+
+
+def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Asked:
+    names = table.schema.names
+    task = question_task(names, where)
+    plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
+    columns = table.columns(list(dict.fromkeys([*wanted_columns(task), *plain])))
+    own = {
+        name: columns[name].to_pylist() if name == "answers" else columns[name].to_pandas()
+        for name in columns.column_names
+    }
+    rows, first = question_rows(pd.DataFrame(own), task, split, where)
+
+    def fetch(positions: np.ndarray) -> ImageList:
+        cells = table.cells(positions, image).to_pylist()
+        items = [f"{rows['image_id'][p]} of {where}" for p in positions]
+        return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
+
+    return with_images((rows, first), task, fetch)
 
 
 def _cell(cell: object, folder: Path, name: str) -> Path | bytes:

@@ -14,14 +14,18 @@ from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.captions import item_texts
 from edgelib.inputs.columns import UNSPLIT, Labelled, Options, source_name, whole_number
 from edgelib.inputs.datasets import IMAGE_SEEN, TEXT_SEEN, Dataset, drawing_order, open_source
-from edgelib.inputs.generated import GENERATED
+from edgelib.inputs.generated import GENERATED, QUESTIONS
 from edgelib.inputs.image_store import Images, image_digests, pack_images, select_images, size_batches
 from edgelib.inputs.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
+from edgelib.inputs.question_data import Asked
+from edgelib.inputs.question_mixes import question_calibration
+from edgelib.inputs.question_sets import QuestionSet
 from edgelib.inputs.randomness import address, keys_for, uniform
 
 __all__ = ["DARK_GAIN", "MIXES", "calibration_set", "mix_table", "parse_mix"]
 
 _GENERATED_POOL = 4096  # scenes a draw can choose from; only those drawn are rendered
+_QUESTION_POOL = {None: 2, "english": 2, "german": 8}  # images for each question, all rendered; few are in German
 _POOL_SHARE = {"balanced": 4, "uniform": 4, "one class": 16}  # scenes to choose from for each that is drawn
 
 
@@ -29,13 +33,13 @@ def calibration_set(
     mix: str,
     n: int = 128,
     seed: int = 0,
-    source: str | os.PathLike | Dataset | None = None,
+    source: str | os.PathLike | Dataset | QuestionSet | None = None,
     *,
-    exclude: Dataset | None = None,
+    exclude: Dataset | QuestionSet | None = None,
     offline: bool = False,
     label_column: str | None = None,
     image_column: str | None = None,
-) -> Dataset:
+) -> Dataset | QuestionSet:
     """Draw n items of a data set for a quantizer to look at, as `mix` says.
 
     mix: a name of `MIXES`, which `mix_table` prints. "balanced", "dark" (a quarter of the brightness), "gray" (luma
@@ -53,6 +57,11 @@ def calibration_set(
 
     offline, label_column, image_column: as `dataset` takes them.
 
+    Of a source of questions, n questions are drawn for a model that writes, which reads each with its reference answer.
+    "balanced" lets sub-tasks, question types or categories take turns, "text-only" asks without images, "vision-only"
+    shows images without a question, and "english" and "second-language" choose by a column `language`, or take the
+    sub-task text_translation of MME for the second language, so that "balanced" mixes the two.
+
     Where the towers see different things of an item, the rows say so: `image_seen` (bool) and `text_seen` (the text,
     empty for none). Texts are those of `item_texts`.
 
@@ -61,11 +70,16 @@ def calibration_set(
     """
     kind, argument = parse_mix(mix)
     n, seed = whole_number(n, "n", at_least=1), whole_number(seed, "seed")
-    if not isinstance(exclude, Dataset | None):
+    if not isinstance(exclude, Dataset | QuestionSet | None):
         raise EdgelibError(f"exclude must be a Dataset, as dataset(...) returns it, got {type(exclude).__name__}")
     length = max(_GENERATED_POOL, _POOL_SHARE[kind.draw] * n)
+    length = n * _QUESTION_POOL[kind.language if kind.paired else None] if source in QUESTIONS else length
     options = Options(image_column, label_column)
     name, split, pool = _pool("scenes" if source is None else source, length, offline, options)
+    if isinstance(pool, Asked):
+        base = address("calibration", mix.partition(":")[0], seed)
+        change = partial(_changed, change=change_of(kind, mix, argument, seed), base=base)
+        return question_calibration(name, split, pool, kind, mix, n, seed, exclude, change, _spread)
     order, of_class = _order(kind, argument, pool, name, seed)
     positions = order[:n] if exclude is None else _held_out(pool, order, n, exclude)
     if len(positions) < n:
@@ -118,9 +132,11 @@ def _spread(share: float, n: int, seed: int) -> np.ndarray:
 
 
 def _pool(
-    source: str | os.PathLike | Dataset, length: int, offline: bool, options: Options
-) -> tuple[str, str, Labelled]:
+    source: str | os.PathLike | Dataset | QuestionSet, length: int, offline: bool, options: Options
+) -> tuple[str, str, Labelled | Asked]:
     """Name, split and items that a calibration set may be drawn from."""
+    if isinstance(source, QuestionSet):
+        return source.name, source.split, Asked(source.task, source.rows, partial(select_images, source.images))
     if isinstance(source, Dataset):
         pool = Labelled(source.rows, source.class_names, partial(select_images, source.images))
         return source.name, source.split, pool

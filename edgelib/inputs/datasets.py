@@ -1,4 +1,4 @@
-"""Labelled images under one schema, from a generated world, a local file or folder, or the hub."""
+"""Labelled images, or questions about images, from a generated world, a local file or folder, or the hub."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from edgelib.inputs.generated import DEFAULT_LENGTH, GENERATED
 from edgelib.inputs.hub_data import HUB_ID, open_hub
 from edgelib.inputs.image_store import Images, image_digests, select_images, size_batches
 from edgelib.inputs.local_data import missing_path, open_path
+from edgelib.inputs.question_data import Asked
+from edgelib.inputs.question_sets import QuestionSet
 from edgelib.inputs.randomness import address, keys_for, uniform
 
 # Columns of a calibration set that say what its towers see: whether they see the image, and the text or "".
@@ -129,13 +131,16 @@ def dataset(
     label_column: str | None = None,
     image_column: str | None = None,
     class_names: Sequence[str] | Mapping | None = None,
-) -> Dataset:
+) -> Dataset | QuestionSet:
     """Load labelled images by a generated set's name ("scenes"), a local path or a hub id ("owner/name[:config]").
 
     A path may be an npz (images, labels, class_names), parquet files as on the hub, class folders of images (inside
     split folders or not), or a folder written by `datasets`. A source without splits is its own "test" split.
+    Tables with the columns of lmms-lab/VQAv2, lmms-lab/POPE or lmms-lab/MME, and "scenes-vqa", "scenes-pope" and
+    "scenes-mme", give a `QuestionSet`.
     n: how many items, in the order of `drawing_order`, so that the first k rows of a draw are the draw of k; None is
-        the whole split in its own order (of a generated set, the first 1000).
+        the whole split in its own order (of a generated set, the first 1000). Of questions, how many images: all
+        questions about an image come along, and the sub-tasks of MME take turns.
     seed: which items are drawn, or for a generated set which world.
     offline: never ask the hub, use what its local cache holds.
     label_column, image_column: column names, where the usual ones do not fit.
@@ -151,19 +156,21 @@ def dataset(
     if name in GENERATED:
         source = GENERATED[name](count or DEFAULT_LENGTH, seed)
         table = source.read(split, options)
-        return _chosen(source, table, split, np.arange(len(table.rows)))
+        return _chosen(source, table, split, np.arange(_length(table)))
     source = open_source(name, offline)
     table = source.read(split, options)
-    total = len(table.rows)
+    total = _length(table)
     if total == 0:
         raise EdgelibError(f"split {split!r} of data set {source.name!r} is empty; choose another split or data set")
     if count is None:
         return _chosen(source, table, split, np.arange(total))
     if count > total:
         raise EdgelibError(
-            f"n={count} items were asked of {source.name!r}, whose split {split!r} has {total}; ask for at most {total}"
+            f"n={count} {'images' if isinstance(table, Asked) else 'items'} were asked of {source.name!r}, whose split "
+            f"{split!r} has {total}; ask for at most {total}"
         )
-    return _chosen(source, table, split, drawing_order(table.rows["label"].to_numpy(), seed)[:count])
+    strata = table.strata if isinstance(table, Asked) else table.rows["label"].to_numpy()
+    return _chosen(source, table, split, drawing_order(strata, seed)[:count])
 
 
 def open_source(name: str, offline: bool = False) -> Source:
@@ -201,6 +208,12 @@ def drawing_order(labels: np.ndarray, seed: int, *, balanced: bool = False, back
     return np.argsort(place, kind="stable")
 
 
-def _chosen(source: Source, table: Labelled, split: str, positions: np.ndarray) -> Dataset:
+def _length(table: Labelled | Asked) -> int:
+    return int(table.rows["image"].max()) + 1 if isinstance(table, Asked) and len(table.rows) else len(table.rows)
+
+
+def _chosen(source: Source, table: Labelled | Asked, split: str, positions: np.ndarray) -> Dataset | QuestionSet:
+    if isinstance(table, Asked):
+        return QuestionSet(source.name, table.task, *table.chosen(positions), canonical_split(split))
     images = table.fetch(positions)
     return Dataset(source.name, table.rows.iloc[positions], table.class_names, images, canonical_split(split))

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from edgelib.inputs import scenes
 from edgelib.inputs.columns import Labelled, Options, Source, first_given, indexed_names, refuse_columns
+from edgelib.inputs.question_data import open_scene_questions
+from edgelib.inputs.question_sets import TASKS
 
 DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
 _RENDER_BATCH = 256  # bounds the memory of drawing, not the result
@@ -31,4 +33,6 @@ def open_scenes(length: int, seed: int) -> Source:
     return Source("scenes", {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
 
 
-GENERATED = {"scenes": open_scenes}  # name -> function of (length, seed)
+# name -> function of (length, seed); the length of questions is that of their images
+QUESTIONS = {f"scenes-{task}": open_scene_questions(task) for task in TASKS}
+GENERATED = {"scenes": open_scenes, **QUESTIONS}

@@ -9,25 +9,28 @@ import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.inputs.generative_folder import generative_families, is_generative, load_generative
+from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.hub import ask_hub, first_line, local_hint
 from edgelib.inputs.preprocess import from_timm, from_transformers, read_object
 from edgelib.inputs.zero_shot_model import ClipModel, TimmClassifier, ZeroShotModel
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
 _DUAL_ENCODERS = ("clip", "siglip", "siglip2")
-_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",))  # each of them is a whole tokenizer
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-def embedded_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
+def embedded_models(writes: bool = False) -> list[str]:
+    """Names of the models that ship with the package: those that classify images, or those that write text."""
+    names = sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
+    return [name for name in names if is_generative(read_object(EMBEDDED / name / "config.json")) == writes]
 
 
 def load(
     name_or_path: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None, offline: bool = False
-) -> ZeroShotModel:
+) -> ZeroShotModel | GenerativeModel:
     """Return the model called `name_or_path`: a hub id, a local Hugging Face or timm folder, or an embedded name.
 
     Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
@@ -46,11 +49,11 @@ def load(
         model = _load_timm(name, folder, config)
     elif config.get("model_type") in _DUAL_ENCODERS:
         model = _load_dual_encoder(name, folder, config)
+    elif is_generative(config):
+        _require_tokenizer(folder)
+        model = load_generative(name, folder, config)
     else:
-        raise EdgelibError(
-            f"{folder} holds a {config.get('model_type', 'model of unknown type')!r}; zero-shot classification needs "
-            f"one of {', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture')"
-        )
+        raise _unknown_family(folder, config)
     _require_finite(model.module, folder)
     module = model.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return model.with_module(module)
@@ -63,9 +66,10 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
     if _local(name).is_dir():
         return _local(name)
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        embedded = embedded_models() + embedded_models(writes=True)
         raise EdgelibError(
-            f"no model {name!r}{did_you_mean(name, embedded_models())}: it is neither an embedded model "
-            f"({', '.join(embedded_models())}) nor an existing folder; a hub id reads owner/name"
+            f"no model {name!r}{did_you_mean(name, embedded)}: it is neither an embedded model "
+            f"({', '.join(embedded)}) nor an existing folder; a hub id reads owner/name"
         )
     return _hub_folder(name, offline)
 
@@ -128,6 +132,18 @@ def _require_safetensors(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise EdgelibError(f"{file} is damaged or cut short ({error}); fetch it again") from None
+
+
+def _unknown_family(folder: Path, config: dict) -> EdgelibError:
+    import transformers
+
+    kind, families = config.get("model_type", "model of unknown type"), generative_families()
+    return EdgelibError(
+        f"{folder} holds a {kind!r}{did_you_mean(kind, families)}; zero-shot classification needs one of "
+        f"{', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture'); answering needs one of "
+        f"the {len(families)} families that the installed transformers {transformers.__version__} can load without "
+        "running code from a repository, such as qwen2_vl, idefics3, llava_onevision and blip"
+    )
 
 
 def _require_tokenizer(folder: Path) -> None:

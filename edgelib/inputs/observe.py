@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgelib.inputs.tallies import MODALITIES, RowIndex, Tally, Wanted
 
+_PRODUCTS = {"mul", "__mul__", "__rmul__"}  # how an RMSNorm of transformers ends: weight times what it normalised
 # Functions that may hand their argument back unchanged; any other use of a LayerNorm output forbids folding into it.
 _PASS_THROUGH = {"contiguous", "to", "float", "type_as", "dropout"}
 
@@ -52,7 +53,7 @@ class _Reading:
 
 
 class Observer(TorchFunctionMode):
-    """Watches F.linear and F.layer_norm calls that use parameters of one module.
+    """Watches F.linear and F.layer_norm calls that use parameters of one module, and the products of its RMSNorms.
 
     Linears that read the same tensor (q, k and v) share its tally: one is kept for each set of readers.
     """
@@ -67,7 +68,7 @@ class Observer(TorchFunctionMode):
             key = id(getattr(layer, "weight", None))
             if isinstance(layer, nn.Linear):
                 self.linears[key] = name
-            elif isinstance(layer, nn.LayerNorm | nn.RMSNorm) and layer.weight is not None and key not in self.tied:
+            elif _is_norm(layer) and layer.weight is not None and key not in self.tied:
                 self.norms[key] = name
         self.sources: dict[str, set] = {}  # linear -> the norms whose outputs it read, None for any other tensor
         self.unfoldable: set[str] = set()
@@ -116,12 +117,19 @@ class Observer(TorchFunctionMode):
             self._saw_linear(_argument(args, kwargs, 0, "input"), weight)
             return result
         self._saw_other(func, args, kwargs, result)
-        if func in (F.layer_norm, F.rms_norm):
-            name = self.norms.get(id(_argument(args, kwargs, 2, "weight")))
-            if name is not None:
-                key = id(result)
-                self._made_by[key] = weakref.ref(result, lambda _: self._made_by.pop(key, None)), name
+        name = self._norm_called(func, args, kwargs)
+        if name is not None:
+            key = id(result)
+            self._made_by[key] = weakref.ref(result, lambda _: self._made_by.pop(key, None)), name
         return result
+
+    def _norm_called(self, func, args, kwargs) -> str | None:
+        """The norm whose output a call returns: that of a norm function, or of a product with a norm's weight."""
+        if func in (F.layer_norm, F.rms_norm):
+            return self.norms.get(id(_argument(args, kwargs, 2, "weight")))
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            return next((self.norms[id(x)] for x in args if id(x) in self.norms), None)
+        return None
 
     def _norm_of(self, x: object) -> str | None:
         made = self._made_by.get(id(x))
@@ -193,6 +201,15 @@ class Observer(TorchFunctionMode):
             for norm in sources - {None} - mixed - self.unfoldable:
                 groups[norm] = (*groups.get(norm, ()), name)
         return groups
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    """Whether it is a LayerNorm or an RMSNorm; transformers has one of its own in each family, with the same forward.
+
+    Those that scale by 1 + weight never multiply by the weight itself, so that they are not seen as norms in a run.
+    """
+    ours = type(layer).__name__.endswith("RMSNorm") and [n for n, _ in layer.named_parameters()] == ["weight"]
+    return isinstance(layer, nn.LayerNorm | nn.RMSNorm) or ours
 
 
 def _sum_of(parts: list[Tally], wanted: Wanted) -> Tally:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.attention import attention_blocks
+from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.observe import norm_readers, observing, shared_copy
 from edgelib.inputs.randomness import address, keys_for
 from edgelib.inputs.zero_shot_model import ZeroShotModel
@@ -30,7 +31,9 @@ KINDS = ("activation", "weight", "key", "value")
 SHARE = 0.05  # of the channels of every layer
 
 
-def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 0) -> ZeroShotModel:
+def with_outliers(
+    model: ZeroShotModel | GenerativeModel, kind: str, strength: float, seed: int = 0
+) -> ZeroShotModel | GenerativeModel:
     """Return a copy of `model` that computes the same function and carries outliers `strength` times the usual size.
 
     kind is one of KINDS; 5 % of the channels (at least one) of every layer are chosen by (seed, layer's name).
@@ -38,7 +41,7 @@ def with_outliers(model: ZeroShotModel, kind: str, strength: float, seed: int = 
     for the kind.
     """
     choose(dict.fromkeys(KINDS), kind, "kind of outliers")
-    if not isinstance(model, ZeroShotModel):
+    if not isinstance(model, ZeroShotModel | GenerativeModel):
         raise EdgelibError(f"model must be a loaded model, got {type(model).__name__}; use edgelib.load(name or path)")
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
         raise EdgelibError(f"strength is how many times larger the outliers get, a positive number, got {strength!r}")

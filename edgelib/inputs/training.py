@@ -112,7 +112,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def _parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
+def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
     parameters = [p for m in modules for p in m.parameters()]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -129,7 +129,7 @@ def optimise(
     """
     average = copy.deepcopy(network).requires_grad_(False).eval()
     heads = RecordHeads(width)
-    optimizer = torch.optim.AdamW(_parameter_groups([network, heads], recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameter_groups([network, heads], recipe.weight_decay), lr=0.0, betas=(0.9, 0.98))
     steps, peak = recipe.cycles[cycle]
     first = sum(before for before, _ in recipe.cycles[:cycle])
     for step in range(steps):
@@ -188,7 +188,7 @@ def _with_log(steps: Iterator, score: Callable, recipe: Recipe, out: Path, repor
         if (step + 1) % recipe.log_every and step + 1 < recipe.steps:
             continue
         accuracy = score(average, "validation", VALIDATED)
-        _add_line(out / "training_log.csv", {
+        add_line(out / "training_log.csv", {
             "scenes_seen": (step + 1) * recipe.batch, "loss": round(float(np.mean(losses)), 5),
             "accuracy": accuracy, "learning_rate": round(rate, 8),
         })  # fmt: skip
@@ -200,7 +200,7 @@ def _with_log(steps: Iterator, score: Callable, recipe: Recipe, out: Path, repor
     return average
 
 
-def _add_line(path: Path, line: dict) -> None:
+def add_line(path: Path, line: dict) -> None:
     """Put a line into the log in place of any that a stopped run left for the same or later scenes."""
     before = []
     if path.is_file():

@@ -29,6 +29,17 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
+def fingerprint_of(module: nn.Module, traits: Sequence) -> str:
+    """SHA-256 (hex) of a network's tensors, wiring and configuration, and of plain values that decide its inputs."""
+    config = getattr(module, "config", None)
+    settings = {k: v for k, v in config.to_dict().items() if k not in _INCIDENTAL} if config is not None else {}
+    digest = hashlib.sha256(json.dumps([*traits, repr(module), settings], sort_keys=True, default=str).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class ZeroShotModel:
     """A network with what it needs to classify images. `module` is never modified: derived models are copies.
@@ -53,14 +64,7 @@ class ZeroShotModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every tensor, the architecture and what prepares its inputs: equal fingerprints, equal results."""
-        config = getattr(self.module, "config", None)
-        settings = {k: v for k, v in config.to_dict().items() if k not in _INCIDENTAL} if config is not None else {}
-        traits = [type(self).__name__, repr(self.preprocess), repr(self.module), settings, self._input_traits()]
-        digest = hashlib.sha256(json.dumps(traits, sort_keys=True, default=str).encode())
-        for name, tensor in self.module.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return fingerprint_of(self.module, [type(self).__name__, repr(self.preprocess), self._input_traits()])
 
     def _input_traits(self) -> object:
         """What else decides the outputs: plain values."""

@@ -23,7 +23,7 @@ _GROUPS = dict(perception=PERCEPTION, cognition=COGNITION, total=TASKS)
 COLUMNS = ("task", "image", "answer", "prediction")
 
 
-def _parsed(text: str) -> str:
+def read_answer(text: str) -> str:
     """The official reading: "yes", else "no", anywhere in the first four characters, else "other"."""
     start = text.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
@@ -54,7 +54,7 @@ def _images(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per task and image: hits (right answers, 0 to 2), both (1 if 2), unparsed (0 to 2)."""
     _check_frame(frame)
     yes = yes_labels(frame["answer"], "column 'answer'")
-    said = np.array([_parsed(text) for text in answer_texts(frame["prediction"], "column 'prediction'")])
+    said = np.array([read_answer(text) for text in answer_texts(frame["prediction"], "column 'prediction'")])
     marks = pd.DataFrame(
         dict(task=frame["task"].to_numpy(), image=frame["image"].to_numpy(), questions=1,
              hits=said == np.where(yes, "yes", "no"), unparsed=said == "other")

@@ -10,7 +10,7 @@ options: -g<size> one weight scale per group of <size> along a row, -channel one
     other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales; -static one activation
     scale per layer, from calibration; -alpha<number> or -search the strength of a migration; -clip or -noclip whether
     weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse and -imatrix where gptq takes its grid
-    from.
+    from; -vision quantizes the vision tower of a model that writes too, not its decoder alone.
 
 Unless an option says otherwise, weights have one symmetric scale per output channel and activations one per token
 found on the fly, the setting of EdgeVLM-Bench. Integer weights below 8 bits with 16-bit activations have groups of 128,
@@ -63,6 +63,7 @@ WORDS = {
     "noclip": {"clip": False},
     **{name: {"weight_range": name} for name in RANGES},
     "static": {"activation_granularity": "tensor"},
+    "vision": {"targets": ("decoder", "vision")},
 }
 
 
@@ -140,7 +141,7 @@ def _read_option(part: str, name: str, methods: Iterable[str], numbers: str) -> 
 
 
 def write_name(scheme) -> str:
-    """Return the shortest name of a scheme; its targets and exclude are not part of it."""
+    """Return the shortest name of a scheme; targets and exclude are not part of it, but for -vision."""
     numbers = NUMBERS_OF[scheme.weight, scheme.activation]
     silent = scheme.method == "cast" or (scheme.method == "minmax" and scheme.weight in FLOATING)
     parts = [numbers, *([] if silent else [scheme.method]), *(part for part, _ in _options(scheme) if part)]
@@ -184,4 +185,5 @@ def _options(scheme) -> list[tuple[str, str]]:
     if scheme.weight_range != defaults.get("weight_range"):
         found += [(scheme.weight_range, f"{RANGES[scheme.weight_range].label} ranges")]
     found += [("static", "static activations")] if scheme.activation_granularity == "tensor" else []
+    found += [("vision", "vision tower too")] if scheme.targets == WORDS["vision"]["targets"] else []
     return found

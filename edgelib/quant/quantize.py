@@ -24,36 +24,35 @@ from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
-from edgelib.quant.scheme import Scheme
-from edgelib.quant.scheme import scheme as parse_scheme
+from edgelib.quant.scheme import Scheme, plan_for
 
 
 def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     """Return a copy of `model` quantized by a scheme; the model itself stays the untouched baseline.
 
-    model: a ZeroShotModel or any nn.Module. The copy has its own modules and parameter objects, so moving or
+    model: a loaded model or any nn.Module. The copy has its own modules and parameter objects, so moving or
     converting it leaves the baseline alone, but parameters that are not rounded share their storage with it
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
     for a scheme whose `needs` are empty.
 
     "fp16" and "bf16" round every parameter, every buffer and the inputs of every Linear to 16 bits and compute in the
-    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select. A migration
-    (smoothquant, awq, mbq) needs something that can absorb it exactly: a norm whose readers are all selected, or, for
-    awq, the value projection of the same attention. A Linear behind an activation function has neither: awq only clips
-    it, the others round it to nearest. A norm's output that the model also returns (CLIP's pooler_output) comes back
-    divided by s. `quantization_report` tells what was decided for each layer.
+    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select; of a GenerativeModel
+    the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs something that can absorb it
+    exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear
+    behind an activation function has neither: awq only clips it, the others round it to nearest. A norm's output that
+    the model also returns (CLIP's pooler_output) comes back divided by s. `quantization_report` tells what was decided
+    for each layer.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
     nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
     the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
     """
-    plan = parse_scheme(scheme)
-    module = module_of(model)
+    module, plan = module_of(model), plan_for(model, scheme)
     _check_model(module)
-    targets = _targets(module, plan)
-    _check_groups(module, plan, targets)
+    targets = target_layers(module, plan)
+    check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
     result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration)
     return result if model is module else model.with_module(result)
@@ -80,7 +79,7 @@ def _rebuild(
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
-    return _swap(result, swaps)
+    return swapped(result, swaps)
 
 
 def _quant_linear(
@@ -129,7 +128,7 @@ def _cast(module: nn.Module, format: Format) -> None:
             buffer.data = format.round_rows(buffer)
 
 
-def _swap(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
+def swapped(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
     """Put each replacement wherever its layer stands, also where one layer has several names."""
     if module in replacements:
         return replacements[module]
@@ -149,7 +148,7 @@ def _check_model(module: nn.Module) -> None:
             raise EdgelibError(f"parameter {name!r} holds NaN or inf; reload the model from a good checkpoint")
 
 
-def _targets(module: nn.Module, plan: Scheme) -> list[str]:
+def target_layers(module: nn.Module, plan: Scheme) -> list[str]:
     """Return the names of the Linears to replace."""
     layers = dict(module.named_modules())
     linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -174,7 +173,7 @@ def _targets(module: nn.Module, plan: Scheme) -> list[str]:
     return targets
 
 
-def _check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
+def check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
     """Raise EdgelibError for the first layer that the group size does not divide, before anything takes time."""
     for name in targets if plan.group_size is not None else ():
         try:

@@ -37,7 +37,8 @@ class Scheme:
     takes them. alpha: strength of a migration in [0, 1], or "search"; clip: whether weight ranges are searched after
     it; weight_range: where gptq takes its grid from, a name in RANGES. A method that has no use for one of the three
     leaves it None.
-    targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*".
+    targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*". Of a model
+    that writes, "decoder", "vision" and "head" name its parts, and "*", the default, is its decoder.
     """
 
     weight: str = "int8"
@@ -111,7 +112,7 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        """The name that the grammar gives this scheme; targets and exclude are not part of it."""
+        """The name that the grammar gives this scheme; targets and exclude are not part of it, but for -vision."""
         return write_name(self)
 
     @property
@@ -205,6 +206,20 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
 def needs_of(specs: Iterable[str | Mapping | Scheme]) -> frozenset[str]:
     """Return what one calibration pass has to collect for all these schemes: the `needs` of `calibrate`."""
     return frozenset().union(*(scheme(spec).needs for spec in specs))
+
+
+def plan_for(model, spec: str | Mapping | Scheme) -> Scheme:
+    """Return the scheme that `spec` means for a model: parts of a model that writes are spelled out as layer names.
+
+    A model that writes says what its parts are by `towers()`; for any other model this is `scheme(spec)`.
+    """
+    plan = scheme(spec)
+    if not hasattr(model, "towers") or plan.method == "cast":
+        return plan
+    towers = model.towers()
+    wanted = ("decoder",) if plan.targets == ("*",) else plan.targets
+    targets, exclude = (tuple(n for p in some for n in towers.get(p, [p])) for some in (wanted, plan.exclude))
+    return replace(plan, targets=targets, exclude=exclude)
 
 
 PRESETS: dict[str, Scheme] = {name: scheme(name) for name in PRESET_NAMES}

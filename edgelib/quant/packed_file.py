@@ -1,0 +1,56 @@
+"""The file of a packed model: one safetensors tensor for each class of bytes, and nothing in it can run code.
+
+A header entry for every parameter would be several percent of a small model's file, and a table of a few classes is
+also what a reader of the header wants to see. Which parameter lies where follows from the model's own order (`slots`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgelib.errors import EdgelibError
+from edgelib.quant.packed_size import Slot
+
+WEIGHTS = "packed.safetensors"
+
+
+def write_slots(parts: Sequence[tuple[Slot, Tensor]], path: Path) -> None:
+    """Write tensors in the order of their slots, those of one key one after another."""
+    keyed: dict[str, list[Tensor]] = {}
+    for slot, tensor in parts:
+        if tensor.dtype != slot.dtype or tensor.numel() != slot.numel:
+            raise AssertionError(f"{slot} was given {tensor.dtype} {tuple(tensor.shape)}")
+        keyed.setdefault(slot.key, []).append(tensor.detach().cpu().reshape(-1).view(torch.uint8))
+    dtypes = {slot.key: slot.dtype for slot, _ in parts}
+    save_file({key: torch.cat(tensors).view(dtypes[key]) for key, tensors in keyed.items()}, path)
+
+
+def read_slots(slots: Sequence[Slot], path: Path) -> Iterator[tuple[Slot, Tensor]]:
+    """Yield each slot with a tensor of its own; raises EdgelibError for a file that does not hold exactly these."""
+    wanted: dict[str, int] = {}
+    for slot in slots:
+        wanted[slot.key] = wanted.get(slot.key, 0) + slot.numel
+    dtypes = {slot.key: slot.dtype for slot in slots}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise EdgelibError(f"{path.name} is missing, damaged or cut short ({error}); save the model again") from None
+    for key in sorted(wanted.keys() | found.keys()):
+        here = (found[key].dtype, found[key].numel()) if key in found else None
+        if here != (dtypes.get(key), wanted.get(key)):
+            raise EdgelibError(
+                f"{path.name} holds {here or 'no'} {key!r} where the model has {(dtypes.get(key), wanted.get(key))}: "
+                "it belongs to another model; load it with the one that it was saved from"
+            )
+    starts = dict.fromkeys(wanted, 0)
+    for slot in slots:
+        start = starts[slot.key]
+        starts[slot.key] += slot.numel
+        yield slot, found[slot.key][start : start + slot.numel].clone().reshape(slot.shape)
