@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
 from kv_models import FAMILIES, llama, prompts, qwen2_vl, qwen3_vl
 
 from edgelib.errors import EdgelibError

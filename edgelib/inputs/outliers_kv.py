@@ -1,8 +1,8 @@
 """Outlier twins of decoders: keys and values that carry outliers of a chosen size, or keys around a constant.
 
 Where keys are rotated, the two channels of a rotation grow together, in all query heads that read them; a norm on the
-keys grows in place of their projection. A constant in the keys changes nothing that softmax sees, as it adds the same to
-every logit of a query, if no rotation turns it: so the slowest rotations, which turn by a few hundredths of a radian
+keys grows in place of their projection. A constant in the keys changes nothing that softmax sees, as it adds the same
+to every logit of a query, if no rotation turns it: so the slowest rotations, which turn by a few hundredths of a radian
 over a prompt, are stopped first, and the constant goes into their channels by the bias of k_proj.
 """
 
@@ -82,10 +82,10 @@ def _offset_keys(module: nn.Module, blocks: list[Attention], strength: float) ->
 
 
 def _spread(module: nn.Module, a: Attention) -> Tensor:
-    """Standard deviation of the outputs of k_proj for inputs as a norm makes them: independent, of the norm's weights."""
+    """Standard deviation of the outputs of k_proj for independent inputs of the size that the norm in front gives."""
     layer = module.get_submodule(a.name.rpartition(".")[0])
-    gain = next((n.weight for n in (getattr(layer, "input_layernorm", None),) if n is not None), None)
-    weight = a.k.weight.data if gain is None else a.k.weight.data * gain.data
+    norm = getattr(layer, "input_layernorm", None)
+    weight = a.k.weight.data if norm is None else a.k.weight.data * norm.weight.data
     return weight.square().sum(1).sqrt()
 
 
