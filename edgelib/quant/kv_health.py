@@ -75,8 +75,8 @@ class KVHealth:
     saturates), spread (standard deviation over tokens, of keys once they are turned back to one position) and
     resolution (step over spread: at 1 the grid is as coarse as what it should tell apart).
     layers: one row per layer and part: gain (slope of rounded states on exact ones that do not saturate, 1 where scales
-    are delivered), logit_error (of K: standard deviation over the visible keys of the change of attention logits), output_error (of V:
-    change of the attention output relative to its size).
+    are delivered), logit_error (of K: standard deviation over the visible keys of the change of attention logits),
+    output_error (of V: change of the attention output relative to its size).
     """
 
     channels: pd.DataFrame
