@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,13 +55,15 @@ TORCH = (
 @dataclass(frozen=True)
 class Suite:
     """What is measured. encoders: {architecture: (shape in architectures.yaml, batches)}; decoders: {architecture:
-    (shape, ((batch, prompt), ...))}; new_tokens per run; rounds in which configurations take turns."""
+    (shape, ((batch, prompt), ...))}; new_tokens per run; rounds in which configurations take turns;
+    megabytes and gemm: the size of the buffers and of the matrices that the ceilings are measured with."""
 
     encoders: Mapping[str, tuple[str, Sequence[int]]]
     decoders: Mapping[str, tuple[str, Sequence[tuple[int, int]]]]
     new_tokens: int = 16
     rounds: int = 5
     megabytes: int = 256
+    gemm: int = 512
 
 
 FULL = Suite(
@@ -92,7 +95,7 @@ def measure_machine(
     if not suite.encoders or not suite.decoders:
         raise EdgelibError("a suite measures at least one encoder and one decoder")
     runners = installed_runners() if runners is None else runners
-    before = ceilings(megabytes=suite.megabytes, size=512)
+    before = ceilings(megabytes=suite.megabytes, size=suite.gemm)
     left_out: list[str] = []
     encoders, generation = [], []
     for model, (shape, batches) in suite.encoders.items():
@@ -101,7 +104,10 @@ def measure_machine(
     for model, (shape, cases) in suite.decoders.items():
         report(f"decoder {model}")
         generation += _generation_rows(model, shape, cases, runners, suite, before, left_out)
-    after = ceilings(megabytes=suite.megabytes, size=512)
+    for kind, rows in (("encoders", encoders), ("decoders", generation)):
+        if not rows:
+            raise EdgelibError(f"no case of {kind} is short enough to measure here: {'; '.join(left_out)}")
+    after = ceilings(megabytes=suite.megabytes, size=suite.gemm)
     # Other work only takes away, so the better of two readings is nearer to what the machine can do.
     best = {key: float(max(before[key], after[key])) for key in before}
     return Measurements(
@@ -136,7 +142,7 @@ def _family() -> str:
 
 def _processor() -> str:
     try:
-        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
