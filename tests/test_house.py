@@ -27,7 +27,7 @@ PARAMETER_FILES = sorted((ROOT / "params").rglob("*.yaml")) + sorted((ROOT / "te
 # From the ground up; a module may import its own floor and those below it.
 FLOORS = ["errors", "measure", "inputs", "quant", "evaluation", "report", "schemas", "params", "cli"]
 # Their work is to run a notebook or to be run in one; only the book's tools have these packages.
-BOOK_ONLY = {"report/publish.py", "report/notebook.py", "report/tables.py", "report/claims.py"}
+BOOK_ONLY = {"report/publish.py", "report/notebook.py", "report/tables.py", "report/claims.py", "report/explorer.py"}
 # They run models to time them; everything else that measures reads tables.
 TIMERS = {"profiling.py", "ceilings.py", "suite.py"}
 
