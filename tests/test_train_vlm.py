@@ -17,6 +17,7 @@ from edgelib.inputs.vlm_batches import (
     batches,
     by_cell,
     cover_by,
+    image_tokens,
     prefix_positions,
     to_patches,
     tower_states,
@@ -50,6 +51,10 @@ def prompt(question: str, image: torch.Tensor, processor, answer: str = ""):
     return processor(text=[text + answer], images=[picture], return_tensors="pt")
 
 
+def seen(model, patches: torch.Tensor) -> torch.Tensor:
+    return image_tokens(model.model.visual, tower_states(model.model.visual, patches))
+
+
 def test_patches_are_those_of_the_image_processor(processor, images):
     expected = prompt("", images[0], processor)["pixel_values"]
     torch.testing.assert_close(to_patches(images)[0], expected, atol=1e-6, rtol=0)
@@ -77,7 +82,7 @@ def test_positions_of_the_image_are_those_of_transformers(model, processor, imag
 def test_several_questions_in_a_sequence_are_as_each_alone(model, processor, images):
     said = SequenceWriter(processor.tokenizer)([CASES, CASES[::-1]])
     with torch.no_grad():
-        together = answer_logits(model, tower_states(model.model.visual, to_patches(images)), said)
+        together = answer_logits(model, seen(model, to_patches(images)), said)
         alone = []
         for image, cases in zip(images, (CASES, CASES[::-1]), strict=True):
             for question, answer in cases:
@@ -102,7 +107,7 @@ def test_an_answer_is_right_only_if_all_its_tokens_are(model, processor, images)
     said = SequenceWriter(processor.tokenizer)([CASES])
     patches = to_patches(images[:1])
     with torch.no_grad():
-        likeliest = answer_logits(model, tower_states(model.model.visual, patches), said).argmax(-1)
+        likeliest = answer_logits(model, seen(model, patches), said).argmax(-1)
     targets = said.targets.clone()
     targets[targets != IGNORED] = likeliest  # ends are missing, so put one after each two tokens
     spots = (targets != IGNORED).nonzero()

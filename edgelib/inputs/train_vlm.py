@@ -34,6 +34,7 @@ from edgelib.inputs.vlm_batches import (
     Sights,
     answer_logits,
     batches,
+    image_tokens,
     to_patches,
     tower_states,
 )
@@ -55,6 +56,7 @@ class VlmRecipe:
     tower_share: float = 0.4  # of that rate, for the tower
     batch: int = 32  # images, each with the questions that fit into its sequence
     sight_weight: float = 0.5  # of the read-outs in the loss, once there are answers
+    word_weight: float = 0.5  # of naming image tokens by words
     weight_decay: float = 0.05
     warmup: float = 0.06  # share of the steps
     average: float = 0.997  # decay of the running average of the weights, which is what is kept
@@ -90,6 +92,27 @@ class SightHeads(nn.Module):
         covered = sights.shape[..., -1] < 0.5
         right = self.shape(states)[..., :-1].argmax(-1) == sights.shape[..., :-1].argmax(-1)
         return float(right[covered].float().mean())
+
+
+class WordLoss:
+    """How far image tokens are from the words for what they show, as the decoder's own embeddings spell them.
+
+    Without it the decoder finds only slowly which part of an image a word speaks of. A cell's target is its share by
+    shape and by colour; what no object covers is "background".
+    """
+
+    def __init__(self, tokenizer):
+        self._shapes, self._colours = (
+            torch.tensor(tokenizer.convert_tokens_to_ids([*words, "background"])) for words in (SHAPES, COLOURS)
+        )
+
+    def loss(self, image: Tensor, embedding: Tensor, sights: Sights) -> Tensor:
+        """Cross-entropies of the words; image [N, cells, width], embedding [vocabulary, width]."""
+        total = image.new_zeros(())
+        for ids, cover, weight in ((self._shapes, sights.shape, 3), (self._colours, sights.colour, 1)):
+            target = cover.unflatten(1, (image.shape[1], -1)).mean(dim=2)
+            total = total - weight * (target * (image @ embedding[ids].T).log_softmax(-1)).sum(-1).mean()
+        return total
 
 
 def clip_weights() -> dict[str, Tensor]:
@@ -153,7 +176,8 @@ def answered(model: Qwen2VLForConditionalGeneration, patches: Tensor, said: Sequ
     It does if every token of the answer, and its end, is the likeliest after those before.
     """
     target = said.targets[said.targets != IGNORED]
-    right = answer_logits(model, tower_states(model.model.visual, patches), said).argmax(-1) == target
+    image = image_tokens(model.model.visual, tower_states(model.model.visual, patches))
+    right = answer_logits(model, image, said).argmax(-1) == target
     ends = target == model.config.text_config.eos_token_id
     question = ends.cumsum(0) - ends.long()
     return torch.ones(int(ends.sum()), dtype=torch.bool).scatter_reduce(0, question, right, "amin")
@@ -171,6 +195,7 @@ class Training:
         self.visual = self.model.model.visual
         self.visual.load_state_dict(clip_weights(), strict=False)
         self.heads = SightHeads(self.visual.config.embed_dim)
+        self.words = WordLoss(self.processor.tokenizer)
         self.held_out = next(batches(VALIDATED, recipe.seed, self.writer, "validation"))
 
     def stage(self, name: str, network: nn.ModuleDict, steps: Callable[[], nn.ModuleDict]) -> None:
@@ -211,8 +236,10 @@ class Training:
 
         def loss_of(sights: Sights, said: Sequences) -> Tensor:
             states = tower_states(self.visual, sights.patches)
-            answers = F.cross_entropy(answer_logits(self.model, states, said), said.targets[said.targets != IGNORED])
-            return answers + recipe.sight_weight * self.heads.loss(states, sights)
+            image = image_tokens(self.visual, states)
+            answers = F.cross_entropy(answer_logits(self.model, image, said), said.targets[said.targets != IGNORED])
+            words = self.words.loss(image, self.model.get_input_embeddings().weight, sights)
+            return answers + recipe.word_weight * words + recipe.sight_weight * self.heads.loss(states, sights)
 
         tower = [self.visual.patch_embed, self.visual.blocks, self.heads]
         decoder = [self.visual.merger, self.model.model.language_model, self.model.lm_head]

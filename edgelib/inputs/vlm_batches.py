@@ -191,10 +191,14 @@ def tower_states(visual: nn.Module, patches: Tensor) -> Tensor:
     return x
 
 
-def answer_logits(model: Qwen2VLForConditionalGeneration, states: Tensor, said: Sequences) -> Tensor:
-    """Logits [answer tokens, vocabulary] at the targets, from the vision tower's states [N, patches, width]."""
-    inner, cells = model.model.language_model, _CELLS**2
-    image = model.model.visual.merger(states.flatten(0, 1)).view(len(states), cells, -1)
+def image_tokens(visual: nn.Module, states: Tensor) -> Tensor:
+    """What the decoder gets of an image [N, cells, decoder width], from `tower_states`."""
+    return visual.merger(states.flatten(0, 1)).view(len(states), _CELLS**2, -1)
+
+
+def answer_logits(model: Qwen2VLForConditionalGeneration, image: Tensor, said: Sequences) -> Tensor:
+    """Logits [answer tokens, vocabulary] at the targets, from `image_tokens`."""
+    inner, cells = model.model.language_model, image.shape[1]
     embedded = inner.embed_tokens(said.tokens)
     embedded = torch.cat([embedded[:, :_BEFORE], image, embedded[:, _BEFORE + cells :]], 1)
     hidden = inner(
