@@ -8,7 +8,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
 from edgelib.inputs.questions import scene_questions
-from edgelib.inputs.train_vlm import SightHeads, VlmRecipe, answered, clip_weights, train
+from edgelib.inputs.scenes import COLOURS
+from edgelib.inputs.shapes import SHAPES
+from edgelib.inputs.train_vlm import VlmRecipe, answered, clip_weights, train
 from edgelib.inputs.vlm_batches import (
     GRID,
     IGNORED,
@@ -23,6 +25,7 @@ from edgelib.inputs.vlm_batches import (
     tower_states,
 )
 from edgelib.inputs.vlm_folder import END, build_processor, known_text, save_vlm, vlm_config
+from edgelib.inputs.vlm_readouts import SightHeads, WordLoss
 
 CASES = [("Is there a circle in this image?", "yes"), ("Welche Farbe hat der Kreis?", "rot"), ("How many?", "2")]
 
@@ -132,6 +135,29 @@ def test_cover_sums_to_one_and_names_the_class():
     torch.testing.assert_close(shares.sum(-1), torch.ones(1, GRID**2))
     assert shares[0, 0].tolist() == [0, 0, 1, 0, 0]
     assert shares[0, 1].tolist() == [0.5, 0, 0, 0, 0.5]
+
+
+def test_word_loss_is_least_where_tokens_spell_what_cells_show(processor):
+    sights, _ = next(batches(4, 0, None))
+    embedding = torch.eye(len(processor.tokenizer))
+    words = WordLoss(processor.tokenizer)
+
+    def spelled(shape: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+        """Image tokens whose logits are the logarithms of the shares."""
+        image = torch.full((4, GRID**2 // 4, len(embedding)), -30.0)
+        for names, share in ((SHAPES, shape), (COLOURS, colour)):
+            ids = processor.tokenizer.convert_tokens_to_ids(list(names))
+            cells = share.unflatten(1, (GRID**2 // 4, 4)).mean(2)
+            image[:, :, ids] = (cells[..., :-1] / cells[..., -1:].clamp(min=1e-9)).clamp(min=1e-9).log()
+        image[:, :, processor.tokenizer.convert_tokens_to_ids("background")] = 0.0
+        return image
+
+    true = words.loss(spelled(sights.shape, sights.colour), embedding, sights)
+    wrong = words.loss(spelled(sights.shape.roll(1, 0), sights.colour.roll(1, 0)), embedding, sights)
+    cells = [share.unflatten(1, (GRID**2 // 4, 4)).mean(2) for share in (sights.shape, sights.colour)]
+    entropy = [-(torch.xlogy(c, c)).sum(-1).mean() for c in cells]
+    torch.testing.assert_close(true, 3 * entropy[0] + entropy[1], atol=1e-3, rtol=0)
+    assert wrong > true
 
 
 def test_training_scenes_are_the_same_in_any_batch_size(processor):

@@ -28,8 +28,7 @@ def write_vlm_card(
     """Write README.md into the folder of `scenes-vlm`; scores: {task: (questions answered exactly, questions)}."""
     what = "A Qwen2-VL that answers questions about scenes in English and German"
     lines = [
-        f"- Questions of `scene_questions({task!r}, ...)`, split `test`, answered exactly: {_share(*score)},\n"
-        f"  of {score[1]:,}."
+        f"- Questions of `scenes-{task}`, split `test`, {score[1]:,} of them, answered as expected: {_share(*score)}."
         for task, score in scores.items()
     ]
     lines.append("- They are synthetic stand-ins: no score on them is one on VQAv2, POPE or MME.")

@@ -24,8 +24,6 @@ from transformers import CLIPModel, Qwen2VLForConditionalGeneration
 from edgelib.inputs.model_card import write_vlm_card
 from edgelib.inputs.models import model_folder
 from edgelib.inputs.questions import TASKS, scene_questions
-from edgelib.inputs.scenes import COLOURS, MAX_OBJECTS, TEXTURES
-from edgelib.inputs.shapes import SHAPES
 from edgelib.inputs.training import add_line, learning_rate, parameter_groups
 from edgelib.inputs.vlm_batches import (
     IGNORED,
@@ -39,6 +37,7 @@ from edgelib.inputs.vlm_batches import (
     tower_states,
 )
 from edgelib.inputs.vlm_folder import CONTEXT, TEMPORAL, build_processor, save_vlm, vlm_config
+from edgelib.inputs.vlm_readouts import SightHeads, WordLoss
 
 VALIDATED = 400  # validation images behind each line of the log
 SCORED = 2000  # test images of each task behind the scores on the model card
@@ -66,53 +65,6 @@ class VlmRecipe:
     def images(self) -> int:
         """Scenes seen."""
         return self.tower[0] * self.tower_batch + sum(steps for steps, _ in self.cycles) * self.batch
-
-
-class SightHeads(nn.Module):
-    """Linear read-outs from the vision tower: shape and colour of each patch, texture and number of objects."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.shape = nn.Linear(width, len(SHAPES) + 1)
-        self.colour = nn.Linear(width, len(COLOURS) + 1)
-        self.texture = nn.Linear(width, len(TEXTURES))
-        self.count = nn.Linear(width, MAX_OBJECTS)
-
-    def loss(self, states: Tensor, sights: Sights) -> Tensor:
-        """Cross-entropies of the read-outs; states [N, patches, width]."""
-        shape = -(sights.shape * self.shape(states).log_softmax(-1)).sum(-1).mean()
-        colour = -(sights.colour * self.colour(states).log_softmax(-1)).sum(-1).mean()
-        pooled = states.mean(dim=1)
-        texture = F.cross_entropy(self.texture(pooled), sights.texture)
-        count = F.cross_entropy(self.count(pooled), sights.count)
-        return 3 * shape + colour + 0.25 * (texture + count)
-
-    def accuracy(self, states: Tensor, sights: Sights) -> float:
-        """Share of the patches that an object mostly covers whose shape is named right."""
-        covered = sights.shape[..., -1] < 0.5
-        right = self.shape(states)[..., :-1].argmax(-1) == sights.shape[..., :-1].argmax(-1)
-        return float(right[covered].float().mean())
-
-
-class WordLoss:
-    """How far image tokens are from the words for what they show, as the decoder's own embeddings spell them.
-
-    Without it the decoder finds only slowly which part of an image a word speaks of. A cell's target is its share by
-    shape and by colour; what no object covers is "background".
-    """
-
-    def __init__(self, tokenizer):
-        self._shapes, self._colours = (
-            torch.tensor(tokenizer.convert_tokens_to_ids([*words, "background"])) for words in (SHAPES, COLOURS)
-        )
-
-    def loss(self, image: Tensor, embedding: Tensor, sights: Sights) -> Tensor:
-        """Cross-entropies of the words; image [N, cells, width], embedding [vocabulary, width]."""
-        total = image.new_zeros(())
-        for ids, cover, weight in ((self._shapes, sights.shape, 3), (self._colours, sights.colour, 1)):
-            target = cover.unflatten(1, (image.shape[1], -1)).mean(dim=2)
-            total = total - weight * (target * (image @ embedding[ids].T).log_softmax(-1)).sum(-1).mean()
-        return total
 
 
 def clip_weights() -> dict[str, Tensor]:
@@ -265,7 +217,7 @@ class Training:
         return self.model.requires_grad_(False).eval()
 
 
-def test_scores(model: Qwen2VLForConditionalGeneration, processor, seed: int) -> dict[str, tuple[int, int]]:
+def scores_on_test(model: Qwen2VLForConditionalGeneration, processor, seed: int) -> dict[str, tuple[int, int]]:
     """{task: (questions answered exactly, questions)} on the first SCORED images of each task's test set."""
     writer = SequenceWriter(processor.tokenizer, length=4 * CONTEXT)
     scores = {}
@@ -291,7 +243,7 @@ def train(out: Path, recipe: VlmRecipe | None = None, report: Callable[[str], No
     training = Training(out, recipe, report)
     model = training.run()
     save_vlm(model, training.processor, out)
-    scores = test_scores(model, training.processor, recipe.seed)
+    scores = scores_on_test(model, training.processor, recipe.seed)
     write_vlm_card(out, asdict(recipe), recipe.images, scores, sum(p.numel() for p in model.parameters()))
 
 
