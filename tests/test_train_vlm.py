@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
-from edgelib.inputs.questions import scene_questions
+import edgelib
+from edgelib.evaluation.generate import generate
+from edgelib.inputs.models import model_folder
+from edgelib.inputs.questions import blind_answers, scene_questions
 from edgelib.inputs.scenes import COLOURS
 from edgelib.inputs.shapes import SHAPES
 from edgelib.inputs.train_vlm import VlmRecipe, answered, clip_weights, train
 from edgelib.inputs.vlm_batches import (
+    CELLS,
     GRID,
     IGNORED,
     SequenceWriter,
@@ -26,6 +32,7 @@ from edgelib.inputs.vlm_batches import (
 )
 from edgelib.inputs.vlm_folder import END, build_processor, known_text, save_vlm, vlm_config
 from edgelib.inputs.vlm_readouts import SightHeads, WordLoss
+from edgelib.measure.answers import answer_scores
 
 CASES = [("Is there a circle in this image?", "yes"), ("Welche Farbe hat der Kreis?", "rot"), ("How many?", "2")]
 
@@ -152,12 +159,23 @@ def test_word_loss_is_least_where_tokens_spell_what_cells_show(processor):
         image[:, :, processor.tokenizer.convert_tokens_to_ids("background")] = 0.0
         return image
 
-    true = words.loss(spelled(sights.shape, sights.colour), embedding, sights)
-    wrong = words.loss(spelled(sights.shape.roll(1, 0), sights.colour.roll(1, 0)), embedding, sights)
+    true = words.objects(spelled(sights.shape, sights.colour), embedding, sights)
+    wrong = words.objects(spelled(sights.shape.roll(1, 0), sights.colour.roll(1, 0)), embedding, sights)
     cells = [share.unflatten(1, (GRID**2 // 4, 4)).mean(2) for share in (sights.shape, sights.colour)]
     entropy = [-(torch.xlogy(c, c)).sum(-1).mean() for c in cells]
     torch.testing.assert_close(true, 3 * entropy[0] + entropy[1], atol=1e-3, rtol=0)
     assert wrong > true
+
+
+def test_word_loss_knows_sides(processor):
+    sights, _ = next(batches(4, 0, None))
+    words, embedding = WordLoss(processor.tokenizer), torch.eye(len(processor.tokenizer))
+    left, right = processor.tokenizer.convert_tokens_to_ids(["left", "right"])
+    image = torch.zeros(4, CELLS, CELLS, len(embedding))
+    image[:, :, 0, left] = image[:, :, -1, right] = 30.0
+    told, mirrored = (words.places(each.flatten(1, 2), embedding, sights) for each in (image, image.flip(2)))
+    assert mirrored - told == pytest.approx(30.0, abs=1e-3)
+    assert set(sights.light.tolist()) <= {0, 1, IGNORED}
 
 
 def test_training_scenes_are_the_same_in_any_batch_size(processor):
@@ -217,3 +235,15 @@ def test_a_stopped_training_goes_on_and_leaves_a_folder(tmp_path, monkeypatch):
     for name in ("model.safetensors", "training_log.csv", "README.md", "config.json", "tokenizer.json"):
         assert (stopped / name).read_bytes() == (straight / name).read_bytes(), name
     assert not list(stopped.glob("*cycle*")) and not list(stopped.glob("tower*"))
+
+
+@pytest.mark.parametrize("task", ["vqa", "pope", "mme"])
+def test_shipped_model_answers_as_its_card_says_and_better_than_blind(task):
+    data = edgelib.dataset(f"scenes-{task}", split="validation", n=120)
+    answered = generate(edgelib.load("scenes-vlm"), data)["score"].mean()
+    card = (model_folder("scenes-vlm") / "README.md").read_text()
+    claimed = float(re.search(rf"`scenes-{task}`.*: (0\.\d+)", card)[1])
+    assert answered == pytest.approx(claimed, abs=0.07)
+    guesses = blind_answers(data.rows, scene_questions(task, 500, split="train")[0])
+    blind = answer_scores(task, guesses, data.rows["answers" if task == "vqa" else "answer"])["score"].mean()
+    assert answered > blind + 0.15

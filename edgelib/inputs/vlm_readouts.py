@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgelib.inputs.questions_scene import wording
 from edgelib.inputs.scenes import COLOURS, MAX_OBJECTS, TEXTURES
 from edgelib.inputs.shapes import SHAPES
-from edgelib.inputs.vlm_batches import Sights
+from edgelib.inputs.vlm_batches import CELLS, IGNORED, Sights
 
 
 class SightHeads(nn.Module):
@@ -45,14 +46,26 @@ class WordLoss:
     """
 
     def __init__(self, tokenizer):
-        self._shapes, self._colours = (
-            torch.tensor(tokenizer.convert_tokens_to_ids([*words, "background"])) for words in (SHAPES, COLOURS)
-        )
+        def ids(words) -> Tensor:
+            return torch.tensor(tokenizer.convert_tokens_to_ids(list(words)))
 
-    def loss(self, image: Tensor, embedding: Tensor, sights: Sights) -> Tensor:
-        """Cross-entropies of the words; image [N, cells, width], embedding [vocabulary, width]."""
+        self._shapes, self._colours = ids([*SHAPES, "background"]), ids([*COLOURS, "background"])
+        self._textures, self._lights, self._sides = ids(TEXTURES), ids(wording()["lights"]), ids(("left", "right"))
+
+    def objects(self, image: Tensor, embedding: Tensor, sights: Sights) -> Tensor:
+        """Cross-entropies of shape and colour words; image [N, cells, width], embedding [vocabulary, width]."""
         total = image.new_zeros(())
         for ids, cover, weight in ((self._shapes, sights.shape, 3), (self._colours, sights.colour, 1)):
             target = cover.unflatten(1, (image.shape[1], -1)).mean(dim=2)
             total = total - weight * (target * (image @ embedding[ids].T).log_softmax(-1)).sum(-1).mean()
         return total
+
+    def places(self, image: Tensor, embedding: Tensor, sights: Sights) -> Tensor:
+        """Cross-entropies of the words for a cell's side of the image, and for the texture and light of the whole."""
+        outer = image.unflatten(1, (CELLS, CELLS))[:, :, [0, -1]]
+        sides = torch.tensor([0, 1]).expand(outer.shape[:3])
+        side = F.cross_entropy((outer @ embedding[self._sides].T).flatten(0, 2), sides.flatten())
+        whole = image.mean(dim=1)
+        texture = F.cross_entropy(whole @ embedding[self._textures].T, sights.texture)
+        light = F.cross_entropy(whole @ embedding[self._lights].T, sights.light, ignore_index=IGNORED, reduction="sum")
+        return side + 0.5 * (texture + light / len(image))
