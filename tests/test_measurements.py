@@ -10,7 +10,7 @@ import torch
 
 from edgelib.errors import EdgelibError
 from edgelib.measure import measurements, suite
-from edgelib.measure.measurements import COLUMNS, Measurements, achieved, load_measurements, speedup_table
+from edgelib.measure.measurements import COLUMNS, Measurements, achieved, load_measurements
 
 MACHINE = {
     "name": "Test board", "threads": 1, "memory_gib": 8.0, "family": "armv8",
@@ -46,13 +46,6 @@ def test_the_same_measurements_are_the_same_bytes(tmp_path):
         measurements.save_measurements(MEASURED, tmp_path / name)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-
-
-def test_speed_ups_compare_the_same_case():
-    found = speedup_table(MEASURED.encoders, "p50").set_index(["config", "batch"])["speedup"]
-    assert found["int8", 1] == 2.5 and found["fp32", 8] == 1
-    with pytest.raises(EdgelibError, match="no case was measured in 'bf16'"):
-        speedup_table(MEASURED.encoders, "p50", "bf16")
 
 
 def test_achieved_rates_are_work_by_time():

@@ -107,21 +107,6 @@ def machine_device(measured: Measurements, key: str = "this-machine") -> Device:
     )  # fmt: skip
 
 
-def speedup_table(table: pd.DataFrame, time: str, baseline: str = "fp32") -> pd.DataFrame:
-    """Return the cases with `speedup`, how many times faster than the baseline configuration of the same case.
-
-    The same case: model, batch, and prompt where there is one. Cases without a baseline are left out.
-    Raises EdgelibError where no case has the baseline.
-    """
-    keys = [column for column in ("model", "batch", "prompt", "new_tokens") if column in table.columns]
-    base = table[table["config"] == baseline].groupby(keys, sort=False)[time].min().rename("baseline").reset_index()
-    if len(base) == 0:
-        known = ", ".join(dict.fromkeys(table["config"]))
-        raise EdgelibError(f"no case was measured in {baseline!r}, to compare with; there is {known}")
-    found = table.merge(base, on=keys)
-    return found.assign(speedup=found["baseline"] / found[time]).drop(columns="baseline")
-
-
 def achieved(table: pd.DataFrame, time: str) -> pd.DataFrame:
     """Return the cases with gb_s and tops, bytes and operations of a step by its time, and intensity, their ratio."""
     seconds = table[time] / 1e3
