@@ -102,6 +102,30 @@ def sweep(
     print(f"simulated accuracy by severity (0 is clean); {len(rows)} outcomes in {out}")
 
 
+@app.command()
+@one_paragraph
+def measure(
+    out: Annotated[Path, typer.Argument(help="Folder for the tables; chapters take it as `measurements`.")],
+    suite: Annotated[str, typer.Option(help="full (tens of minutes) or quick.")] = "full",
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; all cores where none is named.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the machine in the book.")] = None,
+) -> None:
+    """Time models of public dimensions on this machine, with every kernel that is installed."""
+    import torch
+
+    from edgelib.measure import suite as measuring
+    from edgelib.measure.measurements import save_measurements
+
+    plan = choose(measuring.SUITES, suite, "suite")
+    if threads is not None and threads < 1:
+        raise EdgelibError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    measured = measuring.measure_machine(plan, name=name, report=functools.partial(print, flush=True))
+    folder = save_measurements(measured, out)
+    busy = "; the machine was busy, so measure again when it is quiet" if measured.machine["busy"] else ""
+    print(f"measured {measured.machine['name']} into {folder}{busy}")
+
+
 TRAINERS = {
     "scenes-clip": ("train_clip", "ClipRecipe"),
     "scenes-vit": ("train_vit", "VitRecipe"),

@@ -14,12 +14,31 @@ import yaml
 from pydantic import ValidationError
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.schemas import SCHEMAS, CalibrationSensitivity, EmbeddedWorld, Parameters, RobustnessGap
+from edgelib.schemas import (
+    SCHEMAS,
+    CalibrationSensitivity,
+    Efficiency,
+    EmbeddedWorld,
+    Parameters,
+    Pareto,
+    RobustnessGap,
+    VlmAccuracy,
+)
 
 __all__ = [
-    "SCHEMAS", "CalibrationSensitivity", "EmbeddedWorld", "Parameters", "RobustnessGap", "begin", "check", "read",
+    "SCHEMAS",
+    "CalibrationSensitivity",
+    "Efficiency",
+    "EmbeddedWorld",
+    "Parameters",
+    "Pareto",
+    "RobustnessGap",
+    "VlmAccuracy",
+    "begin",
+    "check",
+    "read",
     "validate",
-]  # fmt: skip
+]
 
 _BEFORE = "__edgelib_names_before__"
 _GIVEN = "__edgelib_names_given__"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -246,10 +246,231 @@ class CalibrationSensitivity(ZeroShot):
         return self
 
 
+class VlmAccuracy(Parameters):
+    """Parameters of the chapter `vlm_accuracy`."""
+
+    model: str = Field("scenes-vlm", min_length=1, description="a model that writes: embedded name, folder or hub id")
+    vqa: str = Field("scenes-vqa", min_length=1, description="questions in the columns of lmms-lab/VQAv2")
+    vqa_split: str = Field("test", min_length=1, description="split of the VQA questions")
+    n_vqa: int = Field(24, ge=2, description="VQA images, each with all of its questions")
+    pope: str = Field("scenes-pope", min_length=1, description="questions in the columns of lmms-lab/POPE")
+    pope_split: str = Field("test", min_length=1, description="split of the POPE questions")
+    n_pope: int = Field(8, ge=2, description="POPE images, each with all of its questions")
+    mme: str = Field("scenes-mme", min_length=1, description="questions in the columns of lmms-lab/MME")
+    mme_split: str = Field("test", min_length=1, description="split of the MME questions")
+    n_mme: int = Field(42, ge=14, description="MME images, spread over the sub-tasks")
+    configs: Names = Field(
+        ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
+        description="configurations of the decoder: the reference first, then at least one to compare with it",
+    )
+    vision_configs: list[str] = Field(
+        ["w8a8-smoothquant-vision"], description="configurations that round the vision tower too"
+    )
+    twins: list[str] = Field(["weight:16"], description='planted outliers as "kind:strength", beside the plain model')
+    twin_configs: Names = Field(["w4a16", "w4a16-awq"], description="configurations evaluated on the twins")
+    calibration: str = Field("balanced", min_length=1, description="calibration mix")
+    calibration_source: Literal["vqa", "pope", "mme"] = Field("vqa", description="whose questions calibrate")
+    n_calibration: int = Field(32, ge=1, description="questions in a calibration set")
+    translation_config: str = Field("w4a16-awq", description="configuration of the language experiment")
+    translation_mixes: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        ["english", "balanced"], description="calibration mixes that are compared: one language, and both"
+    )
+    translation_draws: int = Field(1, ge=1, le=100, description="calibration draws of each mix, seeds 0, 1, ...")
+    n_translation: int = Field(8, ge=2, description="images of the translation sub-task of MME")
+    conditions: Names = Field(["gaussian_noise:3", "fog:3"], description='conditions such as "fog:3"')
+    corrupted_task: Literal["vqa", "pope", "mme"] = Field("pope", description="questions asked about corrupted images")
+    table: Literal["imagenet-c", "cifar-c"] | None = Field(
+        None, description="severity table; null chooses by image size"
+    )
+    instruction: str = Field("", description="a line after each question, as real models want to be asked")
+    max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
+    n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
+    executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
+    workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
+
+    @field_validator("configs", "vision_configs", "twin_configs")
+    @classmethod
+    def _configs(cls, configs: list[str], info) -> list[str]:
+        from edgelib.quant.scheme import scheme
+
+        for config in _distinct(configs):
+            scheme(config)
+        if info.field_name == "configs" and len(configs) < 2:
+            raise EdgelibError("needs at least 2 configurations: the reference, and one to compare with it")
+        return configs
+
+    @field_validator("translation_config")
+    @classmethod
+    def _calibrated(cls, config: str) -> str:
+        from edgelib.quant.scheme import scheme
+
+        if not scheme(config).needs_calibration:
+            raise EdgelibError(f"{config} needs no calibration set, so the language of one cannot matter; take another")
+        return config
+
+    @field_validator("calibration", "translation_mixes")
+    @classmethod
+    def _mixes(cls, mixes: str | list[str]) -> str | list[str]:
+        from edgelib.inputs.mixes import parse_mix
+
+        for mix in [mixes] if isinstance(mixes, str) else _distinct(mixes):
+            parse_mix(mix)
+        return mixes
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions(cls, names: list[str]) -> list[str]:
+        from edgelib.evaluation.zero_shot import condition
+
+        for name in _distinct(names):
+            condition(name)
+        return names
+
+    @field_validator("twins")
+    @classmethod
+    def _twins(cls, twins: list[str]) -> list[str]:
+        return [_checked_twin(twin) for twin in _distinct(twins)]
+
+
+class Efficiency(Parameters):
+    """Parameters of the chapter `efficiency`."""
+
+    model: str = Field("scenes-clip", min_length=1, description="model that is packed, saved and read again")
+    dataset: str = Field("scenes", min_length=1, description="images it is compared with its simulation on")
+    n_images: int = Field(32, ge=2, description="how many of them")
+    architectures: Names = Field(
+        ["clip-vit-base-patch32", "qwen2-vl-2b"],
+        description="models whose size is computed from public dimensions: a name, or a config.json",
+    )
+    configs: Names = Field(
+        ["fp32", "fp16", "w8a8-minmax", "w8a16", "w4a8-minmax", "w4a16", "fp8", "nvfp4"],
+        description="configurations, the unquantized one first",
+    )
+    measurements: str | None = Field(
+        None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
+    )
+    devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
+    device_table: str | None = Field(None, description="YAML file with device rows of your own")
+    encoder: str = Field("clip-vit-b32", description="vision encoder that is projected onto the devices")
+    decoder: str = Field("qwen2-vl-2b", description="language model that is projected onto the devices")
+    context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
+    projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
+
+    @field_validator("configs")
+    @classmethod
+    def _configs(cls, configs: list[str]) -> list[str]:
+        return [_checked_scheme(config) for config in _distinct(configs)]
+
+    @field_validator("encoder", "decoder")
+    @classmethod
+    def _shape(cls, name: str, info) -> str:
+        from edgelib.measure import workload
+
+        getattr(workload, info.field_name)(name)
+        return name
+
+    @model_validator(mode="after")
+    def _devices(self) -> Efficiency:
+        _check_devices(self.devices, self.device_table)
+        return self
+
+
+class Pareto(ZeroShot):
+    """Parameters of the chapter `pareto`."""
+
+    configs: Names = Field(
+        ["fp32", "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w4a8-awq", "w3a8-minmax"],
+        description="configurations, the reference first",
+    )
+    corruptions: Names = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
+    severities: Annotated[list[Severity], Field(min_length=1)] = Field([3], description="severities, 1 to 5")
+    calibration: str = Field("balanced", min_length=1, description="calibration mix")
+    n_calibration: int = Field(32, ge=1, description="images in a calibration set")
+    seeds: int = Field(2, ge=1, le=100, description="calibration draws of the configurations that need one")
+    cost_of: str | None = Field(
+        "clip-vit-base-patch32",
+        description="architecture whose bytes and latency stand for a deployed model; null: the evaluated model itself",
+    )
+    tiers: dict[str, str] = Field(
+        {"embedded": "jetson-nano", "mobile": "snapdragon-8-gen-3", "edge-server": "orin-nx-16gb"},
+        description="tier -> device that its latency is projected onto",
+    )
+    budgets: dict[str, float] | None = Field(
+        None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
+    )
+    devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
+    device_table: str | None = Field(None, description="YAML file with device rows of your own")
+    mix: Names = Field(
+        ["w4a8-minmax", "w8a8-minmax", "fp32"],
+        description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
+    )
+    mix_slack: float = Field(0.1, ge=0, description="how many more bytes than the first format the mix may have")
+    n_sensitivity: int = Field(32, ge=1, description="images that the layers' sensitivity is measured on")
+
+    # What a grid also takes, of which this chapter has none.
+    baseline_model: ClassVar[None] = None
+    baseline_configs: ClassVar[tuple] = ()
+    twins: ClassVar[tuple] = ()
+    twin_configs: ClassVar[tuple] = ()
+    twin_severities: ClassVar[tuple] = ()
+
+    @field_validator("configs", "mix")
+    @classmethod
+    def _configs(cls, configs: list[str], info) -> list[str]:
+        if len(configs) < 2:
+            raise EdgelibError(f"{info.field_name} needs at least 2 configurations to choose from")
+        return [_checked_scheme(config) for config in _distinct(configs)]
+
+    @field_validator("corruptions")
+    @classmethod
+    def _corruptions(cls, corruptions: list[str]) -> list[str]:
+        from edgelib.inputs.corruptions import CORRUPTIONS
+
+        for corruption in _distinct(corruptions):
+            choose(CORRUPTIONS, corruption, "corruption")
+        return corruptions
+
+    @field_validator("severities")
+    @classmethod
+    def _severities(cls, severities: list[int]) -> list[int]:
+        return sorted(_distinct(severities))
+
+    @field_validator("calibration")
+    @classmethod
+    def _calibration(cls, mix: str) -> str:
+        from edgelib.inputs.mixes import parse_mix
+
+        parse_mix(mix)
+        return mix
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, budgets: dict[str, float] | None) -> dict[str, float] | None:
+        for column, most in (budgets or {}).items():
+            choose(dict.fromkeys(("bytes", "latency_ms")), column, "budget")
+            if not most > 0:
+                raise EdgelibError(f"the budget of {column!r} must be above 0, got {most}")
+        return budgets
+
+    @model_validator(mode="after")
+    def _tiers_and_devices(self) -> Pareto:
+        from edgelib.measure.pareto import TIERS
+
+        for tier in self.tiers:
+            choose(TIERS, tier, "tier")
+        if not self.tiers:
+            raise EdgelibError("tiers needs at least one tier, such as {'mobile': 'snapdragon-8-gen-3'}")
+        _check_devices([*self.tiers.values(), *(self.devices or [])], self.device_table)
+        return self
+
+
 SCHEMAS: dict[str, type[Parameters]] = {
     "embedded_world": EmbeddedWorld,
     "robustness_gap": RobustnessGap,
     "calibration_sensitivity": CalibrationSensitivity,
+    "vlm_accuracy": VlmAccuracy,
+    "efficiency": Efficiency,
+    "pareto": Pareto,
 }
 
 
@@ -258,6 +479,19 @@ def _distinct(values: list) -> list:
     if twice:
         raise EdgelibError(f"named twice: {', '.join(twice)}; name each once")
     return values
+
+
+def _checked_scheme(config: str) -> str:
+    from edgelib.quant.scheme import scheme
+
+    scheme(config)
+    return config
+
+
+def _check_devices(keys: list[str] | None, table: str | None) -> None:
+    from edgelib.measure.edge import devices, select
+
+    select(devices(table), keys or [])
 
 
 def _checked_twin(twin: str) -> str:

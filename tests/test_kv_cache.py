@@ -225,7 +225,7 @@ def test_the_rotated_bias_is_what_the_bias_adds_to_the_keys(qwen):
     for layer, bias in zip(model.model.language_model.layers, kept, strict=True):
         layer.self_attn.k_proj.bias.data.copy_(bias)
     difference = with_bias.layers[0].sides[0].read(with_bias.context) - without.layers[0].sides[0].read(None)
-    rotated = split.layers[0].sides[0]._offset(difference.shape[-2], difference, split.context)
+    rotated = split.layers[0].sides[0].offset_of(difference.shape[-2], difference, split.context)
     assert torch.allclose(rotated, difference, atol=1e-5)
 
 

@@ -6,12 +6,13 @@ import re
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from edgelib.errors import EdgelibError
 from edgelib.inputs.captions import second_language
-from edgelib.inputs.questions import TASKS, scene_questions
+from edgelib.inputs.questions import TASKS, blind_answers, scene_questions
 from edgelib.inputs.questions_mme import PAIRS
 from edgelib.inputs.questions_pope import CATEGORIES, together
 from edgelib.inputs.questions_scene import SEEN_PIXELS, Draws, Scene, Thing, question_records, visible_scenes, wording
@@ -269,3 +270,21 @@ def test_mme_answers_are_what_the_scene_shows(sets, scenes):
 def test_errors_name_the_wrong_value(wrong, message):
     with pytest.raises(EdgelibError, match=message):
         scene_questions(**{"task": "vqa", "n_images": 2, **wrong})
+
+
+def test_blind_answers_fall_back_from_question_to_type_to_all():
+    known = pd.DataFrame(
+        [("a?", "x", "1"), ("a?", "x", "2"), ("a?", "x", "2"), ("b?", "x", "1"), ("b?", "x", "1"), ("c?", "y", "no")],
+        columns=["question", "question_type", "multiple_choice_answer"],
+    )
+    rows = pd.DataFrame(dict(question=["a?", "new", "newer"], question_type=["x", "x", "z"]))
+    assert blind_answers(rows, known) == ["2", "1", "1"]
+    with pytest.raises(EdgelibError, match="no known questions"):
+        blind_answers(rows, known[:0])
+
+
+def test_questions_alone_do_not_give_the_answers_away(sets):
+    rows = sets["vqa"][0]
+    known, _ = scene_questions("vqa", 1000, split="train")
+    texts = [[a["answer"] for a in answers] for answers in rows["answers"]]
+    assert vqa_accuracies(blind_answers(rows, known), texts).mean() < 0.55

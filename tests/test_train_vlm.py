@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
-from edgelib.inputs.questions import scene_questions
-from edgelib.inputs.train_vlm import SightHeads, VlmRecipe, answered, clip_weights, train
+import edgelib
+from edgelib.evaluation.generate import generate
+from edgelib.inputs.models import model_folder
+from edgelib.inputs.questions import blind_answers, scene_questions
+from edgelib.inputs.scenes import COLOURS
+from edgelib.inputs.shapes import SHAPES
+from edgelib.inputs.train_vlm import VlmRecipe, answered, clip_weights, train
 from edgelib.inputs.vlm_batches import (
+    CELLS,
     GRID,
     IGNORED,
     SequenceWriter,
@@ -17,11 +25,14 @@ from edgelib.inputs.vlm_batches import (
     batches,
     by_cell,
     cover_by,
+    image_tokens,
     prefix_positions,
     to_patches,
     tower_states,
 )
 from edgelib.inputs.vlm_folder import END, build_processor, known_text, save_vlm, vlm_config
+from edgelib.inputs.vlm_readouts import SightHeads, WordLoss
+from edgelib.measure.answers import answer_scores
 
 CASES = [("Is there a circle in this image?", "yes"), ("Welche Farbe hat der Kreis?", "rot"), ("How many?", "2")]
 
@@ -48,6 +59,10 @@ def prompt(question: str, image: torch.Tensor, processor, answer: str = ""):
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     return processor(text=[text + answer], images=[picture], return_tensors="pt")
+
+
+def seen(model, patches: torch.Tensor) -> torch.Tensor:
+    return image_tokens(model.model.visual, tower_states(model.model.visual, patches))
 
 
 def test_patches_are_those_of_the_image_processor(processor, images):
@@ -77,7 +92,7 @@ def test_positions_of_the_image_are_those_of_transformers(model, processor, imag
 def test_several_questions_in_a_sequence_are_as_each_alone(model, processor, images):
     said = SequenceWriter(processor.tokenizer)([CASES, CASES[::-1]])
     with torch.no_grad():
-        together = answer_logits(model, tower_states(model.model.visual, to_patches(images)), said)
+        together = answer_logits(model, seen(model, to_patches(images)), said)
         alone = []
         for image, cases in zip(images, (CASES, CASES[::-1]), strict=True):
             for question, answer in cases:
@@ -102,7 +117,7 @@ def test_an_answer_is_right_only_if_all_its_tokens_are(model, processor, images)
     said = SequenceWriter(processor.tokenizer)([CASES])
     patches = to_patches(images[:1])
     with torch.no_grad():
-        likeliest = answer_logits(model, tower_states(model.model.visual, patches), said).argmax(-1)
+        likeliest = answer_logits(model, seen(model, patches), said).argmax(-1)
     targets = said.targets.clone()
     targets[targets != IGNORED] = likeliest  # ends are missing, so put one after each two tokens
     spots = (targets != IGNORED).nonzero()
@@ -127,6 +142,40 @@ def test_cover_sums_to_one_and_names_the_class():
     torch.testing.assert_close(shares.sum(-1), torch.ones(1, GRID**2))
     assert shares[0, 0].tolist() == [0, 0, 1, 0, 0]
     assert shares[0, 1].tolist() == [0.5, 0, 0, 0, 0.5]
+
+
+def test_word_loss_is_least_where_tokens_spell_what_cells_show(processor):
+    sights, _ = next(batches(4, 0, None))
+    embedding = torch.eye(len(processor.tokenizer))
+    words = WordLoss(processor.tokenizer)
+
+    def spelled(shape: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+        """Image tokens whose logits are the logarithms of the shares."""
+        image = torch.full((4, GRID**2 // 4, len(embedding)), -30.0)
+        for names, share in ((SHAPES, shape), (COLOURS, colour)):
+            ids = processor.tokenizer.convert_tokens_to_ids(list(names))
+            cells = share.unflatten(1, (GRID**2 // 4, 4)).mean(2)
+            image[:, :, ids] = (cells[..., :-1] / cells[..., -1:].clamp(min=1e-9)).clamp(min=1e-9).log()
+        image[:, :, processor.tokenizer.convert_tokens_to_ids("background")] = 0.0
+        return image
+
+    true = words.objects(spelled(sights.shape, sights.colour), embedding, sights)
+    wrong = words.objects(spelled(sights.shape.roll(1, 0), sights.colour.roll(1, 0)), embedding, sights)
+    cells = [share.unflatten(1, (GRID**2 // 4, 4)).mean(2) for share in (sights.shape, sights.colour)]
+    entropy = [-(torch.xlogy(c, c)).sum(-1).mean() for c in cells]
+    torch.testing.assert_close(true, 3 * entropy[0] + entropy[1], atol=1e-3, rtol=0)
+    assert wrong > true
+
+
+def test_word_loss_knows_sides(processor):
+    sights, _ = next(batches(4, 0, None))
+    words, embedding = WordLoss(processor.tokenizer), torch.eye(len(processor.tokenizer))
+    left, right = processor.tokenizer.convert_tokens_to_ids(["left", "right"])
+    image = torch.zeros(4, CELLS, CELLS, len(embedding))
+    image[:, :, 0, left] = image[:, :, -1, right] = 30.0
+    told, mirrored = (words.places(each.flatten(1, 2), embedding, sights) for each in (image, image.flip(2)))
+    assert mirrored - told == pytest.approx(30.0, abs=1e-3)
+    assert set(sights.light.tolist()) <= {0, 1, IGNORED}
 
 
 def test_training_scenes_are_the_same_in_any_batch_size(processor):
@@ -186,3 +235,15 @@ def test_a_stopped_training_goes_on_and_leaves_a_folder(tmp_path, monkeypatch):
     for name in ("model.safetensors", "training_log.csv", "README.md", "config.json", "tokenizer.json"):
         assert (stopped / name).read_bytes() == (straight / name).read_bytes(), name
     assert not list(stopped.glob("*cycle*")) and not list(stopped.glob("tower*"))
+
+
+@pytest.mark.parametrize("task", ["vqa", "pope", "mme"])
+def test_shipped_model_answers_as_its_card_says_and_better_than_blind(task):
+    data = edgelib.dataset(f"scenes-{task}", split="validation", n=120)
+    answered = generate(edgelib.load("scenes-vlm"), data)["score"].mean()
+    card = (model_folder("scenes-vlm") / "README.md").read_text()
+    claimed = float(re.search(rf"`scenes-{task}`.*: (0\.\d+)", card)[1])
+    assert answered == pytest.approx(claimed, abs=0.07)
+    guesses = blind_answers(data.rows, scene_questions(task, 500, split="train")[0])
+    blind = answer_scores(task, guesses, data.rows["answers" if task == "vqa" else "answer"])["score"].mean()
+    assert answered > blind + 0.15

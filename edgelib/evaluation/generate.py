@@ -25,8 +25,8 @@ def generate(
     table: str | None = None, baseline: GenerativeModel | None = None, cache_factory: CacheFactory | None = None,
     instruction: str = "", max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int = 64,
 ) -> pd.DataFrame:  # fmt: skip
-    """Answer every question of `data` and return one row per question, in the order of its rows: ANSWER_COLUMNS, score,
-    said and parsed (as `answer_scores` defines them), corruption and severity.
+    """Answer every question of `data` and return one row per question, in the order of its rows: ANSWER_COLUMNS, the
+    columns of `scored`, corruption and severity.
 
     prediction: the text. tokens: generated, the end token included; ended: whether the answer came to its end before
     max_new_tokens. logprob: of the whole answer. margin: log-probability of the first token minus that of the second
@@ -50,9 +50,15 @@ def generate(
 
 
 def scored(rows: pd.DataFrame, data: QuestionSet) -> pd.DataFrame:
-    """Rows of answers to questions of `data`, with score, said and parsed added."""
-    own = data.rows.set_index("item")[TASKS[data.task][-1]]
-    return rows.join(answer_scores(data.task, rows["prediction"], own.loc[rows["item"]]).set_index(rows.index))
+    """Rows of answers to questions of `data`, with question, category, reference, score, said and parsed added.
+
+    category: the sub-task of MME, the kind of negatives of POPE, the question type of VQA.
+    """
+    kind, reference = TASKS[data.task][0], TASKS[data.task][-1]
+    own = data.rows.set_index("item").loc[rows["item"], ["question", kind, reference]]
+    own = own.set_axis(["question", "category", "reference"], axis=1).set_index(rows.index)
+    worth = answer_scores(data.task, rows["prediction"], own["reference"]).set_index(rows.index)
+    return pd.concat([rows, own, worth], axis=1)
 
 
 @torch.no_grad()

@@ -84,6 +84,11 @@ def _require_prompt(model: GenerativeModel, folder: Path, config: dict) -> None:
             f"{folder} has no chat template, so nobody knows how a {config['model_type']} wants to be asked; copy "
             "chat_template.jinja (or chat_template.json) from the repository of the instruction-tuned model"
         )
+    if model.chats and model.prompts(["a"]) == model.prompts(["a"], image=False):
+        raise EdgelibError(
+            f"the chat template of {folder} leaves out the image, so the model would answer blindly; take the template "
+            "of the model's repository (chat_template.jinja)"
+        )
     if model.image_token is not None and model.image_token >= len(model.tokenizer):
         raise EdgelibError(
             f"{folder}: the image token {model.image_token} is not in the tokenizer, which has {len(model.tokenizer)} "

@@ -149,17 +149,21 @@ class GenerativeModel:
 
         which: int64 [n], the image of each question; None for image i with question i. images: None for questions
         without an image. answers: texts that the prompts already hold of their answers.
-        Raises EdgelibError if the processor cannot take them, or the prompt has no place for the image.
+        Raises EdgelibError if the processor cannot take them.
         """
         which = torch.arange(len(questions)) if which is None else which
         if images is None:
             return Prompts(self._processed(None, self.prompts(questions, answers, image=False)), {}, which)
         texts = self._processed([images[i] for i in which.tolist()], self.prompts(questions, answers))
-        self._require_image_tokens(texts["input_ids"])
+        if "mm_token_type_ids" in texts:  # rotary positions in three dimensions, which `generate` works out row by row
+            texts["position_ids"] = self._positions(texts)
         if not self.encodes_apart:
             return Prompts(texts, {}, which)
         pixels = self._processed(list(images), self.prompts([""] * len(images)))
         return Prompts({k: v for k, v in texts.items() if not k.startswith(_PIXELS)}, pixels, which)
+
+    def _positions(self, texts: dict[str, Tensor]) -> Tensor:
+        return self.module._prepare_position_ids_for_generation(texts["input_ids"], dict(texts))
 
     def inputs(self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]) -> dict[str, Tensor]:
         """What `module.generate(**inputs)` takes for questions about images, as the processor alone makes it."""
@@ -176,13 +180,6 @@ class GenerativeModel:
             ) from error
         made = {k: v.to(self.device) for k, v in made.items()}
         return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in made.items()}
-
-    def _require_image_tokens(self, ids: Tensor) -> None:
-        if self.chats and not (ids == self.image_token).any(dim=1).all():
-            raise EdgelibError(
-                f"the prompts of {self.name} have no place for the image: its chat template leaves it out; take the "
-                "template of the model's repository (chat_template.jinja)"
-            )
 
     def features(self, pixels: dict[str, Tensor]) -> Tensor | list[Tensor]:
         """Features of each image as the decoder reads them, [tokens, D] each; the vision tower runs once."""

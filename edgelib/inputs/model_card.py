@@ -28,11 +28,11 @@ def write_vlm_card(
     """Write README.md into the folder of `scenes-vlm`; scores: {task: (questions answered exactly, questions)}."""
     what = "A Qwen2-VL that answers questions about scenes in English and German"
     lines = [
-        f"- Questions of `scene_questions({task!r}, ...)`, split `test`, answered exactly: {_share(*score)},\n"
-        f"  of {score[1]:,}."
+        f"- Questions of `scenes-{task}`, split `test`, {score[1]:,} of them, answered as expected: {_share(*score)}."
         for task, score in scores.items()
     ]
-    lines.append("- They are synthetic stand-ins: no score on them is one on VQAv2, POPE or MME.")
+    lines.append("- The intervals take questions as independent, though some share an image.")
+    lines.append("- The questions are synthetic stand-ins: no score on them is one on VQAv2, POPE or MME.")
     lines.append("- Share of validation patches and answers that are right, during training: `training_log.csv`.")
     _write(out, "scenes-vlm", "transformers", what, recipe, scenes, parameters, lines)
 

@@ -5,7 +5,8 @@ cause and a dose, and computes what the original computes (up to float rounding)
 - "activation": channels of each LayerNorm that only Linears read grow by `strength`, their weight columns shrink;
 - "weight": the reverse, weight columns grow;
 - "key": channels of K grow in every attention block, the same channels of Q shrink;
-- "value": channels of V grow, the columns of the output projection shrink.
+- "value": channels of V grow, the columns of the output projection shrink;
+- "key-offset": keys of a decoder get a constant of `strength` standard deviations (see `outliers_kv`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.attention import attention_blocks
 from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.observe import norm_readers, observing, shared_copy
+from edgelib.inputs.outliers_kv import OFFSET, plant_in_decoder
 from edgelib.inputs.randomness import address, keys_for
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 
@@ -36,11 +38,12 @@ def with_outliers(
 ) -> ZeroShotModel | GenerativeModel:
     """Return a copy of `model` that computes the same function and carries outliers `strength` times the usual size.
 
-    kind is one of KINDS; 5 % of the channels (at least one) of every layer are chosen by (seed, layer's name).
+    kind is one of KINDS, or "key-offset" for a model that writes; 5 % of the channels (at least one) of every layer are
+    chosen by (seed, layer's name).
     Raises EdgelibError for an unknown kind, a strength that is not positive and finite, and a model that has no place
     for the kind.
     """
-    choose(dict.fromkeys(KINDS), kind, "kind of outliers")
+    choose(dict.fromkeys((*KINDS, OFFSET)), kind, "kind of outliers")
     if not isinstance(model, ZeroShotModel | GenerativeModel):
         raise EdgelibError(f"model must be a loaded model, got {type(model).__name__}; use edgelib.load(name or path)")
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
@@ -50,8 +53,10 @@ def with_outliers(
         factor = strength if kind == "activation" else 1 / strength
         readers = norm_readers(model.module, model.probe)
         changed = _rescale_norms(dict(module.named_modules()), readers, factor, seed)
+    elif isinstance(model, GenerativeModel):
+        changed = plant_in_decoder(module, kind, strength, seed)
     else:
-        changed = _rescale_attention(module, kind, strength, seed)
+        changed = 0 if kind == OFFSET else _rescale_attention(module, kind, strength, seed)
     if not changed:
         place = (
             "LayerNorm read only by Linears"
@@ -74,7 +79,7 @@ def parse_twin(twin: str) -> tuple[str, float]:
     Raises EdgelibError for an unknown kind or a strength that is not a finite number of at least 1.
     """
     kind, _, text = twin.partition(":")
-    choose(dict.fromkeys(KINDS), kind, "twin kind")
+    choose(dict.fromkeys((*KINDS, OFFSET)), kind, "twin kind")
     try:
         strength = float(text)
     except ValueError:

@@ -50,8 +50,7 @@ def _drawn(
         raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
     rows = _in_language(pool, mix, name) if mix.paired else pool.rows
     columns = [column for column in QUESTION_STRATA[pool.task] if column in rows]
-    strata = rows[columns].astype(str).agg("/".join, axis=1).to_numpy()
-    labels = pd.factorize(strata, sort=True)[0]
+    labels = rows.groupby(columns).ngroup().to_numpy()
     ordered = rows.iloc[drawing_order(labels, seed, balanced=mix.draw != "uniform", backwards=True)]
     if exclude is not None:
         ordered = _outside(pool, ordered, n, exclude)

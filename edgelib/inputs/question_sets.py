@@ -102,7 +102,7 @@ class QuestionSet:
 
     def subset(self, positions: Sequence[int] | np.ndarray | Tensor) -> QuestionSet:
         """The questions at `positions`, in that order, and their images. Raises EdgelibError for one not there."""
-        positions = np.array(positions)
+        positions = torch.as_tensor(positions).numpy()
         inside = positions.dtype.kind in "iu" and positions.ndim == 1 and positions.size
         if not inside or positions.min() < 0 or positions.max() >= len(self):
             raise EdgelibError(
@@ -114,7 +114,7 @@ class QuestionSet:
 
     def references(self, positions: Sequence[int] | Tensor) -> list[str]:
         """The reference answer of each question: the label, or what most annotators said."""
-        given = self.rows[TASKS[self.task][-1]].iloc[np.array(positions)]
+        given = self.rows[TASKS[self.task][-1]].iloc[torch.as_tensor(positions).numpy()]
         return [value if isinstance(value, str) else Counter(value).most_common(1)[0][0] for value in given]
 
     @cached_property
@@ -135,6 +135,6 @@ class QuestionSet:
         seen = self.rows[IMAGE_SEEN].to_numpy(bool) if IMAGE_SEEN in self.rows else np.ones(len(self), bool)
         for positions, images, which in self.batches(size):
             for shown in (True, False):
-                own = torch.from_numpy(seen[positions] == shown)
+                own = torch.from_numpy(seen[positions.numpy()] == shown)
                 if own.any():
                     yield shown, positions[own], [images[i] for i in which[own].tolist()]

@@ -88,3 +88,25 @@ def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test"
     for position, asked in zip(range(n_images), write(scenes(), split, seed)):  # noqa: B905 (scenes have no end)
         rows += [{**row, "image": position} for row in asked]
     return pd.DataFrame(rows), torch.cat(images)[:n_images]
+
+
+def blind_answers(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
+    """Answers to a set's questions by one who sees no image: the most frequent answer in `known` to the same question.
+
+    A question that `known` lacks has the most frequent answer of its type (VQA) or category, else of all. Ties go to
+    the answer that is first in the alphabet. Both tables are as from `scene_questions`, of the same task.
+    Raises EdgelibError for an empty `known`.
+    """
+    if not len(known):
+        raise EdgelibError("there are no known questions to guess from; give at least one")
+    answer = "multiple_choice_answer" if "multiple_choice_answer" in known else "answer"
+    kind = "question_type" if "question_type" in known else "category"
+
+    def most_frequent(column: str) -> pd.Series:
+        counts = known.groupby([column, answer]).size().reset_index(name="n")
+        return (
+            counts.sort_values(["n", answer], ascending=[False, True]).drop_duplicates(column).set_index(column)[answer]
+        )
+
+    guess = rows["question"].map(most_frequent("question"))
+    return guess.fillna(rows[kind].map(most_frequent(kind))).fillna(known[answer].mode()[0]).tolist()

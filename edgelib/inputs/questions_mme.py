@@ -60,12 +60,15 @@ def _identity(scene: Scene, draws: Draws) -> Pair | None:
     return tuple({"a_shape": with_article(s)} for s in (thing.shape, other_than(SHAPES, [thing.shape], draws)))
 
 
-def _light(scene: Scene, draws: Draws) -> Pair | None:
-    if _DARK < scene.brightness < _BRIGHT:
-        return None
+def light_of(scene: Scene) -> str | None:
+    """Whether the background is dark or bright, None if it is neither clearly."""
     dark, bright = wording()["lights"]
-    lights = (bright, dark) if scene.brightness >= _BRIGHT else (dark, bright)
-    return tuple({"light": light} for light in lights)
+    return bright if scene.brightness >= _BRIGHT else dark if scene.brightness <= _DARK else None
+
+
+def _light(scene: Scene, draws: Draws) -> Pair | None:
+    light = light_of(scene)
+    return light and tuple({"light": each} for each in sorted(wording()["lights"], key=lambda each: each != light))
 
 
 def _relation(scene: Scene, draws: Draws) -> Pair | None:

@@ -24,8 +24,6 @@ from transformers import CLIPModel, Qwen2VLForConditionalGeneration
 from edgelib.inputs.model_card import write_vlm_card
 from edgelib.inputs.models import model_folder
 from edgelib.inputs.questions import TASKS, scene_questions
-from edgelib.inputs.scenes import COLOURS, MAX_OBJECTS, TEXTURES
-from edgelib.inputs.shapes import SHAPES
 from edgelib.inputs.training import add_line, learning_rate, parameter_groups
 from edgelib.inputs.vlm_batches import (
     IGNORED,
@@ -34,10 +32,12 @@ from edgelib.inputs.vlm_batches import (
     Sights,
     answer_logits,
     batches,
+    image_tokens,
     to_patches,
     tower_states,
 )
 from edgelib.inputs.vlm_folder import CONTEXT, TEMPORAL, build_processor, save_vlm, vlm_config
+from edgelib.inputs.vlm_readouts import SightHeads, WordLoss
 
 VALIDATED = 400  # validation images behind each line of the log
 SCORED = 2000  # test images of each task behind the scores on the model card
@@ -51,10 +51,12 @@ class VlmRecipe:
     tower: tuple[int, float] = (1700, 1e-3)  # steps and peak learning rate of the tower alone
     tower_batch: int = 64  # images
     # (steps, peak learning rate) of each cycle of the whole model; a cycle starts from the average of the last one
-    cycles: tuple[tuple[int, float], ...] = ((2400, 2e-3), (1200, 1.2e-3))
+    cycles: tuple[tuple[int, float], ...] = ((2400, 2e-3), (1500, 1.5e-3), (800, 1e-3))
     tower_share: float = 0.4  # of that rate, for the tower
     batch: int = 32  # images, each with the questions that fit into its sequence
     sight_weight: float = 0.5  # of the read-outs in the loss, once there are answers
+    word_weight: float = 0.5  # of naming image tokens by words
+    places_from: int = 1  # cycle, from 0, in which words for sides, texture and light join in
     weight_decay: float = 0.05
     warmup: float = 0.06  # share of the steps
     average: float = 0.997  # decay of the running average of the weights, which is what is kept
@@ -64,32 +66,6 @@ class VlmRecipe:
     def images(self) -> int:
         """Scenes seen."""
         return self.tower[0] * self.tower_batch + sum(steps for steps, _ in self.cycles) * self.batch
-
-
-class SightHeads(nn.Module):
-    """Linear read-outs from the vision tower: shape and colour of each patch, texture and number of objects."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.shape = nn.Linear(width, len(SHAPES) + 1)
-        self.colour = nn.Linear(width, len(COLOURS) + 1)
-        self.texture = nn.Linear(width, len(TEXTURES))
-        self.count = nn.Linear(width, MAX_OBJECTS)
-
-    def loss(self, states: Tensor, sights: Sights) -> Tensor:
-        """Cross-entropies of the read-outs; states [N, patches, width]."""
-        shape = -(sights.shape * self.shape(states).log_softmax(-1)).sum(-1).mean()
-        colour = -(sights.colour * self.colour(states).log_softmax(-1)).sum(-1).mean()
-        pooled = states.mean(dim=1)
-        texture = F.cross_entropy(self.texture(pooled), sights.texture)
-        count = F.cross_entropy(self.count(pooled), sights.count)
-        return 3 * shape + colour + 0.25 * (texture + count)
-
-    def accuracy(self, states: Tensor, sights: Sights) -> float:
-        """Share of the patches that an object mostly covers whose shape is named right."""
-        covered = sights.shape[..., -1] < 0.5
-        right = self.shape(states)[..., :-1].argmax(-1) == sights.shape[..., :-1].argmax(-1)
-        return float(right[covered].float().mean())
 
 
 def clip_weights() -> dict[str, Tensor]:
@@ -153,7 +129,8 @@ def answered(model: Qwen2VLForConditionalGeneration, patches: Tensor, said: Sequ
     It does if every token of the answer, and its end, is the likeliest after those before.
     """
     target = said.targets[said.targets != IGNORED]
-    right = answer_logits(model, tower_states(model.model.visual, patches), said).argmax(-1) == target
+    image = image_tokens(model.model.visual, tower_states(model.model.visual, patches))
+    right = answer_logits(model, image, said).argmax(-1) == target
     ends = target == model.config.text_config.eos_token_id
     question = ends.cumsum(0) - ends.long()
     return torch.ones(int(ends.sum()), dtype=torch.bool).scatter_reduce(0, question, right, "amin")
@@ -171,6 +148,7 @@ class Training:
         self.visual = self.model.model.visual
         self.visual.load_state_dict(clip_weights(), strict=False)
         self.heads = SightHeads(self.visual.config.embed_dim)
+        self.words = WordLoss(self.processor.tokenizer)
         self.held_out = next(batches(VALIDATED, recipe.seed, self.writer, "validation"))
 
     def stage(self, name: str, network: nn.ModuleDict, steps: Callable[[], nn.ModuleDict]) -> None:
@@ -211,8 +189,13 @@ class Training:
 
         def loss_of(sights: Sights, said: Sequences) -> Tensor:
             states = tower_states(self.visual, sights.patches)
-            answers = F.cross_entropy(answer_logits(self.model, states, said), said.targets[said.targets != IGNORED])
-            return answers + recipe.sight_weight * self.heads.loss(states, sights)
+            image = image_tokens(self.visual, states)
+            answers = F.cross_entropy(answer_logits(self.model, image, said), said.targets[said.targets != IGNORED])
+            named = (image, self.model.get_input_embeddings().weight, sights)
+            words = self.words.objects(*named)
+            if cycle >= recipe.places_from:
+                words = words + self.words.places(*named)
+            return answers + recipe.word_weight * words + recipe.sight_weight * self.heads.loss(states, sights)
 
         tower = [self.visual.patch_embed, self.visual.blocks, self.heads]
         decoder = [self.visual.merger, self.model.model.language_model, self.model.lm_head]
@@ -238,7 +221,7 @@ class Training:
         return self.model.requires_grad_(False).eval()
 
 
-def test_scores(model: Qwen2VLForConditionalGeneration, processor, seed: int) -> dict[str, tuple[int, int]]:
+def scores_on_test(model: Qwen2VLForConditionalGeneration, processor, seed: int) -> dict[str, tuple[int, int]]:
     """{task: (questions answered exactly, questions)} on the first SCORED images of each task's test set."""
     writer = SequenceWriter(processor.tokenizer, length=4 * CONTEXT)
     scores = {}
@@ -264,7 +247,7 @@ def train(out: Path, recipe: VlmRecipe | None = None, report: Callable[[str], No
     training = Training(out, recipe, report)
     model = training.run()
     save_vlm(model, training.processor, out)
-    scores = test_scores(model, training.processor, recipe.seed)
+    scores = scores_on_test(model, training.processor, recipe.seed)
     write_vlm_card(out, asdict(recipe), recipe.images, scores, sum(p.numel() for p in model.parameters()))
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
-from edgelib.inputs.questions_mme import PAIRS, mme_pair
+from edgelib.inputs.questions_mme import PAIRS, light_of, mme_pair
 from edgelib.inputs.questions_pope import pope_questions
-from edgelib.inputs.questions_scene import Draws, Scene, draws_of, visible_scenes
+from edgelib.inputs.questions_scene import Draws, Scene, draws_of, visible_scenes, wording
 from edgelib.inputs.questions_vqa import vqa_questions
 from edgelib.inputs.scenes import COLOURS, IMAGE_SIZE, TEXTURES
 from edgelib.inputs.shapes import SHAPES
@@ -26,11 +26,11 @@ from edgelib.inputs.training import pixel_values
 from edgelib.inputs.vlm_folder import END, IMAGE, MERGE, PATCH, START, TEMPORAL, VISION_END, VISION_START
 
 GRID = IMAGE_SIZE // PATCH  # patches a side
-_CELLS = GRID // MERGE  # image tokens a side
+CELLS = GRID // MERGE  # image tokens a side
 LENGTH = 96  # tokens of a sequence at most; an image is asked what fits in
 _TASKS = ("vqa", "pope", "mme")
 _BEFORE = 3  # tokens before those of the image: start, role, start of the image
-IGNORED = -100  # target of a token that is not part of an answer
+IGNORED = -100  # target where there is nothing to learn, such as a token that is not part of an answer
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Sights:
     colour: Tensor  # float32 [N, patches, colours + 1]
     texture: Tensor  # int64 [N]
     count: Tensor  # int64 [N], objects less one
+    light: Tensor  # int64 [N], 0 for a dark and 1 for a bright background, IGNORED for one in between
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Sequences:
 
 def by_cell(grid: Tensor) -> Tensor:
     """[N, GRID, GRID, ...] -> [N, GRID**2, ...], the MERGE x MERGE patches of an image token next to each other."""
-    cells = grid.unflatten(2, (_CELLS, MERGE)).unflatten(1, (_CELLS, MERGE)).transpose(2, 3)
+    cells = grid.unflatten(2, (CELLS, MERGE)).unflatten(1, (CELLS, MERGE)).transpose(2, 3)
     return cells.flatten(1, 4)
 
 
@@ -93,7 +94,7 @@ class SequenceWriter:
     def __init__(self, tokenizer, length: int = LENGTH):
         self._length = length
         self._encode = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
-        self._prefix = self._encode(f"{START}user {VISION_START}{IMAGE * _CELLS**2}{VISION_END}")
+        self._prefix = self._encode(f"{START}user {VISION_START}{IMAGE * CELLS**2}{VISION_END}")
         self._middle, (self._end,) = self._encode(f"{END}{START}assistant"), self._encode(END)
         self._pad = tokenizer.pad_token_id
         self._places = prefix_positions()
@@ -130,9 +131,9 @@ class SequenceWriter:
 
 def prefix_positions() -> Tensor:
     """M-RoPE positions int64 [3, tokens] up to the end of the image: depth, row and column."""
-    row, column = torch.meshgrid(torch.arange(_CELLS), torch.arange(_CELLS), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(CELLS), torch.arange(CELLS), indexing="ij")
     image = _BEFORE + torch.stack([torch.zeros_like(row), row, column]).flatten(1)
-    after = torch.full((3, 1), _BEFORE + _CELLS)
+    after = torch.full((3, 1), _BEFORE + CELLS)
     return torch.cat([torch.arange(_BEFORE).expand(3, -1), image, after], 1)
 
 
@@ -151,7 +152,7 @@ def batches(
 
 
 def _sights(scenes: list[Scene], images: Tensor, cover: Tensor, shape: Tensor) -> Sights:
-    colours = list(COLOURS)
+    colours, lights = list(COLOURS), {light: number for number, light in enumerate(wording()["lights"])}
     colour = torch.full_like(shape, -1)
     colour[shape >= 0] = torch.tensor([colours.index(thing.colour) for scene in scenes for thing in scene.things])
     return Sights(
@@ -160,6 +161,7 @@ def _sights(scenes: list[Scene], images: Tensor, cover: Tensor, shape: Tensor) -
         cover_by(cover, colour, len(colours)),
         torch.tensor([TEXTURES.index(scene.texture) for scene in scenes]),
         torch.tensor([len(scene.things) - 1 for scene in scenes]),
+        torch.tensor([lights.get(light_of(scene), IGNORED) for scene in scenes]),
     )
 
 
@@ -191,10 +193,14 @@ def tower_states(visual: nn.Module, patches: Tensor) -> Tensor:
     return x
 
 
-def answer_logits(model: Qwen2VLForConditionalGeneration, states: Tensor, said: Sequences) -> Tensor:
-    """Logits [answer tokens, vocabulary] at the targets, from the vision tower's states [N, patches, width]."""
-    inner, cells = model.model.language_model, _CELLS**2
-    image = model.model.visual.merger(states.flatten(0, 1)).view(len(states), cells, -1)
+def image_tokens(visual: nn.Module, states: Tensor) -> Tensor:
+    """What the decoder gets of an image [N, cells, decoder width], from `tower_states`."""
+    return visual.merger(states.flatten(0, 1)).view(len(states), CELLS**2, -1)
+
+
+def answer_logits(model: Qwen2VLForConditionalGeneration, image: Tensor, said: Sequences) -> Tensor:
+    """Logits [answer tokens, vocabulary] at the targets, from `image_tokens`."""
+    inner, cells = model.model.language_model, image.shape[1]
     embedded = inner.embed_tokens(said.tokens)
     embedded = torch.cat([embedded[:, :_BEFORE], image, embedded[:, _BEFORE + cells :]], 1)
     hidden = inner(

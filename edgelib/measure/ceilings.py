@@ -27,16 +27,16 @@ def read_gb_s(device: str = "cpu", megabytes: int = 256, repeats: int = 10) -> f
     return source.numel() * source.element_size() / best / 1e6
 
 
-def gemm_rate(format: str = "fp32", device: str = "cpu", size: int = 1024, repeats: int = 10) -> float:
+def gemm_rate(format: str = "fp32", device: str = "cpu", size: int = 512, repeats: int = 5) -> float:
     """Return the rate of a square matrix product in 1e12 operations/s."""
     dtype = choose(DTYPES, format, "format of a matrix product")
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = times_ms(lambda: a @ b, device=device, repeats=repeats).min()
+    best = times_ms(lambda: a @ b, device=device, warmup=1, repeats=repeats).min()
     return 2 * size**3 / best / 1e9
 
 
 def ceilings(
-    device: str = "cpu", formats: Sequence[str] = ("fp32", "bf16"), megabytes: int = 256, size: int = 1024
+    device: str = "cpu", formats: Sequence[str] = ("fp32", "bf16"), megabytes: int = 256, size: int = 512
 ) -> dict[str, float]:
     """Return {"copy_gb_s", "read_gb_s", "<format>_tops"} of the machine with the threads torch has now."""
     found = {"copy_gb_s": copy_gb_s(device, megabytes), "read_gb_s": read_gb_s(device, megabytes)}

@@ -161,3 +161,20 @@ def decoder(name: str) -> Decoder:
 def encoder(name: str) -> Encoder:
     """Return the encoder of that name in architectures.yaml; raises EdgelibError listing the known ones."""
     return _named("encoder", Encoder, name)
+
+
+_FIELDS = {
+    "hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads", "mlp": "intermediate_size",
+    "patch": "patch_size", "image": "image_size", "projection": "projection_dim",
+}  # fmt: skip
+
+
+def encoder_of(config) -> Encoder:
+    """Return the dimensions of a vision transformer from the vision part of a transformers configuration.
+
+    Raises EdgelibError for a configuration that lacks one of them.
+    """
+    missing = [name for name in _FIELDS.values() if not isinstance(getattr(config, name, None), int)]
+    if missing:
+        raise EdgelibError(f"{type(config).__name__} has no {missing[0]}, so the work of an image cannot be counted")
+    return Encoder(**{field: getattr(config, name) for field, name in _FIELDS.items()})

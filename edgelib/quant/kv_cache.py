@@ -126,7 +126,7 @@ class Side:
         self.dtype = x.dtype
         if self.offset == "tokenmean" and self.mean is None:
             self.mean = token_mean(x, context.valid)
-        offset = self._offset(x.shape[-2], x, context)
+        offset = self.offset_of(x.shape[-2], x, context)
         chosen = None
         if self.tokens != "all":
             if context.image is None:
@@ -139,10 +139,11 @@ class Side:
 
     def read(self, context: Context) -> Tensor:
         x = self.store.read(self.dtype)
-        offset = self._offset(x.shape[-2], x, context)
+        offset = self.offset_of(x.shape[-2], x, context)
         return x if offset is None else x + offset.to(x.dtype)
 
-    def _offset(self, n: int, like: Tensor, context: Context) -> Tensor | None:
+    def offset_of(self, n: int, like: Tensor, context: Context) -> Tensor | None:
+        """What is taken off the newest n tokens, broadcasting against [B, H, n, D]; None for nothing."""
         if isinstance(self.offset, str):
             return self.mean if self.offset == "tokenmean" else rotated_bias(context, self.layer, n, like)
         return self.offset

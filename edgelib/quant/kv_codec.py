@@ -1,12 +1,14 @@
 """How tokens of a key-value cache become codes and values again.
 
 A codec turns states [B, H, T, D] into `parts`, tensors [B, H, T, *] of which the first are the codes, so that whoever
-stores them may append, cut and select without knowing the format. Decoding is the cost of every step of generation:
+stores them may append, cut and select without knowing the format; `bound` is the largest size that does not saturate, a
+number or a tensor that broadcasts against [B, H, T, D]. Decoding is the cost of every step of generation:
 codes reach floats in a few passes over small integers, without a table.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +77,7 @@ class Exact:
     """States as they are, or cast to a floating format; overflow in a cast saturates."""
 
     format: Cast | None = None
+    bound = math.inf
 
     def encode(self, x: Tensor) -> Parts:
         return (x if self.format is None else saturated(widened(x).clone(), self.format.dtype).to(self.format.dtype),)
@@ -94,6 +97,10 @@ class Static:
     scale: Tensor
     read_scale: Tensor
 
+    @property
+    def bound(self) -> Tensor:
+        return self.scale * self.format.qmax
+
     def encode(self, x: Tensor) -> Parts:
         return (_codes(x / self.scale, self.format),)
 
@@ -110,6 +117,10 @@ class Simulated:
     scale: Tensor
     effect: str
     read_scale: Tensor
+
+    @property
+    def bound(self) -> Tensor | float:
+        return self.scale * self.format.qmax if self.effect == "range" else math.inf
 
     def encode(self, x: Tensor) -> Parts:
         scaled = widened(x) / self.scale
@@ -129,6 +140,10 @@ class Blocks:
 
     format: NVFP4
     outer: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        return self.outer * self.format.qmax
 
     def encode(self, x: Tensor) -> Parts:
         blocks = split(widened(x), self.format.block)
@@ -152,6 +167,7 @@ class PerToken:
 
     format: Integer | Float8
     group: int
+    bound = math.inf
 
     def encode(self, x: Tensor) -> Parts:
         groups = widened(x).unflatten(-1, (-1, self.group))

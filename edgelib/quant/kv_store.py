@@ -6,6 +6,8 @@ tokens (sliding windows). A token is encoded once and its codes never change.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +24,7 @@ class Rows:
     """Tokens one after the other, encoded by a codec."""
 
     def __init__(self, codec):
-        self.codec = codec
+        self.codec, self.bound = codec, codec.bound
         self.parts: Parts | None = None
 
     @property
@@ -63,7 +65,7 @@ class Groups:
     """
 
     def __init__(self, bits: int, group: int):
-        self.bits, self.group = bits, group
+        self.bits, self.group, self.bound = bits, group, math.inf
         self.parts: Parts | None = None  # codes [B, H, G * group, *], steps and starts [B, H, G, D]
         self.skipped = 0  # places in front that hold no token, or one that was dropped
 
@@ -120,7 +122,7 @@ class Window:
     """
 
     def __init__(self, store: Rows | Groups, residual: int, group: int):
-        self.store, self.residual, self.group = store, residual, group
+        self.store, self.residual, self.group, self.bound = store, residual, group, store.bound
         self.recent = Rows(Exact())
         self.valid: Tensor | None = None
         self.since = 0  # tokens after the prompt
@@ -172,7 +174,7 @@ class ByModality:
     """
 
     def __init__(self, codec):
-        self.stores = Rows(codec), Rows(Exact())
+        self.stores, self.bound = (Rows(codec), Rows(Exact())), codec.bound
         self.place: Tensor | None = None  # index within its store; of unrounded tokens, -1 - index
 
     @property

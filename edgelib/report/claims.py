@@ -51,6 +51,23 @@ def difference_claim(
     )
 
 
+def difference_summary(differences: Mapping[str, PairedDifference]) -> str:
+    """Count the verdicts on several differences to one reference, Holm-corrected over them, and name the largest.
+
+    differences: what is compared -> its difference, in fractions.
+    """
+    adjusted = holm([x.p for x in differences.values()])
+    known = [x.effect for x, p in zip(differences.values(), adjusted, strict=True) if settled(x, p)]
+    lose, gain = sum(effect < 0 for effect in known), sum(effect > 0 for effect in known)
+    largest = max(differences, key=lambda name: abs(differences[name].effect))
+    test = differences[largest]
+    return (
+        f"{lose} of {len(differences)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
+        f"the largest difference is that of {largest}, {100 * test.effect:+.1f} points "
+        f"({interval_text(test.interval, test.level, 100)}, n = {test.n:,})"
+    )
+
+
 def settled(test: PairedDifference | Gap, adjusted: float | None = None) -> bool:
     """Whether the sign of an effect is known: its interval excludes zero, and so does the (adjusted) p value."""
     low, high = test.interval

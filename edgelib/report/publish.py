@@ -26,7 +26,8 @@ from edgelib.report.notebook import find_root
 
 # Files of the library that cannot change what a chapter computes.
 NOT_INPUTS = frozenset({"cli.py", "report/publish.py"})
-NAMING_INPUTS = ("model", "baseline_model", "dataset")  # parameters whose value may be a path
+# Parameters whose value may be a path.
+NAMING_INPUTS = ("model", "baseline_model", "dataset", "measurements", "device_table")
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 

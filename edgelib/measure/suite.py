@@ -1,0 +1,236 @@
+"""Measure this machine: ceilings, encoders and generation, as `edgelib measure` and a chapter with "here" do it.
+
+Models have their public dimensions and random weights: how long a step takes does not depend on the values.
+Configurations of one case take turns, round by round, so that whatever else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from edgelib.errors import EdgelibError
+from edgelib.measure.ceilings import ceilings
+from edgelib.measure.measurements import COLUMNS, Measurements
+from edgelib.measure.profiling import Generation, memory_split, percentiles, times_ms, token_times
+from edgelib.measure.workload import decode_work, decoder, encode_work, encoder
+from edgelib.quant.architectures import architecture
+
+_PACKAGES = ("torch", "transformers", "onnxruntime", "torchao")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One way to run a model: a runtime and a configuration, and how to build it from the fp32 model.
+
+    weight, activation: number formats; bits: per weight, scales included; head_bits, other_bits: of the output head,
+    and of what else is stored and passed on. build: model -> model that runs that way.
+    """
+
+    runtime: str
+    config: str
+    weight: str
+    activation: str
+    bits: float
+    head_bits: float
+    other_bits: float
+    build: Callable[[nn.Module], nn.Module]
+
+
+TORCH = (
+    Runner("torch", "fp32", "fp32", "fp32", 32, 32, 32, lambda model: model),
+    Runner("torch", "bf16", "bf16", "bf16", 16, 16, 16, lambda model: model.to(torch.bfloat16)),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is measured. encoders: {architecture: (shape in architectures.yaml, batches)}; decoders: {architecture:
+    (shape, ((batch, prompt), ...))}; new_tokens per run; rounds in which configurations take turns;
+    megabytes and gemm: the size of the buffers and of the matrices that the ceilings are measured with."""
+
+    encoders: Mapping[str, tuple[str, Sequence[int]]]
+    decoders: Mapping[str, tuple[str, Sequence[tuple[int, int]]]]
+    new_tokens: int = 16
+    rounds: int = 5
+    megabytes: int = 256
+    gemm: int = 512
+
+
+FULL = Suite(
+    encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1, 8, 32))},
+    decoders={
+        "qwen2-0.5b": ("qwen2-0.5b", ((1, 1), (1, 32), (1, 128), (1, 512), (4, 32), (16, 32), (32, 32))),
+        "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 32),)),
+    },
+)
+QUICK = Suite(
+    encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1,))},
+    decoders={"qwen2-0.5b": ("qwen2-0.5b", ((1, 8),))},
+    new_tokens=4, rounds=2, megabytes=64,
+)  # fmt: skip
+SUITES = {"full": FULL, "quick": QUICK}
+_TOO_LONG = 30.0  # seconds that one run of a case may take by the ceilings before it is left out
+
+
+def measure_machine(
+    suite: Suite = FULL, runners: Sequence[Runner] | None = None, *, name: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Measurements:  # fmt: skip
+    """Measure this machine with the threads torch has now and return its tables.
+
+    runners: ways to run a model, the baseline first; None for torch and every kernel that is installed. name: of the
+    machine in the book. Cases that would take minutes are left out and named in machine["left_out"].
+    Raises EdgelibError for a suite without cases.
+    """
+    if not suite.encoders or not suite.decoders:
+        raise EdgelibError("a suite measures at least one encoder and one decoder")
+    runners = installed_runners() if runners is None else runners
+    before = ceilings(megabytes=suite.megabytes, size=suite.gemm)
+    left_out: list[str] = []
+    encoders, generation = [], []
+    for model, (shape, batches) in suite.encoders.items():
+        report(f"encoder {model}")
+        encoders += _encoder_rows(model, shape, batches, runners, suite, before, left_out)
+    for model, (shape, cases) in suite.decoders.items():
+        report(f"decoder {model}")
+        generation += _generation_rows(model, shape, cases, runners, suite, before, left_out)
+    for kind, rows in (("encoders", encoders), ("decoders", generation)):
+        if not rows:
+            raise EdgelibError(f"no case of {kind} is short enough to measure here: {'; '.join(left_out)}")
+    after = ceilings(megabytes=suite.megabytes, size=suite.gemm)
+    # Other work only takes away, so the better of two readings is nearer to what the machine can do.
+    best = {key: float(max(before[key], after[key])) for key in before}
+    return Measurements(
+        machine=describe(name) | {"ceilings": {k: float(f"{v:.4g}") for k, v in best.items()}, "left_out": left_out},
+        encoders=pd.DataFrame(encoders)[list(COLUMNS["encoders"])],
+        generation=pd.DataFrame(generation)[list(COLUMNS["generation"])],
+    )
+
+
+def installed_runners() -> tuple[Runner, ...]:
+    """Return torch's runners and one for every installed kernel."""
+    return TORCH
+
+
+def describe(name: str | None = None) -> dict:
+    """Return what a reader needs to know about this machine: processor, threads, memory, versions, was it busy."""
+    processor, cores = _processor(), os.cpu_count() or 1
+    busy = os.getloadavg()[0] > 0.5 * cores + torch.get_num_threads()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "name": name or f"{processor}, {cores} cores", "processor": processor, "cores": cores,
+        "threads": torch.get_num_threads(), "memory_gib": round(memory, 1), "family": _family(),
+        "busy": bool(busy), "versions": {package: _version(package) for package in _PACKAGES},
+    }  # fmt: skip
+
+
+def _family() -> str:
+    return {"x86_64": "x86", "amd64": "x86", "aarch64": "armv8", "arm64": "armv8"}.get(
+        platform.machine().lower(), "cpu"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _case(model: str, runner: Runner, batch: int) -> dict:
+    return dict(
+        model=model, runtime=runner.runtime, config=runner.config, weight=runner.weight, activation=runner.activation,
+        batch=batch,
+    )  # fmt: skip
+
+
+def _too_long(operations: float, runner: Runner, limits: Mapping[str, float], case: str, left_out: list[str]) -> bool:
+    rate = limits.get(f"{runner.activation}_tops")
+    seconds = operations / rate / 1e12 if rate else 0.0
+    if seconds > _TOO_LONG:
+        left_out.append(f"{case}: {seconds:.0f} s by the measured rate of {runner.activation}")
+    return seconds > _TOO_LONG
+
+
+@torch.inference_mode()
+def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> list[dict]:
+    rows, tower = [], encoder(shape)
+    built = {runner: runner.build(architecture(model, device="cpu").vision_model) for runner in runners}
+    for batch in batches:
+        images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
+        steps, times = {}, {}
+        for runner, module in built.items():
+            work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
+            if not _too_long(work.operations, runner, limits, f"{model} {runner.config} batch {batch}", left_out):
+                pixels = images.to(next(module.parameters()).dtype)
+                steps[runner] = lambda module=module, pixels=pixels: module(pixel_values=pixels)
+                times[runner] = []
+        for _ in range(suite.rounds):
+            for runner, step in steps.items():
+                times[runner].append(times_ms(step, warmup=1, repeats=3))
+        for runner, step in steps.items():
+            work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
+            rows.append(
+                _case(model, runner, batch) | percentiles(np.concatenate(times[runner]))
+                | dict(operations=work.operations, bytes=work.bytes) | memory_split(built[runner], step)
+            )  # fmt: skip
+    return rows
+
+
+def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> list[dict]:
+    rows, dims = [], decoder(shape)
+    # One after the other, because a decoder of two billion weights is not held in memory several times.
+    for runner in runners:
+        module = None
+        for batch, prompt in cases:
+            case = f"{model} {runner.config} batch {batch} prompt {prompt}"
+            if _too_long(2 * dims.body * batch * prompt, runner, limits, case, left_out):
+                continue
+            if module is None:
+                module = runner.build(language_model(architecture(model, device="cpu")))
+            generation = Generation(module, batch=batch, prompt=prompt)
+            generation.run(2)
+            runs = [token_times(generation.run(suite.new_tokens)) for _ in range(suite.rounds)]
+            rows.append(_case(model, runner, batch) | _token_row(runs, dims, runner, batch, prompt, suite.new_tokens)
+                        | memory_split(module, lambda g=generation: g.run(2), generation.cache_bytes))  # fmt: skip
+    return rows
+
+
+def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> dict:
+    first, later = np.array([run[0] for run in runs]), np.concatenate([run[1] for run in runs])
+    work = decode_work(
+        dims, runner.bits, context=prompt + new_tokens // 2, batch=batch, head_bits=runner.head_bits,
+        kv_bits=runner.other_bits,
+    )  # fmt: skip
+    ttft, tpot = percentiles(first), percentiles(later)
+    return dict(
+        prompt=prompt, new_tokens=new_tokens, ttft_p50=ttft["p50"], ttft_p95=ttft["p95"],
+        **{f"tpot_{name}": tpot[name] for name in ("p25", "p50", "p75", "p95")}, tpot=float(later.mean()),
+        tokens_per_s=batch * 1e3 / float(later.mean()), operations=work.operations, bytes=work.bytes,
+    )  # fmt: skip
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """Return the part of a model that generates text from token ids, the model itself where it is nothing else.
+
+    A vision-language model answers token ids without an image as its language model does; its vision encoder idles.
+    """
+    return model

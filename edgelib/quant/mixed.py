@@ -1,0 +1,44 @@
+"""Mixed precision: a model whose layers follow different schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.inputs.observe import shared_copy
+from edgelib.quant.calibrate import module_of
+from edgelib.quant.quantize import quantize, target_layers
+from edgelib.quant.scheme import Scheme
+from edgelib.quant.scheme import scheme as parse_scheme
+
+
+def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibration=None):
+    """Return a copy of `model` in which each named layer follows its own scheme; layers left out stay as they are.
+
+    schemes: {name of a Linear: scheme}, "fp32" for a layer that stays. calibration: as `quantize`. A scheme that moves
+    scales between layers (smoothquant, awq, mbq) or casts the whole model is refused: it changes more than its layer.
+    Raises EdgelibError for such schemes, for names that are no Linear of the model, and as `quantize`.
+    """
+    module = module_of(model)
+    layers = target_layers(module, parse_scheme("w8a8-minmax"))
+    plans: dict[Scheme, list[str]] = {}
+    for name, spec in schemes.items():
+        plan = parse_scheme(spec)
+        if name not in layers:
+            raise EdgelibError(
+                f"unknown layer {name!r}{did_you_mean(name, layers)}; the model has {len(layers)} Linears"
+            )
+        if plan.weight != "fp32" and (plan.method == "cast" or plan.alpha is not None):
+            raise EdgelibError(
+                f"layer {name!r}: {plan.name} acts on more than the layer; choose minmax, gptq or imatrix for a mix"
+            )
+        plans.setdefault(plan, []).append(name)
+    result = shared_copy(module)
+    for plan, names in plans.items():
+        if plan.weight == "fp32":
+            continue
+        only = parse_scheme({**plan.to_dict(), "targets": names, "exclude": []})
+        part = module_of(quantize(model, only, calibration))
+        for name in names:
+            result.set_submodule(name, part.get_submodule(name))
+    return result if model is module else model.with_module(result)

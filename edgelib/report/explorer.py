@@ -1,0 +1,66 @@
+"""A scatter that a reader can hover over and filter, for the book: an Altair chart as HTML that needs no network.
+
+The book ships the Vega libraries once, in _static/vega.js (book/_ext/offline_vega.py); a chart adds its data only.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from edgelib.errors import EdgelibError
+
+_HTML = """<div id="{name}" role="figure" aria-label="{label}" style="width: 100%; overflow-x: auto; background: white">
+{label} This chart needs the scripts of the built book.</div>
+<script>window.edgelibCharts = (window.edgelibCharts || []).concat([["{name}", {spec}]]);
+if (!window.edgelibVega) {{
+  window.edgelibVega = document.createElement("script");
+  window.edgelibVega.src = "../_static/vega.js";
+  window.edgelibVega.onload = () => window.edgelibCharts.forEach(([id, spec]) =>
+    (document.getElementById(id).textContent = "", vegaEmbed("#" + id, spec, {{actions: false, renderer: "svg"}})));
+  document.head.append(window.edgelibVega);
+}}</script>"""
+
+
+def scatter(
+    rows: pd.DataFrame, name: str, label: str, *, x: str, y: str, colour: str, choose: str, tooltip: list[str]
+) -> str:
+    """Return HTML of a scatter of rows: hover for all columns of `tooltip`, click a colour to keep it, choose a value.
+
+    name: id of the chart on its page, letters and dashes. label: what it shows, for readers who cannot see it.
+    choose: column whose value a menu selects. Columns are their own titles.
+    Raises EdgelibError for missing columns, NaN in x or y, and a name that is no id.
+    """
+    import altair as alt
+
+    if not name.replace("-", "").isalnum():
+        raise EdgelibError(f"a chart's name is an id of letters, digits and dashes, got {name!r}")
+    for column in (x, y, colour, choose, *tooltip):
+        if column not in rows.columns:
+            raise EdgelibError(f"the chart's rows have no column {column!r}; they have {', '.join(rows.columns)}")
+    if rows[[x, y]].isna().any(axis=None):
+        raise EdgelibError(f"the chart's rows hold NaN in {x!r} or {y!r}; drop those rows")
+    values = list(dict.fromkeys(rows[choose]))
+    menu = alt.selection_point(
+        fields=[choose], bind=alt.binding_select(options=values, name=f"{choose} "), value=values[0]
+    )  # fmt: skip
+    kept = alt.selection_point(fields=[colour], bind="legend")
+    chart = (
+        alt.Chart(rows[list(dict.fromkeys([x, y, colour, choose, *tooltip]))])
+        .mark_point(filled=True, size=90)
+        .encode(
+            x=alt.X(x, type="quantitative", scale=alt.Scale(type="log", nice=False, padding=20)),
+            y=alt.Y(y, type="quantitative", scale=alt.Scale(zero=False, padding=15)),
+            color=alt.Color(colour, type="nominal", legend=alt.Legend(orient="bottom", columns=2, labelLimit=320)),
+            shape=alt.Shape(colour, type="nominal"),
+            opacity=alt.condition(kept, alt.value(1.0), alt.value(0.12)),
+            tooltip=tooltip,
+        )
+        .add_params(menu, kept)
+        .transform_filter(menu)
+        .properties(width="container", height=320, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    )
+    # "</" would end the script that carries the data.
+    spec = json.dumps(chart.to_dict(), sort_keys=True).replace("</", "<\\/")
+    return _HTML.format(name=name, label=label, spec=spec)
