@@ -25,7 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 PARAMETER_FILES = sorted((ROOT / "params").rglob("*.yaml")) + sorted((ROOT / "tests" / "smoke").glob("*.yaml"))
 
 # From the ground up; a module may import its own floor and those below it.
-FLOORS = ["errors", "measure", "inputs", "quant", "evaluation", "report", "schemas", "params", "cli"]
+FLOORS = ["errors", "source", "measure", "inputs", "quant", "evaluation", "report", "schemas", "params", "cli"]
 # Their work is to run a notebook or to be run in one; only the book's tools have these packages.
 BOOK_ONLY = {"report/publish.py", "report/notebook.py", "report/tables.py", "report/claims.py", "report/explorer.py"}
 # They look at models themselves; everything else that measures reads tables.

@@ -13,6 +13,7 @@ from torch import nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.evaluation.generate import MAX_NEW_TOKENS, answers, scored
+from edgelib.evaluation.store import code_version
 from edgelib.evaluation.sweep import PLAIN, planted
 from edgelib.evaluation.zero_shot import Condition
 from edgelib.inputs.generative_model import GenerativeModel
@@ -104,6 +105,7 @@ class AnswerGrid:
             "answers": True, "model": self.model.fingerprint, "device": self.model.device.type,
             "dtype": str(self.model.dtype), "baseline": self._told(self.variants[0]), "seed": self.seed,
             "table": self.table, "instruction": self.instruction, "max_new_tokens": self.max_new_tokens,
+            "code": code_version(__name__),
             "versions": {name: version(name) for name in _LIBRARIES},
         }  # fmt: skip
 

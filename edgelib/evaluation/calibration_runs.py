@@ -15,7 +15,7 @@ from torch import Tensor
 from edgelib.errors import EdgelibError
 from edgelib.evaluation.executors import run_tasks
 from edgelib.evaluation.progress import progress_bar
-from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.store import CellStore, code_version
 from edgelib.evaluation.sweep import planted, shared_spec
 from edgelib.evaluation.zero_shot import Condition, outcomes
 from edgelib.inputs.calibration import calibration_set
@@ -87,6 +87,7 @@ class Experiment:
         first = next((run.draw for run in self.runs if run.draw is not None), None)
         pool = None if first is None else self.draw(Draw("balanced", 1, first.seed)).fingerprint
         own = {"model": self.model.fingerprint, "device": self.model.device.type, "pool": [self.source, pool]}
+        own["code"] = code_version(__name__)
         return shared_spec(self.data, self.prompts, self.seed, self.table) | own
 
     def spec(self, run: Run, condition: Condition) -> dict:

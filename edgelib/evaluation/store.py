@@ -14,20 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgelib.errors import EdgelibError
+from edgelib.source import ROOT, files_behind
 
 
 @cache
-def code_version() -> str:
-    """SHA-256 of the code that outcomes depend on: the floors inputs, quant and evaluate."""
-    root = Path(__file__).parent.parent
+def code_version(module: str) -> str:
+    """SHA-256 of the code that `module` can run: it and whatever of this library it imports, directly or not."""
     digest = hashlib.sha256()
-    for path in sorted(p for floor in ("inputs", "quant", "evaluation") for p in (root / floor).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    for path in files_behind([module]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 class CellStore:
-    """Cells under a folder. A spec (plain values) says what a cell is; its SHA-256 with the code's is its name.
+    """Cells under a folder. A spec (plain values) says what a cell is, and its SHA-256 is the cell's name.
+
+    The spec's "code" is the `code_version` of what computes the cell; without one, it is that of the whole library.
 
     Raises EdgelibError at once when the folder cannot be written.
     """
@@ -47,8 +49,7 @@ class CellStore:
 
     def path(self, spec: Mapping) -> Path:
         """Where the cell of this spec is or will be."""
-        text = json.dumps({**spec, "code": code_version()}, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()
+        key = hashlib.sha256(json.dumps({"code": code_version("edgelib"), **spec}, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.parquet"
 
     def __contains__(self, spec: Mapping) -> bool:

@@ -21,7 +21,7 @@ from torch import nn
 from edgelib.errors import EdgelibError, choose
 from edgelib.evaluation.executors import EXECUTORS, run_tasks
 from edgelib.evaluation.progress import progress_bar
-from edgelib.evaluation.store import CellStore
+from edgelib.evaluation.store import CellStore, code_version
 from edgelib.evaluation.zero_shot import Condition, outcomes
 from edgelib.inputs.corruptions import table_for
 from edgelib.inputs.datasets import Dataset
@@ -133,7 +133,7 @@ class Grid:
 
     @cached_property
     def _shared(self) -> dict:
-        return shared_spec(self.data, self.prompts, self.seed, self.table)
+        return shared_spec(self.data, self.prompts, self.seed, self.table) | {"code": code_version(__name__)}
 
     def spec(self, variant: Variant, condition: Condition) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""

@@ -1,8 +1,9 @@
 """Execute chapters into the book: only what is stale, atomically, and with the same bytes every time.
 
-A chapter is stale when its notebook, its parameters, the models and data they name by path, the library, the embedded
-models, the pinned versions or one of its tables differ from what the published copy was made with. A run that dies
-leaves the published copy as it was; the next run takes the grid cells that were finished from the results store.
+A chapter is stale when its notebook, its parameters, the models and data they name by path, the modules it imports, the
+library's data and embedded models, the pinned versions or one of its tables differ from what the published copy was
+made with. A run that dies leaves the published copy as it was; the next run takes the grid cells that were finished
+from the results store.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from nbformat import NotebookNode
 
 from edgelib.errors import EdgelibError
 from edgelib.report.notebook import find_root
+from edgelib.source import files_behind, imported_names
 
-# Files of the library that cannot change what a chapter computes.
-NOT_INPUTS = frozenset({"cli.py", "report/publish.py"})
-# Parameters whose value may be a path.
 NAMING_INPUTS = ("model", "baseline_model", "dataset", "measurements", "device_table")
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
@@ -85,9 +84,10 @@ def fingerprint(chapter: Chapter) -> str:
     cells = nbformat.read(chapter.notebook, as_version=4).cells
     sources = [(cell.cell_type, cell.source, _shown_metadata(cell)) for cell in cells]
     digest.update(json.dumps([sources, chapter.parameters, _named_inputs(chapter)], sort_keys=True).encode())
+    imported = [name for cell in cells if cell.cell_type == "code" for name in imported_names(cell.source)]
     library = chapter.root / "edgelib"
-    files = [path for path in library.rglob("*") if path.is_file() and _is_input(path.relative_to(library))]
-    for path in sorted(files) + [chapter.root / "constraints.txt"]:
+    data = [p for p in library.rglob("*") if p.is_file() and p.suffix != ".py" and _is_visible(p.relative_to(library))]
+    for path in [*files_behind(imported, library), *sorted(data), chapter.root / "constraints.txt"]:
         digest.update(path.relative_to(chapter.root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -184,10 +184,6 @@ def publish_all(chapters: list[Chapter], *, force: bool = False, say: Callable[[
 
 def _shown_metadata(cell: NotebookNode) -> dict[str, Any]:
     return {key: cell.metadata[key] for key in ("tags", "mystnb") if key in cell.metadata}
-
-
-def _is_input(path: Path) -> bool:
-    return _is_visible(path) and path.as_posix() not in NOT_INPUTS
 
 
 def _is_visible(path: Path) -> bool:

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
-
-from ..columns import whole_number
-from ..randomness import address, content_keys
-from . import blur, digital, noise, weather  # noqa: F401  (importing them fills CORRUPTIONS)
-from .chunks import in_chunks
-from .registry import CORRUPTIONS, FAMILIES, SEVERITIES, TABLES, Corruption
+from edgelib.inputs.columns import whole_number
+from edgelib.inputs.corruptions import blur, digital, noise, weather  # noqa: F401  (importing them fills CORRUPTIONS)
+from edgelib.inputs.corruptions.chunks import in_chunks
+from edgelib.inputs.corruptions.registry import CORRUPTIONS, FAMILIES, SEVERITIES, TABLES, Corruption
+from edgelib.inputs.randomness import address, content_keys
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "SEVERITIES", "TABLES", "Corruption", "corrupt", "table_for"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..randomness import uniform
-from .registry import corruption
+from edgelib.inputs.corruptions.registry import corruption
+from edgelib.inputs.randomness import uniform
 
 _UNIT = 1 << 16
 _MARGIN = 2.0**-10  # added before truncation, so that a constant image keeps its value

@@ -15,8 +15,8 @@ from PIL.Image import Resampling
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from .jpeg import jpeg_round_trip
-from .registry import corruption
+from edgelib.inputs.corruptions.jpeg import jpeg_round_trip
+from edgelib.inputs.corruptions.registry import corruption
 
 _PILLOW_ONE = 1 << 22
 _CODEC_PIXELS, _RESIZED_PIXELS = 1 << 14, 1 << 15  # from here on Pillow is faster on a CPU

@@ -15,8 +15,8 @@ import torch
 from scipy.special import ndtr, ndtri, pdtr
 from torch import Tensor
 
-from ..randomness import bits
-from .registry import corruption
+from edgelib.inputs.corruptions.registry import corruption
+from edgelib.inputs.randomness import bits
 
 _STEPS = 1 << 16
 _noise = partial(

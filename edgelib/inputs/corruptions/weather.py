@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..randomness import bits
-from .registry import corruption
+from edgelib.inputs.corruptions.registry import corruption
+from edgelib.inputs.randomness import bits
 
 
 @lru_cache(maxsize=16)
