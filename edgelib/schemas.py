@@ -464,6 +464,62 @@ class Pareto(ZeroShot):
         return self
 
 
+class Fp8KvAblation(Parameters):
+    """Parameters of the chapter `fp8_kv_ablation`."""
+
+    model: str = Field("scenes-vlm", min_length=1, description="a model that writes: embedded name, folder or hub id")
+    dataset: str = Field("scenes-vqa", min_length=1, description="questions about images")
+    split: str = Field("test", min_length=1, description="split of the questions")
+    n_images: int = Field(24, ge=4, description="images, each with all of its questions")
+    calibration: str = Field("balanced", min_length=1, description="calibration mix; it must show images")
+    n_calibration: int = Field(32, ge=1, description="questions in the calibration set")
+    format: Literal["e4m3", "e5m2", "int8", "int4"] = Field("e4m3", description="format of the cache that is examined")
+    attention: Literal["fp8_e4m3", "fp8_e5m2", "int8"] = Field(
+        "fp8_e4m3", description="format of the second ablation, in which attention computes"
+    )
+    twins: list[str] = Field(
+        ["key:1024", "value:1024", "key-offset:256"], description="planted outliers that the ladder is climbed on"
+    )
+    dose_kinds: Annotated[list[Literal["key", "value", "key-offset"]], Field(min_length=1)] = Field(
+        ["key", "value", "key-offset"], description="kinds of planted outliers of the dose-response curves"
+    )
+    doses: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=2)] = Field(
+        [64.0, 1024.0], description="strengths of the planted outliers"
+    )
+    dose_schemes: Names = Field(
+        ["e4m3-one", "e4m3-amax", "int8-amax"], description="caches of the dose-response curves"
+    )
+    fixes: Names = Field(
+        ["e4m3-amax", "e4m3-channel", "int8-amax", "int8-channel", "int4-channel-mean"],
+        description="caches that are tested for non-inferiority to the exact one",
+    )
+    margin: float = Field(0.01, gt=0, lt=1, description="accuracy that a non-inferior cache may lose")
+    steps: int = Field(4, ge=2, le=256, description="tokens that are written to see whether errors grow")
+    max_new_tokens: int = Field(4, ge=1, le=4096, description="longest answer, in tokens")
+    n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
+    executor: Literal["serial", "process"] = Field("serial", description="how the cells are run")
+    workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
+
+    @field_validator("dose_schemes", "fixes")
+    @classmethod
+    def _caches(cls, names: list[str]) -> list[str]:
+        from edgelib.quant.kv_scheme import kv_scheme
+
+        for name in _distinct(names):
+            kv_scheme(name)
+        return names
+
+    @field_validator("twins")
+    @classmethod
+    def _twins(cls, twins: list[str]) -> list[str]:
+        return [_checked_twin(twin) for twin in _distinct(twins)]
+
+    @field_validator("doses", "dose_kinds")
+    @classmethod
+    def _doses(cls, values: list) -> list:
+        return sorted(_distinct(values)) if isinstance(values[0], float) else _distinct(values)
+
+
 SCHEMAS: dict[str, type[Parameters]] = {
     "embedded_world": EmbeddedWorld,
     "robustness_gap": RobustnessGap,
@@ -471,6 +527,7 @@ SCHEMAS: dict[str, type[Parameters]] = {
     "vlm_accuracy": VlmAccuracy,
     "efficiency": Efficiency,
     "pareto": Pareto,
+    "fp8_kv_ablation": Fp8KvAblation,
 }
 
 

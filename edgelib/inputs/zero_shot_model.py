@@ -148,10 +148,16 @@ class ClipModel(ZeroShotModel):
         padding = {"padding": "max_length", "max_length": self._context} if self._fixed_length else {"padding": True}
         return self.tokenizer(list(texts), **(padding | options))
 
-    def _read(self, tokens) -> Tensor:
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the text tower is given for texts that fit its context, by name."""
+        return self._named(self._tokens(texts, return_tensors="pt"))
+
+    def _named(self, tokens) -> dict[str, Tensor]:
         keys = ("input_ids",) if self._fixed_length else ("input_ids", "attention_mask")
-        inputs = {k: tokens[k].to(self.device) for k in keys}
-        return _unit(self.module.get_text_features(**inputs).pooler_output)
+        return {k: tokens[k].to(self.device) for k in keys}
+
+    def _read(self, tokens) -> Tensor:
+        return _unit(self.module.get_text_features(**self._named(tokens)).pooler_output)
 
     @torch.inference_mode()
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:

@@ -81,14 +81,16 @@ def _compressed_tensors(layer: QuantLinear):
 
 
 def _matmul_nbits(layer: QuantLinear):
-    size = layer.in_features // layer.scale.shape[-1]
+    groups = layer.scale.shape[-1]
+    size = layer.in_features // groups if groups > 1 else 32  # smaller blocks than its rows have
     return Rounding(f"int8_blocks_of_{size}", 8, lambda x: block_rows(x, size))
 
 
 # runtime -> how it rounds the inputs of a layer
 ROUNDINGS: dict[str, Callable[[QuantLinear], object]] = {
     "compressed-tensors": _compressed_tensors,
-    "onnx-int8": lambda layer: Rounding("uint8_tensor", 8, dynamic_tensor),
+    "onnx-int8": lambda layer: FORMATS["int8"],
+    "onnx-int8-tensor": lambda layer: Rounding("uint8_tensor", 8, dynamic_tensor),
     "onnx-int4": _matmul_nbits,
 }
 
@@ -96,9 +98,9 @@ ROUNDINGS: dict[str, Callable[[QuantLinear], object]] = {
 def computed_by(model, runtime: str):
     """Return a copy of a quantized model whose activations are rounded as `runtime` rounds them.
 
-    runtime: "compressed-tensors" (transformers on such a checkpoint), "onnx-int8" (DynamicQuantizeLinear) or
-    "onnx-int4" (MatMulNBits with int8 compute). Weights stay what they are. Raises EdgelibError for an unknown runtime
-    and a model that is not quantized.
+    runtime: "compressed-tensors" (transformers on such a checkpoint), or a kernel of `edgelib.quant.kernels`:
+    "onnx-int8" (int8 per row), "onnx-int8-tensor" (DynamicQuantizeLinear), "onnx-int4" (MatMulNBits with int8 compute).
+    Weights stay what they are. Raises EdgelibError for an unknown runtime and a model that is not quantized.
     """
     rounding, module = choose(ROUNDINGS, runtime, "runtime"), module_of(model)
     result = shared_copy(module)

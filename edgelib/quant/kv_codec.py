@@ -111,7 +111,7 @@ class Static:
 
 @dataclass(frozen=True)
 class Simulated:
-    """One effect of a format alone, kept in the states' own dtype: "range" saturates, "resolution" rounds."""
+    """One effect of a format alone, kept in the states' own dtype: "range" saturates, "resolution" rounds, "none" neither."""
 
     format: Integer | Float8
     scale: Tensor
@@ -126,7 +126,7 @@ class Simulated:
         scaled = widened(x) / self.scale
         if self.effect == "range":
             scaled = scaled.clamp_(-self.format.qmax, self.format.qmax)
-        else:
+        elif self.effect == "resolution":
             scaled = scaled.round_() if isinstance(self.format, Integer) else self.format.element.nearest_(scaled)
         return (_narrowed(scaled.mul_(self.read_scale), x.dtype),)
 

@@ -14,7 +14,7 @@ options: konly, vonly; image16 and text16 leave the tokens of a modality unround
     g<size> channels that share a token's scale; r<tokens> the newest tokens that kivi leaves unrounded;
     exactprefill lets a prompt attend to its own unrounded keys and values. Faults for experiments, whose memory is not
     that of the format: undelivered reads static scales as 1; rangeonly saturates and does not round, resolutiononly
-    rounds and does not saturate.
+    rounds and does not saturate, scaleonly does neither.
 """
 
 from __future__ import annotations
@@ -46,7 +46,18 @@ WORDS = {
     "undelivered": {"delivered": False},
     "rangeonly": {"effect": "range"},
     "resolutiononly": {"effect": "resolution"},
+    "scaleonly": {"effect": "none"},
 }
+SCALE_LABELS = {
+    "one": "scale 1", "amax": "scale per layer", "floor": "scale per layer of at least 1", "head": "scale per head",
+    "channel": "scale per channel", "token": "scale per token", "kivi": "KIVI",
+}  # fmt: skip
+WORD_LABELS = {
+    "mean": "static mean off", "tokenmean": "token mean off", "bias": "bias split off", "konly": "K only",
+    "vonly": "V only", "image16": "text tokens only", "text16": "image tokens only", "exactprefill": "prompt exact",
+    "undelivered": "scale not delivered", "rangeonly": "range only", "resolutiononly": "resolution only",
+    "scaleonly": "scale only",
+}  # fmt: skip
 GRAMMAR = "write <format>[-<scale>][-<offset>][-<option>...], as in e4m3-amax, int4-kivi-r32 or e4m3-bias-konly"
 
 
@@ -80,7 +91,7 @@ class KVScheme:
         choose(dict.fromkeys(OFFSETS), self.offset, "offset of a KV cache")
         choose(dict.fromkeys(("kv", "k", "v")), self.parts, "part of a KV cache")
         choose(dict.fromkeys(("all", "image", "text")), self.tokens, "kind of tokens")
-        choose(dict.fromkeys(("both", "range", "resolution")), self.effect, "effect of a format")
+        choose(dict.fromkeys(("both", "range", "resolution", "none")), self.effect, "effect of a format")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
             if not self.layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
@@ -194,6 +205,17 @@ class KVScheme:
             "" if self.group_size is None else f"g{self.group_size}", f"r{self.residual}" if self.residual else "",
             *words, "" if self.layers is None else "layers" + ".".join(map(str, self.layers)),
         ]))  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        """What figures and tables print, such as "E4M3, scale per head, static mean off"."""
+        scale = f"{self.percentile:g} % scale" if self.scale == "percentile" else SCALE_LABELS.get(self.scale)
+        words = [label for word, label in WORD_LABELS.items() if self._has(WORDS[word])]
+        groups = [] if self.group_size is None else [f"groups of {self.group_size}"]
+        window = [f"newest {self.residual} exact"] if self.residual else []
+        layers = [] if self.layers is None else [f"layers {', '.join(map(str, self.layers))}"]
+        number = self.name.split("-")[0].upper()
+        return ", ".join([number, *([] if self.is_cast else [scale]), *groups, *window, *words, *layers])
 
     def _has(self, fields: dict) -> bool:
         return all(getattr(self, field) == value for field, value in fields.items())
