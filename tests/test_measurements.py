@@ -88,7 +88,7 @@ def test_negative_times_are_refused(tmp_path):
 
 def test_the_published_measurements_are_whole():
     published = load_measurements()
-    assert {"fp32"} <= set(published.encoders["config"]) & set(published.generation["config"])
+    assert {"torch-fp32"} <= set(published.encoders["config"]) & set(published.generation["config"])
     assert measurements.machine_device(published).bandwidth_gb_s > 0
 
 

@@ -104,7 +104,8 @@ class Generation:
                 raise EdgelibError(f"{name} must be a whole number of at least 1, got {count!r}")
         self.model, self.device = model, next(model.parameters()).device
         generator = torch.Generator().manual_seed(seed)
-        self.prompt = torch.randint(model.config.vocab_size, (batch, prompt), generator=generator).to(self.device)
+        words = model.config.get_text_config().vocab_size
+        self.prompt = torch.randint(words, (batch, prompt), generator=generator).to(self.device)
         self.cache = None
 
     @torch.inference_mode()
@@ -143,7 +144,9 @@ def profile_generation(
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters and buffers, shared storage once."""
+    """Return the bytes of a model's parameters and buffers, shared storage once; of a session those of its file."""
+    if hasattr(model, "session"):
+        return model.bytes
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -154,7 +157,7 @@ def memory_split(model: nn.Module, step: Callable[[], object], kept: Callable[[]
     activations: the peak of what the framework allocates during the step beyond kv. workspace: what its libraries hold
     beyond that, on a GPU the reserved pool beyond the peak, on Linux the rise of the process's own peak; 0 elsewhere.
     """
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     step()  # one-time buffers of libraries are no part of a step
     if device.type == "cuda":
         torch.cuda.synchronize()
