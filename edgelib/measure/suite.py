@@ -23,8 +23,8 @@ from edgelib.errors import EdgelibError
 from edgelib.measure.ceilings import ceilings
 from edgelib.measure.costs import weight_bits
 from edgelib.measure.measurements import COLUMNS, Measurements, load_measurements, save_measurements
-from edgelib.measure.profiling import Generation, memory_split, percentiles, times_ms, token_times
-from edgelib.measure.workload import decode_work, decoder, encode_work, encoder
+from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_times
+from edgelib.measure.workload import Decoder, decode_work, decoder, encode_work, encoder
 from edgelib.quant.architectures import architecture
 from edgelib.quant.kernels import KERNELS, available_kernels, with_kernel
 from edgelib.quant.quantize import quantize
@@ -38,7 +38,7 @@ class Runner:
 
     weight, activation: number formats; bits: per weight, scales included; head_bits, other_bits: of the output head,
     and of what else is stored and passed on. build: (module, example inputs) -> module that runs that way.
-    generates: whether it also runs a decoder with its cache, token by token.
+    decode: decoder -> what generates token by token, a model of transformers or a decoder with steps; None: cannot.
     """
 
     runtime: str
@@ -49,12 +49,16 @@ class Runner:
     head_bits: float
     other_bits: float
     build: Callable[[nn.Module, list[Tensor]], nn.Module]
-    generates: bool = True
+    decode: Callable[[nn.Module], object] | None = None
+
+
+def _bf16(module: nn.Module) -> nn.Module:
+    return module.to(torch.bfloat16)
 
 
 TORCH = (
-    Runner("torch", "torch-fp32", "fp32", "fp32", 32, 32, 32, lambda module, _: module),
-    Runner("torch", "torch-bf16", "bf16", "bf16", 16, 16, 16, lambda module, _: module.to(torch.bfloat16)),
+    Runner("torch", "torch-fp32", "fp32", "fp32", 32, 32, 32, lambda module, _: module, lambda module: module),
+    Runner("torch", "torch-bf16", "bf16", "bf16", 16, 16, 16, lambda module, _: _bf16(module), lambda m: _bf16(m)),
 )
 # Numbers of the kernels of `edgelib.quant.kernels` that an encoder can be timed with: weights, activations, and bits
 # per weight where the kernel quantizes by itself.
@@ -159,8 +163,13 @@ def _kernel_runner(kernel: str) -> Runner:
         made = quantize(module, scheme) if scheme else module
         return with_kernel(made, kernel, None if kernel.startswith("torchao") else inputs)
 
+    def decode(module: nn.Module):
+        from edgelib.quant.decoder import decoder_of
+
+        return decoder_of(quantize(module, scheme) if scheme else module, kernel)
+
     runtime = {"onnx": "ONNX Runtime", "torchao": "torchao"}[kernel.split("-")[0]]
-    return Runner(runtime, kernel, weight, activation, bits, 32, 32, build, generates=False)
+    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode if runtime != "torchao" else None)
 
 
 def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:
@@ -251,20 +260,26 @@ def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> li
 def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> list[dict]:
     rows, dims = [], decoder(shape)
     # One after the other, because a decoder of two billion weights is not held in memory several times.
-    for runner in [runner for runner in runners if runner.generates]:
+    for runner in [runner for runner in runners if runner.decode is not None]:
         module = None
         for batch, prompt in cases:
             case = f"{model} {runner.config} batch {batch} prompt {prompt}"
             if _too_long(2 * dims.body * batch * prompt, runner, limits, case, left_out):
                 continue
             if module is None:
-                module = runner.build(architecture(model, device="cpu"), [])
-            generation = Generation(module, batch=batch, prompt=prompt)
+                module = runner.decode(architecture(model, device="cpu"))
+            generation = _generation(module, dims, batch, prompt)
             generation.run(2)
             runs = [token_times(generation.run(suite.new_tokens)) for _ in range(suite.rounds)]
             rows.append(_case(model, runner, batch) | _token_row(runs, dims, runner, batch, prompt, suite.new_tokens)
                         | memory_split(module, lambda g=generation: g.run(2), generation.cache_bytes))  # fmt: skip
     return rows
+
+
+def _generation(made, dims: Decoder, batch: int, prompt: int) -> Generation | StepGeneration:
+    if isinstance(made, nn.Module):
+        return Generation(made, batch=batch, prompt=prompt)
+    return StepGeneration(made, dims.vocab, lambda tokens: dims.kv_bytes(tokens, 32), batch=batch, prompt=prompt)
 
 
 def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> dict:
