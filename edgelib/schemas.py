@@ -258,7 +258,7 @@ class VlmAccuracy(Parameters):
     n_pope: int = Field(8, ge=2, description="POPE images, each with all of its questions")
     mme: str = Field("scenes-mme", min_length=1, description="questions in the columns of lmms-lab/MME")
     mme_split: str = Field("test", min_length=1, description="split of the MME questions")
-    n_mme: int = Field(42, ge=14, description="MME images, spread over the sub-tasks")
+    n_mme: int = Field(42, ge=28, description="MME images, spread over the sub-tasks")
     configs: Names = Field(
         ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
         description="configurations of the decoder: the reference first, then at least one to compare with it",
@@ -401,10 +401,10 @@ class Pareto(ZeroShot):
     devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
     device_table: str | None = Field(None, description="YAML file with device rows of your own")
     mix: Names = Field(
-        ["w4a8-minmax", "w8a8-minmax", "fp32"],
+        ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
         description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
     )
-    mix_slack: float = Field(0.1, ge=0, description="how many more bytes than the first format the mix may have")
+    mix_slack: float = Field(0.0, ge=0, description="share of bytes that the mix may have beyond the first format")
     n_sensitivity: int = Field(32, ge=1, description="images that the layers' sensitivity is measured on")
 
     # What a grid also takes, of which this chapter has none.

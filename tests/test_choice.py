@@ -70,11 +70,11 @@ def timed():
 
 
 def test_speed_ups_compare_the_same_case_and_divide_opposite_quartiles():
-    found = gains.speedup_table(timed(), "p50").set_index(["config", "batch"])
+    found = gains.speedup_table(timed(), "p50", "fp32").set_index(["config", "batch"])
     assert found.loc[("int8", 1), "speedup"] == 2.5
     assert found.loc[("int8", 1), ["low", "high"]].tolist() == pytest.approx([48 / 22, 52 / 19])
     assert found.loc[("fp32", 8), ["speedup", "low", "high"]].tolist() == [1, 1, 1]
-    assert gains.speedup_table(timed().drop(columns=["p25", "p75"]), "p50")["low"].notna().sum() == 2
+    assert gains.speedup_table(timed().drop(columns=["p25", "p75"]), "p50", "fp32")["low"].notna().sum() == 2
     fast, open_ = (claims_edge.speedup_claim(found.loc[("int8", b)], "INT8", "FP32", "this machine") for b in (1, 8))
     assert "measured to be 2.50 times as fast as FP32 (2.18 to 2.74" in fast and "cannot be told apart" in open_
 
@@ -91,7 +91,7 @@ def test_the_gain_of_a_runtime_times_that_of_quantization_is_what_was_reported()
 
 BAD = {
     "no baseline": (lambda: gains.speedup_table(timed(), "p50", "bf16"), "no case was measured in 'bf16'"),
-    "baseline twice": (lambda: gains.speedup_table(pd.concat([timed()] * 2), "p50"), "measured twice"),
+    "baseline twice": (lambda: gains.speedup_table(pd.concat([timed()] * 2), "p50", "fp32"), "measured twice"),
     "unknown runtime": (
         lambda: gains.separated_gains(gains.swift_vlm_flow(), ["ttft_speedup"], "TRT"),
         "no config 'TRT'",

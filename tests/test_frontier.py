@@ -97,6 +97,12 @@ def test_the_hypervolume_of_one_best_config_is_the_whole_box():
     assert found.hypervolume == pytest.approx(1) and found.hypervolume_interval == pytest.approx((1, 1))
 
 
+def test_regret_off_a_frontier_of_one_is_a_share_of_the_range_of_all():
+    outcomes = table(np.random.default_rng(7), 40, cheap=1.0, dear=0.0)
+    found = uncertain_frontier({"accuracy": outcomes}, COSTS * 1e9, n_boot=100).table
+    assert found["regret"].tolist() == [0, 1] and found["regret_high"].max() <= 1
+
+
 def test_answers_depend_on_neither_order_nor_names_of_images():
     outcomes = table(np.random.default_rng(5), 90, runs=2, cheap=0.7, dear=0.8)
     image = np.repeat(np.arange(30), 3)

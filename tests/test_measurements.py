@@ -88,7 +88,7 @@ def test_negative_times_are_refused(tmp_path):
 
 def test_the_published_measurements_are_whole():
     published = load_measurements()
-    assert {"fp32"} <= set(published.encoders["config"]) & set(published.generation["config"])
+    assert {"torch-fp32"} <= set(published.encoders["config"]) & set(published.generation["config"])
     assert measurements.machine_device(published).bandwidth_gb_s > 0
 
 
@@ -135,3 +135,14 @@ def test_a_case_of_minutes_is_left_out_and_named(tiny, monkeypatch):
 def test_a_suite_has_cases():
     with pytest.raises(EdgelibError, match="at least one encoder and one decoder"):
         suite.measure_machine(suite.Suite(encoders={}, decoders={}))
+
+
+def test_kernels_that_are_installed_take_part(tiny):
+    pytest.importorskip("onnxruntime")
+    wanted = ("torch-fp32", "onnx-int8")
+    runners = [runner for runner in suite.installed_runners() if runner.config in wanted]
+    found = suite.measure_machine(tiny, runners)
+    assert found.encoders["config"].unique().tolist() == list(wanted)
+    assert found.generation["config"].unique().tolist() == list(wanted)
+    first = found.encoders.groupby("config")["weights"].first()
+    assert first["onnx-int8"] < first["torch-fp32"] + 50_000  # a tiny file is mostly its description

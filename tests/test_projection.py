@@ -120,6 +120,14 @@ def test_times_must_be_times(points, words):
         projection.fit(points)
 
 
+def test_the_spread_within_devices_leaves_out_what_a_device_shares():
+    errors = pd.DataFrame(dict(silicon=list("aabb"), kind="decode", log_error=[1.1, 0.9, -2.1, -1.9]))
+    assert projection.own_spread(errors, "decode") == pytest.approx(0.1 * np.sqrt(2))
+    assert projection.own_spread(errors, "compute") == projection.own_spread(errors, "decode")
+    with pytest.raises(EdgelibError, match="at least 2 measured points"):
+        projection.own_spread(errors[::2], "decode")
+
+
 def test_one_device_cannot_be_left_out():
     with pytest.raises(EdgelibError, match="at least 2 devices"):
         projection.left_out(POINTS[POINTS["device"] == "agx-thor"])

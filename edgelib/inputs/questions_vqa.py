@@ -176,19 +176,25 @@ KINDS: dict[str, tuple[float, Callable[[Scene, Draws], Case | None]]] = {
 }
 
 
+def vqa_question(kind: str, scene: Scene, draws: Draws) -> dict[str, str] | None:
+    """A question of a kind: question, question_type, answer_type, answer (the truth); None if the scene has none."""
+    case = KINDS[kind][1](scene, draws)
+    if case is None:
+        return None
+    words = wording()["vqa"][kind]
+    opening = draws.pick(list(words["ask"]))
+    question = words["ask"][opening].format(**case[0])
+    return dict(question=question, question_type=opening, answer_type=words["answer_type"], answer=case[1])
+
+
 def vqa_questions(scene: Scene, draws: Draws) -> list[dict[str, str]]:
-    """PER_IMAGE questions of different kinds: question, question_type, answer_type, answer (the truth)."""
+    """PER_IMAGE questions of different kinds, each as `vqa_question`."""
     weights, asked = {kind: weight for kind, (weight, _) in KINDS.items()}, []
     while len(asked) < PER_IMAGE:
         kind = draws.weighted(weights)
         del weights[kind]
-        case = KINDS[kind][1](scene, draws)
-        if case is None:
-            continue
-        words = wording()["vqa"][kind]
-        opening = draws.pick(list(words["ask"]))
-        question = words["ask"][opening].format(**case[0])
-        asked.append(dict(question=question, question_type=opening, answer_type=words["answer_type"], answer=case[1]))
+        question = vqa_question(kind, scene, draws)
+        asked += [question] if question else []
     return asked
 
 

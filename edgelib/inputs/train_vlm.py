@@ -51,12 +51,12 @@ class VlmRecipe:
     tower: tuple[int, float] = (1700, 1e-3)  # steps and peak learning rate of the tower alone
     tower_batch: int = 64  # images
     # (steps, peak learning rate) of each cycle of the whole model; a cycle starts from the average of the last one
-    cycles: tuple[tuple[int, float], ...] = ((2400, 2e-3), (1500, 1.5e-3), (800, 1e-3))
+    cycles: tuple[tuple[int, float], ...] = ((2400, 2e-3), (1400, 1.5e-3))
     tower_share: float = 0.4  # of that rate, for the tower
     batch: int = 32  # images, each with the questions that fit into its sequence
     sight_weight: float = 0.5  # of the read-outs in the loss, once there are answers
     word_weight: float = 0.5  # of naming image tokens by words
-    places_from: int = 1  # cycle, from 0, in which words for sides, texture and light join in
+    places_from: int = 1  # cycle, from 0, in which words for sides, texture and light join in, and drill in them
     weight_decay: float = 0.05
     warmup: float = 0.06  # share of the steps
     average: float = 0.997  # decay of the running average of the weights, which is what is kept
@@ -185,7 +185,8 @@ class Training:
         recipe, (steps, peak) = self.recipe, self.recipe.cycles[cycle]
         before = replace(recipe, cycles=recipe.cycles[:cycle]).images
         # A few scenes in a thousand are left out of the stream, so an index a little further on is a new scene.
-        stream = batches(recipe.batch, recipe.seed, self.writer, start=before + before // 20)
+        places = cycle >= recipe.places_from
+        stream = batches(recipe.batch, recipe.seed, self.writer, start=before + before // 20, drill=places)
 
         def loss_of(sights: Sights, said: Sequences) -> Tensor:
             states = tower_states(self.visual, sights.patches)
@@ -193,7 +194,7 @@ class Training:
             answers = F.cross_entropy(answer_logits(self.model, image, said), said.targets[said.targets != IGNORED])
             named = (image, self.model.get_input_embeddings().weight, sights)
             words = self.words.objects(*named)
-            if cycle >= recipe.places_from:
+            if places:
                 words = words + self.words.places(*named)
             return answers + recipe.word_weight * words + recipe.sight_weight * self.heads.loss(states, sights)
 

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditional
 from edgelib.inputs.questions_mme import PAIRS, light_of, mme_pair
 from edgelib.inputs.questions_pope import pope_questions
 from edgelib.inputs.questions_scene import Draws, Scene, draws_of, visible_scenes, wording
-from edgelib.inputs.questions_vqa import vqa_questions
+from edgelib.inputs.questions_vqa import vqa_question, vqa_questions
 from edgelib.inputs.scenes import COLOURS, IMAGE_SIZE, TEXTURES
 from edgelib.inputs.shapes import SHAPES
 from edgelib.inputs.training import pixel_values
@@ -29,6 +29,7 @@ GRID = IMAGE_SIZE // PATCH  # patches a side
 CELLS = GRID // MERGE  # image tokens a side
 LENGTH = 96  # tokens of a sequence at most; an image is asked what fits in
 _TASKS = ("vqa", "pope", "mme")
+DRILLED = {"vqa": ["side", "is_side", "left_of"], "mme": ["position", "landmark", "scene", "posters"]}
 _BEFORE = 3  # tokens before those of the image: start, role, start of the image
 IGNORED = -100  # target where there is nothing to learn, such as a token that is not part of an answer
 
@@ -75,15 +76,21 @@ def cover_by(cover: Tensor, index: Tensor, classes: int) -> Tensor:
     return by_cell(torch.cat([known, (1 - known.sum(-1, keepdim=True)).clamp(min=0)], -1))
 
 
-def asked_of(scene: Scene, draws: dict[str, Draws], seed: int) -> list[tuple[str, str]]:
-    """(question, answer) pairs of one training image: its VQA questions, and one of POPE's and two of MME's."""
+def asked_of(scene: Scene, draws: dict[str, Draws], seed: int, drill: bool = False) -> list[tuple[str, str]]:
+    """(question, answer) pairs of one training image: its VQA questions, and one of POPE's and two of MME's.
+
+    With `drill` those of DRILLED too, which the three tasks ask too rarely to be learned from.
+    """
     cases = vqa_questions(scene, draws["vqa"])
     cases.append(draws["pope"].pick(pope_questions(scene, draws["pope"], seed)))
-    for _ in range(2):
+    categories = [list(PAIRS), list(PAIRS), *([DRILLED["mme"]] if drill else [])]
+    for names in categories:
         pair = None
         while pair is None:
-            pair = mme_pair(draws["mme"].pick(list(PAIRS)), scene, draws["mme"])
+            pair = mme_pair(draws["mme"].pick(names), scene, draws["mme"])
         cases.append(draws["mme"].pick(pair))
+    if drill:
+        cases += filter(None, (vqa_question(kind, scene, draws["vqa"]) for kind in DRILLED["vqa"]))
     cases = [(case["question"], case["answer"]) for case in cases]
     return sorted(cases, key=lambda _: draws["mme"].pick(range(1 << 16)))
 
@@ -138,7 +145,12 @@ def prefix_positions() -> Tensor:
 
 
 def batches(
-    size: int, seed: int, writer: SequenceWriter | None, split: str = "train", start: int = 0
+    size: int,
+    seed: int,
+    writer: SequenceWriter | None,
+    split: str = "train",
+    start: int = 0,
+    drill: bool = False,
 ) -> Iterator[tuple[Sights, Sequences | None]]:
     """Batches of the scenes of a split in order, from index `start` on, without end; questions only with a writer."""
     kept: list[tuple] = []
@@ -147,7 +159,7 @@ def batches(
         while len(kept) >= size:
             scenes, images, cover, shape = zip(*kept[:size], strict=True)
             sights = _sights(scenes, torch.stack(images), torch.stack(cover), torch.stack(shape))
-            yield sights, writer(_cases(scenes, split, seed)) if writer else None
+            yield sights, writer(_cases(scenes, split, seed, drill)) if writer else None
             kept = kept[size:]
 
 
@@ -165,10 +177,10 @@ def _sights(scenes: list[Scene], images: Tensor, cover: Tensor, shape: Tensor) -
     )
 
 
-def _cases(scenes: list[Scene], split: str, seed: int) -> list[list[tuple[str, str]]]:
+def _cases(scenes: list[Scene], split: str, seed: int, drill: bool) -> list[list[tuple[str, str]]]:
     drawn = (draws_of(task, split, seed, [scene.index for scene in scenes]) for task in _TASKS)
     return [
-        asked_of(scene, dict(zip(_TASKS, draws, strict=True)), seed)
+        asked_of(scene, dict(zip(_TASKS, draws, strict=True)), seed, drill)
         for scene, *draws in zip(scenes, *drawn, strict=True)
     ]
 

@@ -23,7 +23,7 @@ _POINT = 0.01  # of MME, whose scores are written in points
 
 def _mme_frame(rows: pd.DataFrame) -> pd.DataFrame:
     columns = {"category": "task", "image_id": "image", "reference": "answer"}
-    return rows.rename(columns=columns)[["task", "image", "answer", "prediction"]]
+    return rows[[*columns, "prediction"]].rename(columns=columns)
 
 
 def benchmark_scores(task: str, rows: pd.DataFrame, **boot) -> pd.DataFrame:
@@ -49,6 +49,7 @@ def benchmark_difference(
     """
     score = choose(PRIMARY, task, "benchmark") if score is None else score
     if task == "mme":
+        a, b = (own[own["category"] == score] if score in set(own["category"]) else own for own in (a, b))
         test = mme_difference(_mme_frame(a), _mme_frame(b), score=score, **boot)
         interval = tuple(_POINT * bound for bound in test.interval)
         return replace(test, effect=_POINT * test.effect, interval=interval, mde=_POINT * test.mde)

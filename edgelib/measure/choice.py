@@ -55,7 +55,9 @@ def choose_for_tier(
     common = dict(tier=shown, device=device, n=len(table), n_feasible=len(within), illegal=illegal)
     if len(within) == 0:
         return TierChoice(choice=None, regret=np.nan, others=(), binds=_binds(legal, tier), **common)
-    front = frontier_regret(within, maximize=maximize, minimize=minimize).sort_values("regret", kind="stable")
+    front = frontier_regret(within, maximize=maximize, minimize=minimize)
+    cheap = [minimize] if isinstance(minimize, str) else list(minimize)
+    front = front.sort_values(["regret", *cheap], kind="stable")  # of equals the one that costs less
     others = tuple(map(str, front.index[1:]))
     regret = float(front["regret"].iloc[0])
     return TierChoice(choice=str(front.index[0]), regret=regret, others=others, binds=None, **common)

@@ -141,6 +141,12 @@ def devices(path: str | Path | None = None) -> dict[str, Device]:
     return found
 
 
+def family_reasons(family: str) -> dict[str, str]:
+    """Return {unit: why hardware of this family lacks it} from the shipped table; empty for a family it has not."""
+    shipped = yaml.safe_load(files("edgelib.measure").joinpath("devices.yaml").read_text(encoding="utf-8"))
+    return dict(shipped["families"].get(family) or {})
+
+
 def select(table: Mapping[str, Device], keys: Iterable[str]) -> list[Device]:
     """Return the devices of these keys, in order; raises EdgelibError naming the unknown one and the closest."""
     return [choose(table, key, "device") for key in keys]

@@ -29,7 +29,8 @@ class Frontier:
 
     table: one row per config: each criterion with <criterion>_low and _high, each cost, on_frontier, probability of
     being on it, regret with regret_low and regret_high, knee (probability of having the least regret).
-    hypervolume: share of the box between the reference and the ideal point that the frontier dominates, its interval.
+    n_runs: most runs that a config has. hypervolume: share of the box between the reference and the ideal point that
+    the frontier dominates, with its interval.
     """
 
     table: pd.DataFrame
@@ -102,10 +103,14 @@ def _fronts(values: np.ndarray) -> np.ndarray:
 
 
 def _regrets(values: np.ndarray, fronts: np.ndarray) -> np.ndarray:
-    """[B, K] the largest loss against the best on the frontier of the draw, as a share of that frontier's range."""
+    """[B, K] the largest loss against the best on the frontier of the draw, as a share of that frontier's range.
+
+    Where all of the frontier is equal, the range is that of all configs.
+    """
     on = np.where(fronts[..., None], values, np.nan)
     best, worst = np.nanmax(on, axis=1, keepdims=True), np.nanmin(on, axis=1, keepdims=True)
-    return ((best - values) / np.where(best > worst, best - worst, 1)).max(axis=2)
+    span = np.where(best > worst, best - worst, best - values.min(axis=1, keepdims=True))
+    return ((best - values) / np.where(span > 0, span, 1)).max(axis=2)
 
 
 def hypervolume(values, reference) -> float:
@@ -178,6 +183,6 @@ def uncertain_frontier(
     table["on_frontier"], table["probability"] = on_front[0], on_front[1:].mean(axis=0)
     table["regret"], table["knee"] = regret[0], (least[1:] / least[1:].sum(axis=1, keepdims=True)).mean(axis=0)
     table["regret_low"], table["regret_high"] = np.quantile(regret[1:], [tail, 1 - tail], axis=0)
-    runs = len({run for t in tables for run in t.columns.get_level_values(1)})
+    runs = max(int(t.columns.get_level_values(0).value_counts().max()) for t in tables)
     interval = tuple(float(x) for x in np.quantile(volumes[1:], [tail, 1 - tail]))
     return Frontier(table, float(volumes[0]), interval, items, runs, level)

@@ -10,7 +10,7 @@ import pandas as pd
 from edgelib.errors import EdgelibError
 
 
-def speedup_table(table: pd.DataFrame, time: str, baseline: str = "fp32") -> pd.DataFrame:
+def speedup_table(table: pd.DataFrame, time: str, baseline: str = "torch-fp32") -> pd.DataFrame:
     """Return the cases with `speedup` over the baseline configuration of the same case, with low and high.
 
     The same case: model, batch, and prompt where there is one. time: a column of medians, such as "tpot_p50". low and

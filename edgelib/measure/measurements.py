@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from edgelib.errors import EdgelibError
-from edgelib.measure.edge import Device
+from edgelib.measure.edge import Device, family_reasons
 
 PUBLISHED = "epyc-2-cores"
 MEMORY = ("weights", "kv", "activations", "workspace")
@@ -99,12 +99,20 @@ def machine_device(measured: Measurements, key: str = "this-machine") -> Device:
             f"the measurements of {machine['name']} lack the ceilings {', '.join(lacking)}; measure again"
         )
     rates = {name.removesuffix("_tops"): float(rate) for name, rate in ceilings.items() if name.endswith("_tops")}
-    memory = machine.get("memory_gib")
+    memory, family = machine.get("memory_gib"), str(machine.get("family", "measured"))
+    # Integer products run on every CPU that Python runs on; their ceiling is not measured.
+    rates = rates if "int8" in rates else rates | {"int8": None}
+    facts = dict(memory_gib=memory, usable_gib=machine.get("usable_gib", memory))
     return Device(
-        key=key, name=str(machine["name"]), family=str(machine.get("family", "measured")), memory_gib=memory,
-        usable_gib=machine.get("usable_gib", memory), bandwidth_gb_s=float(ceilings["read_gb_s"]),
-        rates=MappingProxyType(rates), sources=("measured in the same process as the times",),
-    )  # fmt: skip
+        key=key,
+        name=str(machine["name"]),
+        family=family,
+        bandwidth_gb_s=float(ceilings["read_gb_s"]),
+        rates=MappingProxyType(rates),
+        lacks=MappingProxyType(family_reasons(family)),
+        sources=("measured in the same process as the times",),
+        **facts,
+    )
 
 
 def achieved(table: pd.DataFrame, time: str) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from torch import nn
 from edgelib.errors import EdgelibError
 
 PERCENTILES = (25, 50, 75, 95)
+_CPU = torch.device("cpu")
 _CACHE_BYTES = 256 * 2**20  # more than any cache that could keep the inputs of the last iteration
 
 
@@ -104,7 +105,8 @@ class Generation:
                 raise EdgelibError(f"{name} must be a whole number of at least 1, got {count!r}")
         self.model, self.device = model, next(model.parameters()).device
         generator = torch.Generator().manual_seed(seed)
-        self.prompt = torch.randint(model.config.vocab_size, (batch, prompt), generator=generator).to(self.device)
+        words = model.config.get_text_config().vocab_size
+        self.prompt = torch.randint(words, (batch, prompt), generator=generator).to(self.device)
         self.cache = None
 
     @torch.inference_mode()
@@ -121,6 +123,38 @@ class Generation:
     def cache_bytes(self) -> int:
         """Return the bytes of keys and values after a run."""
         return sum(t.numel() * t.element_size() for layer in self.cache.layers for t in (layer.keys, layer.values))
+
+
+class StepGeneration:
+    """The same for a decoder of `edgelib.quant.decoder`, which reads its prompt one token at a time.
+
+    kv_bytes: bytes of keys and values of so many tokens. Its time to the first token is that of `prompt` steps.
+    """
+
+    def __init__(
+        self, decoder, vocabulary: int, kv_bytes: Callable[[int], float], *, batch: int = 1, prompt: int = 128
+    ):
+        self.decoder, self.kv_bytes, self.tokens = decoder, kv_bytes, 0
+        self.prompt = torch.randint(vocabulary, (batch, prompt), generator=torch.Generator().manual_seed(0))
+
+    def run(self, new_tokens: int) -> np.ndarray:
+        """Generate and return the marks in ms [1 + new_tokens]: 0, then the end of every token."""
+        marks, cache, length = Marks(), None, self.prompt.shape[1]
+        marks.mark()
+        tokens = self.prompt[:, :1]
+        for position in range(length + new_tokens - 1):
+            logits, cache = self.decoder.step(tokens, position, cache)
+            if position >= length - 1:
+                tokens = logits.argmax(dim=-1, keepdim=True)
+                marks.mark()
+            else:
+                tokens = self.prompt[:, position + 1 : position + 2]
+        self.tokens = len(self.prompt) * (length + new_tokens - 1)
+        return marks.ms()
+
+    def cache_bytes(self) -> int:
+        """Return the bytes of keys and values after a run."""
+        return int(self.kv_bytes(self.tokens))
 
 
 def profile_generation(
@@ -143,7 +177,9 @@ def profile_generation(
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters and buffers, shared storage once."""
+    """Return the bytes of a model's parameters and buffers, shared storage once; of a session those of its file."""
+    if hasattr(model, "bytes"):
+        return model.bytes
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -154,7 +190,7 @@ def memory_split(model: nn.Module, step: Callable[[], object], kept: Callable[[]
     activations: the peak of what the framework allocates during the step beyond kv. workspace: what its libraries hold
     beyond that, on a GPU the reserved pool beyond the peak, on Linux the rise of the process's own peak; 0 elsewhere.
     """
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu")) if isinstance(model, nn.Module) else _CPU
     step()  # one-time buffers of libraries are no part of a step
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -186,6 +186,24 @@ def _factor(errors: pd.DataFrame, kind: str, level: float) -> float:
     return float(np.exp(quantile * np.sqrt(squares.mean() * (1 + 1 / devices))))
 
 
+def own_spread(errors: pd.DataFrame, kind: str) -> float:
+    """Return the standard deviation of log errors around their device's mean: what a device's projections do not share.
+
+    errors: of `left_out`. All kinds are pooled where this one has no device with two points.
+    Raises EdgelibError where no device has two points.
+    """
+    same = errors[errors["kind"] == kind]
+    for part in (same, errors):
+        sizes = part.groupby("silicon")["log_error"].transform("size")
+        several = part[sizes > 1]
+        if len(several):
+            means = several.groupby("silicon")["log_error"].transform("mean")
+            return float(
+                np.sqrt(((several["log_error"] - means) ** 2).sum() / (len(several) - several["silicon"].nunique()))
+            )
+    raise EdgelibError("the spread within a device needs a device with at least 2 measured points")
+
+
 def validate(points: pd.DataFrame, level: float = 0.9) -> Validation:
     """Project every published point from the other devices alone, with an interval that has not seen it either.
 

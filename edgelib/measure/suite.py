@@ -6,6 +6,7 @@ Configurations of one case take turns, round by round, so that whatever else the
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +17,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 from edgelib.measure.ceilings import ceilings
-from edgelib.measure.measurements import COLUMNS, Measurements
-from edgelib.measure.profiling import Generation, memory_split, percentiles, times_ms, token_times
-from edgelib.measure.workload import decode_work, decoder, encode_work, encoder
+from edgelib.measure.costs import weight_bits
+from edgelib.measure.measurements import COLUMNS, Measurements, load_measurements, save_measurements
+from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_times
+from edgelib.measure.workload import Decoder, decode_work, decoder, encode_work, encoder
 from edgelib.quant.architectures import architecture
+from edgelib.quant.kernels import KERNELS, available_kernels, with_kernel
+from edgelib.quant.quantize import quantize
 
 _PACKAGES = ("torch", "transformers", "onnxruntime", "torchao")
 
 
 @dataclass(frozen=True)
 class Runner:
-    """One way to run a model: a runtime and a configuration, and how to build it from the fp32 model.
+    """One way to run a model: a kernel, the numbers it computes with, and how to build it from the fp32 model.
 
     weight, activation: number formats; bits: per weight, scales included; head_bits, other_bits: of the output head,
-    and of what else is stored and passed on. build: model -> model that runs that way.
+    and of what else is stored and passed on. build: (module, example inputs) -> module that runs that way.
+    decode: decoder -> what generates token by token, a model of transformers or a decoder with steps; None: cannot.
     """
 
     runtime: str
@@ -43,13 +48,37 @@ class Runner:
     bits: float
     head_bits: float
     other_bits: float
-    build: Callable[[nn.Module], nn.Module]
+    build: Callable[[nn.Module, list[Tensor]], nn.Module]
+    decode: Callable[[nn.Module], object] | None = None
+
+
+def _bf16(module: nn.Module) -> nn.Module:
+    return module.to(torch.bfloat16)
 
 
 TORCH = (
-    Runner("torch", "fp32", "fp32", "fp32", 32, 32, 32, lambda model: model),
-    Runner("torch", "bf16", "bf16", "bf16", 16, 16, 16, lambda model: model.to(torch.bfloat16)),
+    Runner("torch", "torch-fp32", "fp32", "fp32", 32, 32, 32, lambda module, _: module, lambda module: module),
+    Runner("torch", "torch-bf16", "bf16", "bf16", 16, 16, 16, lambda module, _: _bf16(module), lambda m: _bf16(m)),
 )
+# Numbers of the kernels of `edgelib.quant.kernels` that an encoder can be timed with: weights, activations, and bits
+# per weight where the kernel quantizes by itself.
+_NUMBERS = {
+    "onnx-fp32": ("fp32", "fp32", 32.0), "onnx-int4": ("int4", "int8", None), "onnx-int8": ("int8", "int8", None),
+    "onnx-int8-tensor": ("int8", "int8", None),
+    "torchao-int8": ("int8", "fp32", 8.1), "torchao-int8-dynamic": ("int8", "int8", 8.1),
+    "torchao-int4": ("int4", "bf16", 4.25), "torchao-fp8": ("fp8_e4m3", "fp8_e4m3", 8.1),
+}  # fmt: skip
+
+
+class Tower(nn.Module):
+    """A vision encoder of transformers that takes pixels and returns one tensor, as kernels want it."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.module(pixel_values=pixels).pooler_output
 
 
 @dataclass(frozen=True)
@@ -118,8 +147,39 @@ def measure_machine(
 
 
 def installed_runners() -> tuple[Runner, ...]:
-    """Return torch's runners and one for every installed kernel."""
-    return TORCH
+    """Return torch's runners and one for every other kernel that can run here."""
+    kernels = available_kernels()
+    usable = kernels.loc[kernels["available"] & kernels["kernel"].isin(list(_NUMBERS)), "kernel"]
+    return (*TORCH, *(_kernel_runner(name) for name in usable))
+
+
+def _kernel_runner(kernel: str) -> Runner:
+    weight, activation, bits = _NUMBERS[kernel]
+    scheme = KERNELS[kernel].scheme
+    if bits is None:
+        bits = weight_bits(architecture("clip-vit-base-patch32").vision_model, scheme)
+
+    def build(module: nn.Module, inputs: list[Tensor]) -> nn.Module:
+        made = quantize(module, scheme) if scheme else module
+        return with_kernel(made, kernel, None if kernel.startswith("torchao") else inputs)
+
+    def decode(module: nn.Module):
+        from edgelib.quant.decoder import decoder_of
+
+        return decoder_of(quantize(module, scheme) if scheme else module, kernel)
+
+    runtime = {"onnx": "ONNX Runtime", "torchao": "torchao"}[kernel.split("-")[0]]
+    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode if runtime != "torchao" else None)
+
+
+def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:
+    """Return the measurements that a chapter's parameter names: None the published ones, "here" taken now, a folder.
+
+    folder: where measurements that are taken now are kept. They are quick ones, and differ from run to run.
+    """
+    if wanted != "here":
+        return load_measurements(wanted)
+    return load_measurements(save_measurements(measure_machine(QUICK), folder))
 
 
 def describe(name: str | None = None) -> dict:
@@ -173,15 +233,17 @@ def _too_long(operations: float, runner: Runner, limits: Mapping[str, float], ca
 @torch.inference_mode()
 def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> list[dict]:
     rows, tower = [], encoder(shape)
-    built = {runner: runner.build(architecture(model, device="cpu").vision_model) for runner in runners}
+    example = [torch.zeros(2, 3, tower.image, tower.image)]
+    plain = architecture(model, device="cpu").vision_model
+    built = {runner: runner.build(Tower(copy.deepcopy(plain)).eval(), example) for runner in runners}
     for batch in batches:
         images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
         steps, times = {}, {}
         for runner, module in built.items():
             work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
             if not _too_long(work.operations, runner, limits, f"{model} {runner.config} batch {batch}", left_out):
-                pixels = images.to(next(module.parameters()).dtype)
-                steps[runner] = lambda module=module, pixels=pixels: module(pixel_values=pixels)
+                pixels = images.bfloat16() if runner.config == "torch-bf16" else images
+                steps[runner] = lambda module=module, pixels=pixels: module(pixels)
                 times[runner] = []
         for _ in range(suite.rounds):
             for runner, step in steps.items():
@@ -198,20 +260,26 @@ def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> li
 def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> list[dict]:
     rows, dims = [], decoder(shape)
     # One after the other, because a decoder of two billion weights is not held in memory several times.
-    for runner in runners:
+    for runner in [runner for runner in runners if runner.decode is not None]:
         module = None
         for batch, prompt in cases:
             case = f"{model} {runner.config} batch {batch} prompt {prompt}"
             if _too_long(2 * dims.body * batch * prompt, runner, limits, case, left_out):
                 continue
             if module is None:
-                module = runner.build(language_model(architecture(model, device="cpu")))
-            generation = Generation(module, batch=batch, prompt=prompt)
+                module = runner.decode(architecture(model, device="cpu"))
+            generation = _generation(module, dims, batch, prompt)
             generation.run(2)
             runs = [token_times(generation.run(suite.new_tokens)) for _ in range(suite.rounds)]
             rows.append(_case(model, runner, batch) | _token_row(runs, dims, runner, batch, prompt, suite.new_tokens)
                         | memory_split(module, lambda g=generation: g.run(2), generation.cache_bytes))  # fmt: skip
     return rows
+
+
+def _generation(made, dims: Decoder, batch: int, prompt: int) -> Generation | StepGeneration:
+    if isinstance(made, nn.Module):
+        return Generation(made, batch=batch, prompt=prompt)
+    return StepGeneration(made, dims.vocab, lambda tokens: dims.kv_bytes(tokens, 32), batch=batch, prompt=prompt)
 
 
 def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> dict:
@@ -226,11 +294,3 @@ def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> 
         **{f"tpot_{name}": tpot[name] for name in ("p25", "p50", "p75", "p95")}, tpot=float(later.mean()),
         tokens_per_s=batch * 1e3 / float(later.mean()), operations=work.operations, bytes=work.bytes,
     )  # fmt: skip
-
-
-def language_model(model: nn.Module) -> nn.Module:
-    """Return the part of a model that generates text from token ids, the model itself where it is nothing else.
-
-    A vision-language model answers token ids without an image as its language model does; its vision encoder idles.
-    """
-    return model

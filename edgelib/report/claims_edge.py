@@ -85,7 +85,7 @@ def tier_claim(choice: TierChoice, table: pd.DataFrame, labels: Mapping[str, str
     quoted = ", ".join(amount(column, row[column]) for column in costs)
     sure = f", on the frontier with probability {row['probability']:.2f}" if "probability" in table else ""
     evidence = f"{choice.regret:.2f} of the range{sure}; {quoted}"
-    within = f"of {choice.n_feasible} configurations within the budgets"
+    within = f"of {choice.n_feasible} within the budgets"
     return f"{where}: {within}, {labels[choice.choice]} has the least regret ({evidence}){refused}"
 
 

@@ -48,7 +48,7 @@ def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
 
 
 def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
-    """Achieved rates under the roofs of a device (columns config, name, intensity, tops), both axes logarithmic.
+    """Achieved rates under the roofs of a device (columns name, intensity, tops), both axes logarithmic.
 
     The sloping roof is the device's bandwidth, each level one its rate in one format; what lies under the slope is
     bound by memory, what lies under a level roof by arithmetic.
@@ -62,10 +62,9 @@ def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
         ax.plot(at, roof, color=GREY, linewidth=1.2)
         ax.annotate(f"{unit} {rate:g} Tops/s", (at[-1], roof[-1]), xytext=(0, 3), textcoords="offset points",
                     ha="right", color=GREY, fontsize=8)  # fmt: skip
-    styles = looks(table["config"])
-    for (config, name), rows in table.groupby(["config", "name"], sort=False):
-        style = styles[config]
-        ax.plot(rows["intensity"], rows["tops"], style.marker, color=style.colour, markersize=6, label=name)
+    for k, (name, rows) in enumerate(table.groupby("name", sort=False)):
+        colour, marker = _HUES[k % len(_HUES)], _MARKERS[k % len(_MARKERS)]
+        ax.plot(rows["intensity"], rows["tops"], marker, color=colour, markersize=6, label=name)
     _log(ax, "xy")
     ax.set(xlabel="Arithmetic intensity (operations per byte)", ylabel="Achieved rate (1e12 operations/s)")
     ax.grid(axis="x", visible=True)
