@@ -27,7 +27,7 @@ _HOMES = {
     "packed_size": "quant.packed_size",
     "save_packed": "quant.packing",
     "load_packed": "quant.packing",
-    "evaluate": "evaluation.zero_shot",
+    "evaluate": "evaluation.evaluate",
     "robustness_score": "measure.metrics",
     "accuracy_drop": "measure.metrics",
     "mce": "measure.metrics",
@@ -43,7 +43,7 @@ __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from edgelib.errors import EdgelibError as EdgelibError
-    from edgelib.evaluation.zero_shot import evaluate as evaluate
+    from edgelib.evaluation.evaluate import evaluate as evaluate
     from edgelib.inputs.calibration import calibration_set as calibration_set
     from edgelib.inputs.corruptions import CORRUPTIONS as CORRUPTIONS
     from edgelib.inputs.corruptions import corrupt as corrupt

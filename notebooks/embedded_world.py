@@ -63,8 +63,8 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
+from edgelib.evaluation.evaluate import evaluate
 from edgelib.evaluation.sweep import planted
-from edgelib.evaluation.zero_shot import evaluate
 from edgelib.inputs.captions import TEMPLATES, captions
 from edgelib.inputs.datasets import dataset
 from edgelib.inputs.models import EMBEDDED, embedded_models, load

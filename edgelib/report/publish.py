@@ -86,8 +86,8 @@ def fingerprint(chapter: Chapter) -> str:
     digest.update(json.dumps([sources, chapter.parameters, _named_inputs(chapter)], sort_keys=True).encode())
     imported = [name for cell in cells if cell.cell_type == "code" for name in imported_names(cell.source)]
     library = chapter.root / "edgelib"
-    data = [p for p in library.rglob("*") if p.is_file() and p.suffix != ".py" and _is_visible(p.relative_to(library))]
-    for path in [*files_behind(imported, library), *sorted(data), chapter.root / "constraints.txt"]:
+    data = [path for path in _data_of(library) if _is_named(path.relative_to(library), [sources, chapter.parameters])]
+    for path in [*files_behind(imported, library), *data, chapter.root / "constraints.txt"]:
         digest.update(path.relative_to(chapter.root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -184,6 +184,19 @@ def publish_all(chapters: list[Chapter], *, force: bool = False, say: Callable[[
 
 def _shown_metadata(cell: NotebookNode) -> dict[str, Any]:
     return {key: cell.metadata[key] for key in ("tags", "mystnb") if key in cell.metadata}
+
+
+def _data_of(library: Path) -> list[Path]:
+    files = (path for path in library.rglob("*") if path.is_file() and path.suffix != ".py")
+    return sorted(path for path in files if _is_visible(path.relative_to(library)))
+
+
+def _is_named(path: Path, chapter: object) -> bool:
+    """Whether a chapter (its sources and parameters) can see a file: of the embedded models, those that it names."""
+    if "embedded" not in path.parts:
+        return True
+    text = json.dumps(chapter)
+    return path.parent.name in text or "embedded_models" in text
 
 
 def _is_visible(path: Path) -> bool:
