@@ -50,9 +50,10 @@ def calibration_set(
         seed start from the same items, but for "clean" and "single-class".
     seed: which images are drawn; the first k of a draw of n are the draw of k.
     source: a data set's name or path, read from its "train" split, or a Dataset to draw from, where names or columns
-        must be given; default "scenes". A source without a training split is drawn from the split of `exclude`, or "test", from the
-        far end of the order in which `dataset` draws them with the same seed. Whenever scored items come from the same
-        split, pass them as `exclude` to be sure that the two stay apart; the rows' `split` column says which it was.
+        must be given; default "scenes". A source without a training split is drawn from the split of `exclude`, or
+        "test", from the far end of the order in which `dataset` draws them with the same seed. Whenever scored items
+        come from the same split, pass them as `exclude` to be sure that the two stay apart; the rows' `split` column
+        says which it was.
     exclude: a Dataset whose images are not drawn; equality is by pixels, so it holds across files and splits.
 
     offline, label_column, image_column: as `dataset` takes them.
