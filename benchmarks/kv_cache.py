@@ -26,6 +26,7 @@ SCHEMES = (
     "int4-token", "int4-kivi", "nvfp4-amax", "e4m3-amax-bias",
 )  # fmt: skip
 STEPS, RUNS = 24, 4
+TOKENS = dict(pad_token_id=0, bos_token_id=0, eos_token_id=None)
 VISION = dict(depth=1, embed_dim=32, num_heads=2, mlp_ratio=2, patch_size=4)
 
 
@@ -34,7 +35,7 @@ def decoder(device: str, **text) -> Qwen2VLForConditionalGeneration:
     sections = {16: [2, 3, 3], 32: [4, 6, 6], 128: [16, 24, 24]}[text["hidden_size"] // text["num_attention_heads"]]
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections}
     config = Qwen2VLConfig(
-        text_config=text | dict(rope_parameters=rope, vocab_size=1024, pad_token_id=0, eos_token_id=None, bos_token_id=0),
+        text_config=text | dict(rope_parameters=rope, vocab_size=1024, **TOKENS),
         vision_config=VISION | dict(hidden_size=text["hidden_size"]), image_token_id=1, video_token_id=2,
     )  # fmt: skip
     model = Qwen2VLForConditionalGeneration(config).eval().requires_grad_(False)

@@ -218,5 +218,6 @@ def counted(codes: Tensor, bits: int) -> Tensor:
 
 def require_finite(x: Tensor, what: str) -> None:
     """Raise EdgelibError for NaN or inf, which codes could not tell from numbers."""
-    if not bool(torch.isfinite(x).all()):
+    # the sum is cheap, and not finite if a value is not; a sum that overflows takes the second look
+    if not math.isfinite(float(x.sum())) and not bool(torch.isfinite(x).all()):
         raise EdgelibError(f"{what} hold NaN or inf, so nothing can be stored; find the operation that made them")
