@@ -266,7 +266,7 @@ class VlmAccuracy(Parameters):
     vision_configs: list[str] = Field(
         ["w8a8-smoothquant-vision"], description="configurations that round the vision tower too"
     )
-    twins: list[str] = Field(["weight:16"], description='planted outliers as "kind:strength", beside the plain model')
+    twins: Names = Field(["weight:16"], description='planted outliers as "kind:strength", beside the plain model')
     twin_configs: Names = Field(["w4a16", "w4a16-awq"], description="configurations evaluated on the twins")
     calibration: str = Field("balanced", min_length=1, description="calibration mix")
     calibration_source: Literal["vqa", "pope", "mme"] = Field("vqa", description="whose questions calibrate")

@@ -50,9 +50,10 @@ def calibration_set(
         seed start from the same items, but for "clean" and "single-class".
     seed: which images are drawn; the first k of a draw of n are the draw of k.
     source: a data set's name or path, read from its "train" split, or a Dataset to draw from, where names or columns
-        must be given; default "scenes". A source without a training split is drawn from its "test" items, from the
-        far end of the order in which `dataset` draws them with the same seed. Whenever scored items come from the same
-        split, pass them as `exclude` to be sure that the two stay apart; the rows' `split` column says which it was.
+        must be given; default "scenes". A source without a training split is drawn from the split of `exclude`, or
+        "test", from the far end of the order in which `dataset` draws them with the same seed. Whenever scored items
+        come from the same split, pass them as `exclude` to be sure that the two stay apart; the rows' `split` column
+        says which it was.
     exclude: a Dataset whose images are not drawn; equality is by pixels, so it holds across files and splits.
 
     offline, label_column, image_column: as `dataset` takes them.
@@ -75,7 +76,8 @@ def calibration_set(
     length = max(_GENERATED_POOL, _POOL_SHARE[kind.draw] * n)
     length = n * _QUESTION_POOL[kind.language if kind.paired else None] if source in QUESTIONS else length
     options = Options(image_column, label_column)
-    name, split, pool = _pool("scenes" if source is None else source, length, offline, options)
+    fallback = UNSPLIT if exclude is None else exclude.split
+    name, split, pool = _pool("scenes" if source is None else source, length, offline, options, fallback)
     if isinstance(pool, Asked):
         base = address("calibration", mix.partition(":")[0], seed)
         change = partial(_changed, change=change_of(kind, mix, argument, seed), base=base)
@@ -132,9 +134,9 @@ def _spread(share: float, n: int, seed: int) -> np.ndarray:
 
 
 def _pool(
-    source: str | os.PathLike | Dataset | QuestionSet, length: int, offline: bool, options: Options
+    source: str | os.PathLike | Dataset | QuestionSet, length: int, offline: bool, options: Options, fallback: str
 ) -> tuple[str, str, Labelled | Asked]:
-    """Name, split and items that a calibration set may be drawn from."""
+    """Name, split and items that a calibration set may be drawn from: the training split, or `fallback`."""
     if isinstance(source, QuestionSet):
         return source.name, source.split, Asked(source.task, source.rows, partial(select_images, source.images))
     if isinstance(source, Dataset):
@@ -142,7 +144,7 @@ def _pool(
         return source.name, source.split, pool
     source = source_name(source)
     opened = GENERATED[source](length, 0) if source in GENERATED else open_source(source, offline)
-    split = "train" if "train" in opened.splits else UNSPLIT
+    split = "train" if "train" in opened.splits else fallback if fallback in opened.splits else UNSPLIT
     return opened.name, split, opened.read(split, options)
 
 

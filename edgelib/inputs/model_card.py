@@ -31,6 +31,7 @@ def write_vlm_card(
         f"- Questions of `scenes-{task}`, split `test`, {score[1]:,} of them, answered as expected: {_share(*score)}."
         for task, score in scores.items()
     ]
+    lines.insert(0, "- The vision tower starts as that of `scenes-clip`, which is trained from scratch too.")
     lines.append("- The intervals take questions as independent, though some share an image.")
     lines.append("- The questions are synthetic stand-ins: no score on them is one on VQAv2, POPE or MME.")
     lines.append("- Share of validation patches and answers that are right, during training: `training_log.csv`.")

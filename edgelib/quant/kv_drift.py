@@ -47,12 +47,15 @@ class _Forced(LogitsProcessor):
 
 
 @torch.no_grad()
-def kv_drift(model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64) -> pd.DataFrame:
+def kv_drift(
+    model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64, *, beyond_end: bool = False
+) -> pd.DataFrame:
     """Return one row per prompt and decode step: item, step, kl, flip.
 
     The model first writes `steps` tokens greedily with its own cache; the rounded cache is then made to read the same
     tokens. kl: divergence of the distribution of the step's token from the one before, in nats. flip: whether another
-    token would have been written. Steps after the end of an answer are left out.
+    token would have been written. Steps after the end of an answer are left out, unless the model is made to write on
+    (`beyond_end`) to see whether errors grow.
     """
     module, frames, first = module_of(model), [], 0
     ends = module.generation_config.eos_token_id
@@ -60,7 +63,7 @@ def kv_drift(model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64) ->
     for batch in prompt_batches(model, data, batch_size):
         prompt = batch["input_ids"].shape[1]
         options = dict(max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True)
-        before = module.generate(**batch, **options)
+        before = module.generate(**batch, **options, min_new_tokens=steps if beyond_end else 0)
         tokens = before.sequences[:, prompt:]
         forced = LogitsProcessorList([_Forced(tokens, prompt)])
         options["max_new_tokens"] = tokens.shape[1]
@@ -68,7 +71,7 @@ def kv_drift(model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64) ->
         old, new = (torch.stack(out.logits, 1).float().log_softmax(-1) for out in (before, after))
         kl = (old.exp() * (old - new)).sum(-1).clamp(min=0)
         stops = torch.isin(tokens, ends.to(tokens.device))
-        alive = (stops.cumsum(1) - stops.long() == 0).cpu()
+        alive = (stops.cumsum(1) - stops.long() == 0).cpu() | beyond_end
         rows, step = alive.nonzero(as_tuple=True)
         frames.append(pd.DataFrame({
             "item": first + rows.numpy(), "step": step.numpy(), "kl": kl.cpu()[alive].numpy(),

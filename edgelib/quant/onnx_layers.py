@@ -84,6 +84,8 @@ class _Int8Tensor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, codes, zero, scale, bias):
+        if torch.onnx.is_in_onnx_export():
+            return _blank(x, bias)
         return dynamic_tensor(x) @ ((codes.to(x.dtype) - zero.to(x.dtype)) * scale) + bias
 
     @staticmethod
@@ -98,6 +100,8 @@ class _Int8Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, codes, zero, scale, bias):
+        if torch.onnx.is_in_onnx_export():
+            return _blank(x, bias)
         return FORMATS["int8"].round_rows(x) @ ((codes.to(x.dtype) - zero.to(x.dtype)) * scale) + bias
 
     @staticmethod
@@ -118,6 +122,8 @@ class _NBits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, packed, scale, zero, bias, width, bits, block):
+        if torch.onnx.is_in_onnx_export():
+            return _blank(x, bias)
         rows = len(packed)
         codes = _unpacked(packed.reshape(rows, -1), bits).reshape(rows, -1, block).to(x.dtype)
         zeros = _unpacked(zero.reshape(rows, -1), bits)[:, : codes.shape[1], None].to(x.dtype)
@@ -131,6 +137,11 @@ class _NBits(torch.autograd.Function):
             block_size_i=block, accuracy_level_i=4,
         )  # fmt: skip
         return _typed(g.op("Add", product, bias), x, bias)
+
+
+def _blank(x: Tensor, bias: Tensor) -> Tensor:
+    """Return an output of the right shape: an export asks for the operators, not for what they compute."""
+    return x.new_zeros(*x.shape[:-1], len(bias))
 
 
 def _typed(product, x, columns):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
-from edgelib.quant.onnx_layers import CONTRIB
+from edgelib.quant.onnx_layers import CONTRIB, Int8Linear, NBitsLinear
 
 
 class OnnxModule(nn.Module):
@@ -66,13 +66,14 @@ def export(
 def _write(module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], outputs: Sequence[str], path: Path):
     names = [f"input_{i}" for i in range(len(inputs))]
     axes = {name: {axis: f"{name}_{axis}" for axis in free} for name, free in zip(names, dynamic, strict=True) if free}
+    integers = any(isinstance(layer, Int8Linear | NBitsLinear) for layer in module.modules())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of every branch of transformers, and of its own age
         try:
             # by tracing: the exporter that replaces it takes some twenty times as long on the same towers
             torch.onnx.export(
                 module, inputs, path, dynamo=False, opset_version=20, input_names=names, output_names=list(outputs),
-                dynamic_axes=axes, custom_opsets={CONTRIB: 1}, do_constant_folding=True,
+                dynamic_axes=axes, custom_opsets={CONTRIB: 1} if integers else {}, do_constant_folding=True,
             )  # fmt: skip
         except Exception as error:  # torch raises many types, all of them long
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)

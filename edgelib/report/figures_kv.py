@@ -48,12 +48,16 @@ def state_ranges(table: pd.DataFrame, ax: Axes, largest: float, name: str) -> Ax
 
 
 def parts_of_loss(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Parts of a loss in points with intervals, one line per factor (columns game, factor, effect, low, high)."""
+    """Parts of a loss in points with intervals, one line per factor (columns game, factor, effect, low, high).
+
+    The axis is linear up to two points and logarithmic beyond.
+    """
     colours = dict(zip(dict.fromkeys(table["game"]), _HUES, strict=False))
     for place, row in enumerate(table.itertuples()):
         spread = [[100 * (row.effect - row.low)], [100 * (row.high - row.effect)]]
         ax.errorbar(100 * row.effect, place, xerr=spread, color=colours[row.game], marker="o", markersize=6)
     ax.axvline(0, color=GREY, linewidth=1.0)
+    ax.set_xscale("symlog", linthresh=2)
     ax.set_yticks(range(len(table)), list(table["factor"]))
     ax.set(ylim=(len(table) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
