@@ -16,6 +16,7 @@ from torch import nn
 
 from edgelib.errors import EdgelibError
 from edgelib.evaluation.generate import answers, scored
+from edgelib.evaluation.store import code_version
 from edgelib.evaluation.sweep import PLAIN, planted
 from edgelib.evaluation.zero_shot import Condition
 from edgelib.inputs.calibration import calibration_set
@@ -91,6 +92,7 @@ class KVStudy:
             "caches": True, "model": self.model.fingerprint, "device": self.model.device.type,
             "dtype": str(self.model.dtype), "seed": self.seed, "data": self.data.fingerprint,
             "max_new_tokens": self.max_new_tokens, "versions": {name: version(name) for name in _LIBRARIES},
+            "code": code_version(__name__),
         }  # fmt: skip
 
     def spec(self, variant: KVVariant, twin: str) -> dict:
