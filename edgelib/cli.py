@@ -113,7 +113,7 @@ def measure(
     """Time models of public dimensions on this machine, with every kernel that is installed."""
     import torch
 
-    from edgelib.measure import suite as measuring
+    from edgelib.evaluation import suite as measuring
     from edgelib.measure.measurements import save_measurements
 
     plan = choose(measuring.SUITES, suite, "suite")

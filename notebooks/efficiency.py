@@ -74,10 +74,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
+from edgelib.evaluation.costs import weight_bits
 from edgelib.evaluation.packed import packed_round_trip
+from edgelib.evaluation.suite import measurements_of
 from edgelib.inputs.datasets import dataset as read_images
 from edgelib.inputs.models import load
-from edgelib.measure.costs import weight_bits
 from edgelib.measure.edge import devices as device_rows
 from edgelib.measure.edge import legality, memory_table, select
 from edgelib.measure.gains import separated_gains, speedup_table, swift_vlm_flow
@@ -91,7 +92,6 @@ from edgelib.measure.projection import (
 from edgelib.measure.projection import (
     validate as validate_projection,
 )
-from edgelib.measure.suite import measurements_of
 from edgelib.measure.workload import decode_work, encode_work
 from edgelib.measure.workload import decoder as decoder_shape
 from edgelib.measure.workload import encoder as encoder_shape

@@ -100,13 +100,13 @@ from IPython.display import HTML, Markdown, display
 from myst_nb import glue
 
 from edgelib.evaluation.choices import calibration_sweeps, mixed_outcomes, outcome_tables
+from edgelib.evaluation.costs import deployment_costs
 from edgelib.evaluation.plan import grid_of
 from edgelib.evaluation.sensitivity import layer_sensitivity
 from edgelib.evaluation.store import CellStore
 from edgelib.inputs.calibration import calibration_set
 from edgelib.measure.allocation import allocate, total
 from edgelib.measure.choice import choose_for_tier
-from edgelib.measure.costs import deployment_costs
 from edgelib.measure.edge import devices as device_rows
 from edgelib.measure.edge import select
 from edgelib.measure.frontier import uncertain_frontier

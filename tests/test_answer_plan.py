@@ -53,6 +53,7 @@ def test_the_parameters_of_a_real_model_run_on_a_small_folder_of_its_family(fami
     published = yaml.safe_load((root / "params" / "qwen2-vl-2b" / "vlm_accuracy.yaml").read_text())
     configs = ["bf16", "w4a16-awq-g32"]  # the groups of 128 that are published do not divide layers of 32
     own = dict(configs=configs, vision_configs=["w8a8-minmax-vision"], translation_config="w4a16-awq-g32", device="cpu")
+    own |= dict(twin_configs=["w4a16-awq-g32"])
     paths = {task: str(benchmarks / task) for task in NAMES}
     p = VlmAccuracy(
         **published | SIZES | own | paths | dict(model=str(folder), conditions=["fog:3"], translation_draws=1)

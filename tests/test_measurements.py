@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.measure import measurements, suite
+from edgelib.evaluation import suite
+from edgelib.measure import measurements
 from edgelib.measure.measurements import COLUMNS, Measurements, achieved, load_measurements
 
 MACHINE = {

@@ -29,7 +29,7 @@ def scatter(
     """Return HTML of a scatter of rows: hover for all columns of `tooltip`, click a colour to keep it, choose a value.
 
     name: id of the chart on its page, letters and dashes. label: what it shows, for readers who cannot see it.
-    choose: column whose value a menu selects. Columns are their own titles.
+    choose: column whose value a menu selects, at first the one with most points. Columns are their own titles.
     Raises EdgelibError for missing columns, NaN in x or y, and a name that is no id.
     """
     import altair as alt
@@ -42,8 +42,9 @@ def scatter(
     if rows[[x, y]].isna().any(axis=None):
         raise EdgelibError(f"the chart's rows hold NaN in {x!r} or {y!r}; drop those rows")
     values = list(dict.fromkeys(rows[choose]))
+    fullest = max(values, key=lambda value: (rows[choose] == value).sum())
     menu = alt.selection_point(
-        fields=[choose], bind=alt.binding_select(options=values, name=f"{choose} "), value=values[0]
+        fields=[choose], bind=alt.binding_select(options=values, name=f"{choose} "), value=fullest
     )  # fmt: skip
     kept = alt.selection_point(fields=[colour], bind="legend")
     chart = (

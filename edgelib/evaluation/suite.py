@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.evaluation.costs import weight_bits
 from edgelib.measure.ceilings import ceilings
-from edgelib.measure.costs import weight_bits
 from edgelib.measure.measurements import COLUMNS, Measurements, load_measurements, save_measurements
 from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_times
 from edgelib.measure.workload import Decoder, decode_work, decoder, encode_work, encoder
