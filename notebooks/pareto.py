@@ -183,11 +183,14 @@ display(Markdown(myst_table(shown, caption, "tab-costs", dict.fromkeys(shown.col
 bytes_only = pd.DataFrame({"bytes": [packed_size(shipped, c)["total"] for c in P.configs]}, index=P.configs)
 sure = uncertain_frontier(outcomes, bytes_only.astype(float), n_boot=P.n_bootstrap, level=P.level, seed=P.seed)
 work.save_table("frontier", sure.table.reset_index(names="config"))
-_, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
+crowded = len(P.configs) > 5
+_, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
 for ax, criterion, title in zip(axes, criteria, ("clean", "corrupted"), strict=True):
-    frontier(sure.table, ax, "bytes", criterion, scale=MIB)
+    frontier(sure.table, ax, "bytes", criterion, scale=MIB, log=True, names=not crowded)
     ax.set(title=title, xlabel="Packed size (MiB)")
 axes[0].set_ylabel("Simulated accuracy (%)")
+if crowded:
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% tags=["hide-input", "full-width"]
@@ -198,10 +201,7 @@ for title, name in (("Clean, %", "accuracy"), ("Corrupted, %", "corrupted")):
     ]
 shown["Packed, MiB"] = (sure.table.bytes / MIB).map("{:.1f}".format).to_numpy()
 shown["P(on frontier)"] = sure.table.probability.map("{:.2f}".format).to_numpy()
-shown["Regret"] = [
-    with_interval(*v, scale=1, digits=2)
-    for v in sure.table[["regret", "regret_low", "regret_high"]].itertuples(index=False)
-]
+shown["Regret"] = sure.table.regret.map("{:.2f}".format).to_numpy()
 shown["P(least regret)"] = sure.table.knee.map("{:.2f}".format).to_numpy()
 caption = f"Probability of being on the frontier of clean accuracy, corrupted accuracy and bytes, and of being its knee; {P.n_bootstrap:,} draws of images and calibration sets."
 display(Markdown(myst_table(shown, caption, "tab-frontier", dict.fromkeys(shown.columns[1:], str))))
@@ -252,10 +252,13 @@ _, axes = plt.subplots(1, max(1, len(drawn)), figsize=(7.4, 3.5), sharey=True, s
 for ax, name in zip(axes.flat, drawn, strict=False):
     place, tier = wanted[name]
     most = (TIERS[tier].budgets if isinstance(tier, str) else tier).get("latency_ms")
-    frontier(tables[name], ax, "latency_ms", "corrupted", budget=most, log=True)
+    frontier(tables[name], ax, "latency_ms", "corrupted", budget=most, log=True, names=not crowded)
     ax.set_title(f"{name}\n{place.name}", fontsize=9)
     ax.set_xlabel("Projected latency (ms)", fontsize=9)
 axes.flat[0].set_ylabel("Simulated corrupted accuracy (%)")
+if crowded and drawn:
+    entries = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes.flat[-1].legend(entries.values(), entries, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 work.save_table("tiers", pd.concat([t.assign(tier=name) for name, t in tables.items()]).reset_index(names="config"))
 plt.show()
 

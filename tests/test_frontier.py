@@ -97,6 +97,16 @@ def test_the_hypervolume_of_one_best_config_is_the_whole_box():
     assert found.hypervolume == pytest.approx(1) and found.hypervolume_interval == pytest.approx((1, 1))
 
 
+def test_a_shift_that_all_configs_share_does_not_move_the_hypervolume():
+    outcomes = table(np.random.default_rng(8), 120, a=0.9, b=0.8, c=0.5)
+    costs = pd.DataFrame(dict(bytes=[3.0, 2, 1]), index=list("abc"))
+    found = uncertain_frontier({"accuracy": outcomes}, costs, n_boot=300)
+    low, high = found.hypervolume_interval
+    assert 0 < low <= found.hypervolume <= high <= 1
+    again = uncertain_frontier({"accuracy": outcomes * 0.5 + 0.25}, costs * 7, n_boot=300)
+    assert again.hypervolume == pytest.approx(found.hypervolume)
+
+
 def test_regret_off_a_frontier_of_one_is_a_share_of_the_range_of_all():
     outcomes = table(np.random.default_rng(7), 40, cheap=1.0, dear=0.0)
     found = uncertain_frontier({"accuracy": outcomes}, COSTS * 1e9, n_boot=100).table

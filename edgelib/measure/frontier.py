@@ -139,6 +139,15 @@ def _volume(above: np.ndarray) -> float:
     return sum(_volume(above[: i + 1, :-1]) * d for i, d in enumerate(depth) if d > 0)
 
 
+def _share(values: np.ndarray, front: np.ndarray) -> float:
+    """The share of the box between the worst and the best values of a draw that its frontier dominates."""
+    worst, best = values.min(axis=0), values.max(axis=0)
+    # The box is closed by a margin, or the rows at its faces would have no volume.
+    scaled = (values[front] - worst) / np.where(best > worst, best - worst, 1)
+    full = np.where(best > worst, 1.1, 0.1)
+    return hypervolume(scaled, np.full(len(worst), -0.1)) / float(full.prod())
+
+
 def uncertain_frontier(
     outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame, *, cost_spread: Mapping[str, float] | None = None,
     cluster=None, n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
@@ -148,7 +157,7 @@ def uncertain_frontier(
     outcomes: {criterion: table of items by (config, run)} in [0, 1], maximised; a config that no run varies has one.
     costs: numbers per config (index), minimised. cost_spread: {cost: standard deviation of its logarithm, independent
     per config}, for costs that are projected. cluster: one id per item of the first table, when items share images.
-    The box of the hypervolume spans the worst and best values of the configs in the data.
+    The box of the hypervolume spans the worst and best values of the configs of each draw.
     Raises EdgelibError for configs or items that do not match, outcomes outside [0, 1], and NaN or infinite costs.
     """
     _checked(outcomes, costs)
@@ -163,16 +172,10 @@ def uncertain_frontier(
         noise = rng_for(seed, "frontier cost", column).normal(0, spread, (len(means) - 1, len(configs)))
         fixed[1:, :, costs.columns.get_loc(column)] *= np.exp(noise)
     values = np.concatenate([means, fixed], axis=2)
-    worst, best = values[0].min(axis=0), values[0].max(axis=0)
-    scale = np.where(best > worst, best - worst, 1)
     on_front = _fronts(values)
     regret = _regrets(values, on_front)
     least = (regret == np.where(on_front, regret, np.inf).min(axis=1, keepdims=True)) & on_front
-    # The box is closed by a margin, or the rows at its faces would have no volume.
-    volumes = np.array([
-        hypervolume((draw[front] - worst) / scale, np.full(len(worst), -0.1)) / 1.1 ** len(worst)
-        for draw, front in zip(values[: 1 + _VOLUMES], on_front, strict=False)
-    ])  # fmt: skip
+    volumes = np.array([_share(draw, front) for draw, front in zip(values[: 1 + _VOLUMES], on_front, strict=False)])
     table = costs.copy()
     items = len(np.unique(cluster)) if cluster is not None else len(tables[0])
     for c, name in enumerate(outcomes):

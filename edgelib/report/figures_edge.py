@@ -141,6 +141,7 @@ def frontier(
 
     table: index config; columns cost, criterion, <criterion>_low, <criterion>_high (fractions), optional legal (False
     is drawn open and joins no frontier). budget: the most the cost may be, in its own unit; scale divides both.
+    names: write each name beside its point; without, the labels are there for a legend.
     Raises EdgelibError for NaN, because a point without a place is no point.
     """
     wanted = table[[cost, criterion, f"{criterion}_low", f"{criterion}_high"]]
@@ -150,12 +151,15 @@ def frontier(
         )
     styles = looks(table.index)
     legal = table["legal"] if "legal" in table else pd.Series(True, index=table.index)
-    x, y = table[cost] / scale, 100 * table[criterion]
+    y = 100 * table[criterion]
+    # Of equal cost, each a little further right than the one before, so that none hides another.
+    x = table[cost] / scale * 1.025 ** table.groupby(cost).cumcount()
     for config in table.index:
         style, open_ = styles[config], not legal[config]
         spread = np.abs(100 * wanted.loc[config, [f"{criterion}_low", f"{criterion}_high"]].to_numpy(float) - y[config])
+        inside = "white" if open_ else style.colour
         ax.errorbar(x[config], y[config], yerr=spread[:, None], color=style.colour, marker=style.marker, markersize=6,
-                    markerfacecolor="white" if open_ else style.colour, elinewidth=0.8, linestyle="")  # fmt: skip
+                    markerfacecolor=inside, elinewidth=0.8, linestyle="", label=style.label)  # fmt: skip
         if names:
             ax.annotate(style.label, (x[config], y[config]), xytext=(5, 4), textcoords="offset points", fontsize=7,
                         color=style.ink)  # fmt: skip
