@@ -131,11 +131,11 @@ def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
     pieces = [*special, *(w.removeprefix("Ġ") for w in WORDS), *"?.,abcdefghijklmnopqrstuvwxyz"]
     pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
-    words = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, model_max_length=64)
+    words = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, model_max_length=256)
     config = BlipConfig(
         text_config=dict(
             vocab_size=len(words), hidden_size=32, encoder_hidden_size=32, intermediate_size=64, projection_dim=16,
-            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, bos_token_id=5, eos_token_id=3,
+            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256, bos_token_id=5, eos_token_id=3,
             sep_token_id=3, pad_token_id=0,
         ),
         vision_config=dict(
