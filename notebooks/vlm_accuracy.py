@@ -96,6 +96,13 @@ results: str = "results"
 P = validate(globals(), VlmAccuracy)
 
 # %% tags=["hide-input"]
+from edgelib.report.notebook import setup
+
+work = setup("vlm_accuracy", P.results)
+boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
+reference, others = P.configs[0], [*P.configs[1:], *P.vision_configs]
+
+# %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
@@ -112,12 +119,7 @@ from edgelib.measure.statistics import holm, paired_difference
 from edgelib.report.claims import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
 from edgelib.report.figures import forest, look, readable
 from edgelib.report.figures_vlm import question_gallery, share_dots, sub_task_panels
-from edgelib.report.notebook import setup
 from edgelib.report.tables import escaped, myst_table, with_interval
-
-work = setup("vlm_accuracy", P.results)
-boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
-reference, others = P.configs[0], [*P.configs[1:], *P.vision_configs]
 
 # %% [markdown]
 # ## What is asked
