@@ -54,6 +54,11 @@ results: str = "results"
 P = validate(globals(), EmbeddedWorld)
 
 # %% tags=["hide-input"]
+from edgelib.report.notebook import setup
+
+work = setup("embedded_world", P.results)
+
+# %% tags=["hide-input"]
 import copy
 
 import matplotlib.pyplot as plt
@@ -72,10 +77,7 @@ from edgelib.inputs.outliers import outlier_ratios
 from edgelib.measure.statistics import wilson
 from edgelib.report.claims import Sentence
 from edgelib.report.figures import GREY, image_grid
-from edgelib.report.notebook import setup
 from edgelib.report.tables import myst_table, with_interval
-
-work = setup("embedded_world", P.results)
 
 # %% [markdown]
 # ## Scenes
