@@ -212,7 +212,7 @@ display(Markdown(bullets(
 # keys, or only values. *Tokens*: only those of the image, or only those of the text. *Delivery*: calibrated scales are used when
 # values are written and lost when they are read. The part of a factor is its Shapley value, so parts add up to the loss.
 
-# %% mystnb={"figure": {"caption": "Parts of the loss in simulated accuracy, per twin. Read each colour by itself: the parts of one experiment add up to its loss. The axis is linear up to two points. Bars: paired bootstrap intervals over images.", "name": "fig-ladder"}, "image": {"alt": "Forest plots, one per twin: points of accuracy lost to range, resolution, keys, values, image tokens, text tokens and lost scales."}}
+# %% mystnb={"figure": {"caption": "Parts of the loss in simulated accuracy, per twin. Read each colour by itself: the parts of one experiment add up to its loss. The axis is linear up to two points. Bars: paired bootstrap intervals over images.", "name": "fig-cache-ladder"}, "image": {"alt": "Forest plots, one per twin: points of accuracy lost to range, resolution, keys, values, image tokens, text tokens and lost scales."}}
 found = {
     (twin, game): attribute(
         {factors: scores[twin, cache, FLOAT] for factors, cache in cells.items()}, max(cells, key=len),
@@ -331,7 +331,7 @@ caption = (
 formats = {c: "{:,.0f}".format for c in shown.columns if c != "Measured / predicted"} | {
     "Measured / predicted": "{:.3f}".format
 }
-display(Markdown(myst_table(shown, caption, "tab-costs", {c: f for c, f in formats.items() if c != "Cache"})))
+display(Markdown(myst_table(shown, caption, "tab-cache-costs", {c: f for c, f in formats.items() if c != "Cache"})))
 
 # %% [markdown]
 # ## Does the error grow while the model writes?

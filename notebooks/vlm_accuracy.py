@@ -180,12 +180,12 @@ for task, name in NAMES.items():
     shown[title] = [with_interval(*v) for v in own[["value", "low", "high"]].itertuples(index=False)]
 shown["Unparsed"] = [int(primary.loc[c].unparsed.sum()) for c in (reference, *others)]
 caption = f"Simulated scores of {escaped(grid.model.name)} with {100 * P.level:g} % bootstrap intervals over images. The MME total is at most 2,800."
-display(Markdown(myst_table(shown, caption, "tab-scores", {c: str for c in shown.columns[1:4]})))
+display(Markdown(myst_table(shown, caption, "tab-benchmarks", {c: str for c in shown.columns[1:4]})))
 
 # %% [markdown]
 # ### Differences to the reference
 #
-# The same questions and images for both, so most of the spread in {numref}`tab-scores` cancels. One family of tests, corrected by Holm's
+# The same questions and images for both, so most of the spread in {numref}`tab-benchmarks` cancels. One family of tests, corrected by Holm's
 # method over all of them. Where nothing is found, the sentence says how large a difference would have been.
 
 
