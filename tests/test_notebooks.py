@@ -58,10 +58,10 @@ def test_it_runs_cell_by_cell(executed):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_misspelt_parameter_stops_papermill(notebook, tmp_path):
-    command = ["-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), "-p", "n_imags", "3"]
+    command = ["-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), "-p", "resluts", "out"]
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "did you mean 'n_images'?" in done.stderr
+    assert "did you mean 'results'?" in done.stderr
 
 
 def test_the_robustness_chapter_takes_another_model_and_data_set_by_parameters_alone(tmp_path):
