@@ -22,7 +22,15 @@ from edgelib.report.claims import (
     recommendation_claim,
     variance_claim,
 )
+from edgelib.report.notebook import STYLE
 from edgelib.report.tables import myst_table, with_interval
+
+
+@pytest.fixture(autouse=True)
+def chapter_style():
+    """Figures look as they do in a chapter, whatever style another test left behind."""
+    with plt.style.context(STYLE, after_reset=True):
+        yield
 
 
 @pytest.fixture
@@ -191,7 +199,7 @@ def test_accuracy_by_size_has_a_panel_per_mix():
     )  # fmt: skip
     figure, axes = plt.subplots(1, 2, sharey=True)
     calibration.accuracy_by_size(runs, axes, reference=0.9)
-    assert [ax.get_title() for ax in axes] == ["balanced", "dark"]
+    assert [ax.get_title(loc="left") for ax in axes] == ["balanced", "dark"]
     assert len(axes[0].lines[0].get_xdata()) == 6 and list(axes[0].lines[1].get_ydata()) == pytest.approx([82, 82])
     assert [t.get_text() for t in axes[1].get_xticklabels()] == ["8", "64"]
     assert axes[0].get_ylabel() == "Accuracy (%)" and axes[1].get_xlabel() == "Calibration images"
