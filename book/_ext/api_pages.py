@@ -113,7 +113,8 @@ class Parameters(Generated):
             sys.path.insert(0, str(ROOT))
         from edgelib import schemas
 
-        self.env.note_dependency(schemas.__file__)
+        for file in sorted(Path(schemas.__file__).parent.glob("*.py")):
+            self.env.note_dependency(str(file))
         fields = getattr(schemas, schema).model_json_schema()["properties"]
         head = ["| parameter | meaning | default | allowed |", "|---|---|---|---|"]
         return head + [parameter_row(name, field) for name, field in fields.items()]

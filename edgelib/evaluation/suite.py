@@ -166,10 +166,12 @@ def _kernel_runner(kernel: str) -> Runner:
     def decode(module: nn.Module):
         from edgelib.quant.decoder import decoder_of
 
+        if kernel.startswith("torchao"):
+            return with_kernel(module, kernel)
         return decoder_of(quantize(module, scheme) if scheme else module, kernel)
 
     runtime = {"onnx": "ONNX Runtime", "torchao": "torchao"}[kernel.split("-")[0]]
-    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode if runtime != "torchao" else None)
+    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode)
 
 
 def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:

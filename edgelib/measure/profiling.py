@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 
@@ -180,8 +180,16 @@ def tensor_bytes(model: nn.Module) -> int:
     """Return the bytes of a model's parameters and buffers, shared storage once; of a session those of its file."""
     if hasattr(model, "bytes"):
         return model.bytes
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
+    tensors = [part for t in (*model.parameters(), *model.buffers()) for part in _parts(t)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold the data of one: itself, or codes, scales and so on of torchao's kinds."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
 
 
 def memory_split(model: nn.Module, step: Callable[[], object], kept: Callable[[], int] = lambda: 0) -> dict[str, int]:

@@ -1,0 +1,115 @@
+"""Parameters of the chapters about devices: what a model costs there, and which one to ship."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.schemas.base import Parameters, ZeroShot
+from edgelib.schemas.fields import Configs, Corruptions, Mix, Name, Names, Severities, at_least_two
+
+
+def _check_devices(keys: list[str] | None, table: str | None) -> None:
+    from edgelib.measure.edge import devices, select
+
+    select(devices(table), keys or [])
+
+
+class Efficiency(Parameters):
+    """Parameters of the chapter `efficiency`."""
+
+    model: Name = Field("scenes-clip", description="model that is packed, saved and read again")
+    dataset: Name = Field("scenes", description="images it is compared with its simulation on")
+    n_images: int = Field(32, ge=2, description="how many of them")
+    architectures: Names = Field(
+        ["clip-vit-base-patch32", "qwen2-vl-2b"],
+        description="models whose size is computed from public dimensions: a name, or a config.json",
+    )
+    configs: Configs = Field(
+        ["fp32", "fp16", "w8a8-minmax", "w8a16", "w4a8-minmax", "w4a16", "fp8", "nvfp4"],
+        description="configurations, the unquantized one first",
+    )
+    measurements: str | None = Field(
+        None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
+    )
+    devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
+    device_table: str | None = Field(None, description="YAML file with device rows of your own")
+    encoder: str = Field("clip-vit-b32", description="vision encoder that is projected onto the devices")
+    decoder: str = Field("qwen2-vl-2b", description="language model that is projected onto the devices")
+    context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
+    projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
+
+    @field_validator("encoder", "decoder")
+    @classmethod
+    def _shape(cls, name: str, info) -> str:
+        from edgelib.measure import workload
+
+        getattr(workload, info.field_name)(name)
+        return name
+
+    @model_validator(mode="after")
+    def _devices(self) -> Efficiency:
+        _check_devices(self.devices, self.device_table)
+        return self
+
+
+class Pareto(ZeroShot):
+    """Parameters of the chapter `pareto`."""
+
+    configs: Annotated[Configs, at_least_two("configurations to choose from")] = Field(
+        ["fp32", "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w4a8-awq", "w3a8-minmax"],
+        description="configurations, the reference first",
+    )
+    corruptions: Corruptions = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
+    severities: Severities = Field([3], description="severities, 1 to 5")
+    calibration: Mix = Field("balanced", description="calibration mix")
+    n_calibration: int = Field(32, ge=1, description="images in a calibration set")
+    seeds: int = Field(2, ge=1, le=100, description="calibration draws of the configurations that need one")
+    cost_of: str | None = Field(
+        "clip-vit-base-patch32",
+        description="architecture whose bytes and latency stand for a deployed model; null: the evaluated model itself",
+    )
+    tiers: dict[str, str] = Field(
+        {"embedded": "jetson-nano", "mobile": "snapdragon-8-gen-3", "edge-server": "orin-nx-16gb"},
+        description="tier -> device that its latency is projected onto",
+    )
+    budgets: dict[str, float] | None = Field(
+        None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
+    )
+    devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
+    device_table: str | None = Field(None, description="YAML file with device rows of your own")
+    mix: Annotated[Configs, at_least_two("configurations to choose from")] = Field(
+        ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
+        description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
+    )
+    mix_slack: float = Field(0.0, ge=0, description="share of bytes that the mix may have beyond the first format")
+    n_sensitivity: int = Field(32, ge=1, description="images that the layers' sensitivity is measured on")
+
+    # What a grid also takes, of which this chapter has none.
+    baseline_model: ClassVar[None] = None
+    baseline_configs: ClassVar[tuple] = ()
+    twins: ClassVar[tuple] = ()
+    twin_configs: ClassVar[tuple] = ()
+    twin_severities: ClassVar[tuple] = ()
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, budgets: dict[str, float] | None) -> dict[str, float] | None:
+        for column, most in (budgets or {}).items():
+            choose(dict.fromkeys(("bytes", "latency_ms")), column, "budget")
+            if not most > 0:
+                raise EdgelibError(f"the budget of {column!r} must be above 0, got {most}")
+        return budgets
+
+    @model_validator(mode="after")
+    def _tiers_and_devices(self) -> Pareto:
+        from edgelib.measure.pareto import TIERS
+
+        for tier in self.tiers:
+            choose(TIERS, tier, "tier")
+        if not self.tiers:
+            raise EdgelibError("tiers needs at least one tier, such as {'mobile': 'snapdragon-8-gen-3'}")
+        _check_devices([*self.tiers.values(), *(self.devices or [])], self.device_table)
+        return self
