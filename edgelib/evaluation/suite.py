@@ -23,7 +23,7 @@ from edgelib.errors import EdgelibError
 from edgelib.evaluation.costs import weight_bits
 from edgelib.measure.ceilings import ceilings
 from edgelib.measure.measurements import COLUMNS, Measurements, load_measurements, save_measurements
-from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_times
+from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_statistics
 from edgelib.measure.workload import Decoder, decode_work, decoder, encode_work, encoder
 from edgelib.quant.architectures import architecture
 from edgelib.quant.kernels import KERNELS, available_kernels, with_kernel
@@ -108,7 +108,7 @@ QUICK = Suite(
     new_tokens=4, rounds=2, megabytes=64,
 )  # fmt: skip
 SUITES = {"full": FULL, "quick": QUICK}
-_TOO_LONG = 30.0  # seconds that one run of a case may take by the ceilings before it is left out
+_TOO_LONG = 15.0  # seconds that one run of a case may take, by the ceilings or in fact, before it is left out
 
 
 def measure_machine(
@@ -232,21 +232,36 @@ def _too_long(operations: float, runner: Runner, limits: Mapping[str, float], ca
     return seconds > _TOO_LONG
 
 
+def _slow(first_ms: Callable[[], float], case: str, left_out: list[str]) -> bool:
+    """Whether the first run of a case, which warms it up, takes longer than a run may."""
+    seconds = first_ms() / 1e3
+    if seconds > _TOO_LONG:
+        left_out.append(f"{case}: its first run took {seconds:.0f} s")
+    return seconds > _TOO_LONG
+
+
 @torch.inference_mode()
 def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> list[dict]:
     rows, tower = [], encoder(shape)
     example = [torch.zeros(2, 3, tower.image, tower.image)]
     plain = architecture(model, device="cpu").vision_model
     built = {runner: runner.build(Tower(copy.deepcopy(plain)).eval(), example) for runner in runners}
+
+    def case(runner: Runner, batch: int) -> str:
+        return f"{model} {runner.config} batch {batch}"
+
     for batch in batches:
         images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
         steps, times = {}, {}
         for runner, module in built.items():
             work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
-            if not _too_long(work.operations, runner, limits, f"{model} {runner.config} batch {batch}", left_out):
+            if not _too_long(work.operations, runner, limits, case(runner, batch), left_out):
                 pixels = images.bfloat16() if runner.config == "torch-bf16" else images
                 steps[runner] = lambda module=module, pixels=pixels: module(pixels)
                 times[runner] = []
+        for runner in list(steps):
+            if _slow(lambda step=steps[runner]: times_ms(step, warmup=0, repeats=1)[0], case(runner, batch), left_out):
+                del steps[runner]
         for _ in range(suite.rounds):
             for runner, step in steps.items():
                 times[runner].append(times_ms(step, warmup=1, repeats=3))
@@ -271,8 +286,9 @@ def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> l
             if module is None:
                 module = runner.decode(architecture(model, device="cpu"))
             generation = _generation(module, dims, batch, prompt)
-            generation.run(2)
-            runs = [token_times(generation.run(suite.new_tokens)) for _ in range(suite.rounds)]
+            if _slow(lambda g=generation: float(g.run(2)[-1]), case, left_out):
+                continue
+            runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]
             rows.append(_case(model, runner, batch) | _token_row(runs, dims, runner, batch, prompt, suite.new_tokens)
                         | memory_split(module, lambda g=generation: g.run(2), generation.cache_bytes))  # fmt: skip
     return rows
@@ -285,14 +301,9 @@ def _generation(made, dims: Decoder, batch: int, prompt: int) -> Generation | St
 
 
 def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> dict:
-    first, later = np.array([run[0] for run in runs]), np.concatenate([run[1] for run in runs])
     work = decode_work(
         dims, runner.bits, context=prompt + new_tokens // 2, batch=batch, head_bits=runner.head_bits,
         kv_bits=runner.other_bits,
     )  # fmt: skip
-    ttft, tpot = percentiles(first), percentiles(later)
-    return dict(
-        prompt=prompt, new_tokens=new_tokens, ttft_p50=ttft["p50"], ttft_p95=ttft["p95"],
-        **{f"tpot_{name}": tpot[name] for name in ("p25", "p50", "p75", "p95")}, tpot=float(later.mean()),
-        tokens_per_s=batch * 1e3 / float(later.mean()), operations=work.operations, bytes=work.bytes,
-    )  # fmt: skip
+    row = dict(prompt=prompt, new_tokens=new_tokens, operations=work.operations, bytes=work.bytes)
+    return row | token_statistics(runs, batch)

@@ -7,7 +7,7 @@ synchronisation at the end, so that waiting for the host is no part of a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -168,12 +168,17 @@ def profile_generation(
     generation = Generation(model, batch=batch, prompt=prompt)
     for _ in range(warmup):
         generation.run(min(new_tokens, 4))
-    runs = [token_times(generation.run(new_tokens)) for _ in range(repeats)]
-    first, later = np.array([run[0] for run in runs]), np.concatenate([run[1] for run in runs])
+    found = token_statistics([generation.run(new_tokens) for _ in range(repeats)], batch)
+    return found | memory_split(model, lambda: generation.run(2), generation.cache_bytes)
+
+
+def token_statistics(runs: Sequence[np.ndarray], batch: int) -> dict[str, float]:
+    """Return ttft and tpot with percentiles, their mean and tokens_per_s, from the marks of several runs."""
+    times = [token_times(marks) for marks in runs]
+    first, later = np.array([run[0] for run in times]), np.concatenate([run[1] for run in times])
     found = {f"ttft_{name}": value for name, value in percentiles(first).items()}
     found |= {f"tpot_{name}": value for name, value in percentiles(later).items()}
-    found |= {"tpot": float(later.mean()), "tokens_per_s": batch * 1e3 / float(later.mean())}
-    return found | memory_split(model, lambda: generation.run(2), generation.cache_bytes)
+    return found | {"tpot": float(later.mean()), "tokens_per_s": batch * 1e3 / float(later.mean())}
 
 
 def tensor_bytes(model: nn.Module) -> int:
