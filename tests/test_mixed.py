@@ -10,7 +10,8 @@ from torch import nn
 
 from edgelib import dataset, load, quantize
 from edgelib.errors import EdgelibError
-from edgelib.evaluation.sensitivity import class_logits, divergence, layer_sensitivity
+from edgelib.evaluation.sensitivity import class_logits, layer_sensitivity
+from edgelib.quant.divergence import divergence
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.mixed import quantize_mixed
 from edgelib.quant.packed_size import packed_size
@@ -50,10 +51,15 @@ def test_one_scheme_for_all_layers_is_that_scheme(model):
 
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=2, max_size=2))
 def test_divergence_is_zero_for_equals_and_never_negative(rows):
-    p, q = torch.tensor(rows, dtype=torch.float64).split(1)
-    expected = torch.nn.functional.kl_div(q.log_softmax(-1), p.softmax(-1), reduction="sum")
+    p, q = torch.tensor(rows, dtype=torch.float64).log_softmax(-1).split(1)
+    expected = torch.nn.functional.kl_div(q, p.exp(), reduction="sum")
     assert float(divergence(p, p)) == 0 and float(divergence(p, q)) >= 0
     assert float(divergence(p, q)) == pytest.approx(max(0.0, float(expected)), abs=1e-9)
+
+
+def test_a_class_that_the_reference_rules_out_adds_nothing():
+    p, q = torch.tensor([[-torch.inf, 0.0]]), torch.tensor([[-torch.inf, 0.0]])
+    assert float(divergence(p, q)) == 0 and float(divergence(torch.zeros(1, 1), p[:, :1])) == torch.inf
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_sensitivity_is_what_quantizing_the_layer_alone_does(clip):
     layer = losses["w2a8-minmax"].idxmax()
     images = [next(data.batches(6))[1]]
     whole, alone = (
-        class_logits(m, images, data.class_names, "simple")
+        class_logits(m, images, data.class_names, "simple").log_softmax(-1)
         for m in (clip, quantize_mixed(clip, {layer: "w2a8-minmax"}))
     )
     assert losses.at[layer, "w2a8-minmax"] == pytest.approx(float(divergence(whole, alone).mean()), rel=1e-4)

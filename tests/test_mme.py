@@ -199,7 +199,7 @@ BAD = {
     "task with a space": (lambda: mme.mme_scores(GOOD.assign(task="code reasoning")), "did you mean 'code_reasoning'"),
     "image of another kind": (lambda: mme.mme_scores(GOOD.assign(image=[[1]] * 4)), "names or numbers"),
     "other questions": (lambda: mme.mme_difference(GOOD, GOOD[:2]), "only one of them has image '1'"),
-    "misspelt score": (lambda: mme.mme_difference(GOOD, GOOD, score="OCRR"), "'OCRR' .did you mean 'OCR'.*; choose from OCR"),
+    "misspelt score": (lambda: mme.mme_difference(GOOD, GOOD, score="OCRR"), "'OCRR' .*'OCR'.*; choose from OCR"),
     "a total without tasks": (lambda: mme.mme_difference(GOOD, GOOD, score="cognition"), "'cognition'"),
 }  # fmt: skip
 

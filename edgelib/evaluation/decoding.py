@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, LogitsProcessor, LogitsProcessorList
 
+from edgelib.evaluation.prefix import read_images
 from edgelib.inputs.generative_model import GenerativeModel, Prompts
 
 CacheFactory = Callable[[], Cache]  # makes the KV cache of one batch
@@ -52,16 +53,19 @@ class _Scores(LogitsProcessor):
 @torch.no_grad()
 def decode(
     model: GenerativeModel, prompts: Prompts, features=None, *, max_new_tokens: int = 16,
-    cache: Cache | None = None,
+    cache: Cache | None = None, share: bool = False,
 ) -> Decoded:  # fmt: skip
     """Decode one batch greedily, with a KV cache, until every answer has ended or has max_new_tokens.
 
     features: those of the prompts' images, as `model.features` returns them. cache: an empty transformers Cache to
-    use in place of the default one.
+    use in place of the default one. share: let questions about one image share its states where the model allows it
+    and no cache is given; the last bits of the scores then change.
     """
-    scores, own = _Scores(), {} if cache is None else {"past_key_values": cache}
+    scores = _Scores()
+    shared = read_images(model, prompts, features) if share and cache is None else None
+    inputs, cache = (model.decoder_inputs(prompts, features), cache) if shared is None else shared
     sequences = model.module.generate(
-        **model.decoder_inputs(prompts, features), **own, max_new_tokens=max_new_tokens,
+        **inputs, **({} if cache is None else {"past_key_values": cache}), max_new_tokens=max_new_tokens,
         logits_processor=LogitsProcessorList([scores]),
     )  # fmt: skip
     tokens = sequences[:, scores.prompt :]
@@ -78,8 +82,3 @@ def yes_margin(model: GenerativeModel, first: Tensor) -> Tensor:
     """Log-odds of yes against no in the first token, over all spellings [n]; positive leans to yes."""
     yes, no = model.yes_no_tokens
     return first[:, yes].logsumexp(dim=1) - first[:, no].logsumexp(dim=1)
-
-
-def divergence(first: Tensor, reference: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the first token's distribution from the reference's, in nats [n], at least 0."""
-    return (reference.exp() * (reference - first)).sum(dim=1).clamp(min=0)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
-from edgelib.evaluation.decoding import CacheFactory, Decoded, decode, divergence, yes_margin
+from edgelib.evaluation.decoding import CacheFactory, Decoded, decode, yes_margin
 from edgelib.evaluation.zero_shot import Condition, condition_of
 from edgelib.inputs.generative_model import GenerativeModel, Prompts
 from edgelib.inputs.question_sets import TASKS, YES_NO, QuestionSet
 from edgelib.measure.answers import answer_scores
+from edgelib.quant.divergence import divergence
 
 ANSWER_COLUMNS = ("item", "image_id", "prediction", "tokens", "ended", "logprob", "margin", "yes_margin", "kl")
 MAX_NEW_TOKENS = 16
@@ -69,11 +70,13 @@ def answers(
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Ask several models the same questions about the same corrupted images; returns a table by model name.
 
-    Each batch is read, corrupted and processed once, and each image encoded once for all models whose vision tower has
-    the same weights. reference: the model from whose first token the divergence is measured. Arguments as `generate`.
+    Each batch is read, corrupted and processed once, each image encoded once for all models whose vision tower has the
+    same weights, and what the decoder makes of it shared by all questions about it, where the model allows that and no
+    cache is given. reference: the model from whose first token the divergence is measured. Arguments as `generate`.
     """
     order = sorted(models, key=lambda name: name != reference)
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
+    share = not any((caches or {}).values())  # a cache that is compared with another meets the same arithmetic
     sharing = {name: (id(m.processor), m.device, m.dtype) for name, m in models.items()}
     for positions, images, which in _batches(data, batch_size, models):
         images = condition.apply(images, seed, table)
@@ -93,7 +96,7 @@ def answers(
             factory = (caches or {}).get(name)
             made = decode(
                 model, prompts[key], features[seen], max_new_tokens=max_new_tokens,
-                cache=None if factory is None else factory(),
+                cache=None if factory is None else factory(), share=share,
             )  # fmt: skip
             anchor = made.first if name == reference else anchor
             parts[name].append(_rows(model, data.task, rows, positions, made, anchor, condition))
@@ -140,7 +143,7 @@ def _rows(
         )
     nothing = torch.full((len(rows),), torch.nan)
     lean = yes_margin(model, made.first) if task in YES_NO else nothing
-    away = nothing if anchor is None else divergence(made.first, anchor)
+    away = nothing if anchor is None else divergence(anchor, made.first)
     found = pd.DataFrame({
         "item": rows["item"].to_numpy(), "image_id": rows["image_id"].to_numpy(),
         "prediction": model.text_of(made.tokens), "tokens": made.length.numpy(), "ended": made.ended.numpy(),

@@ -15,16 +15,11 @@ from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.prompts import templates
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 from edgelib.quant.calibrate import module_of
+from edgelib.quant.divergence import divergence
 from edgelib.quant.mixed import quantize_mixed
 from edgelib.quant.packed_size import packed_size
 from edgelib.quant.quantize import target_layers
 from edgelib.quant.scheme import scheme
-
-
-def divergence(reference: Tensor, other: Tensor) -> Tensor:
-    """Return KL(reference || other) of class probabilities from logits [N, C], per image [N], in nats."""
-    p, q = reference.log_softmax(dim=-1), other.log_softmax(dim=-1)
-    return (p.exp() * (p - q)).sum(dim=-1).clamp(min=0)
 
 
 @torch.no_grad()
@@ -54,7 +49,7 @@ def layer_sensitivity(
         condition.apply(images, seed, table) for condition in conditions for _, images in data.batches(len(data))
     ]  # fmt: skip
     layers = target_layers(module_of(model), scheme("w8a8-minmax"))
-    reference = class_logits(model, batches, data.class_names, prompts)
+    reference = class_logits(model, batches, data.class_names, prompts).log_softmax(-1)
     whole = packed_size(model)["total"]
     losses, sizes = pd.DataFrame(index=layers, columns=list(formats)), pd.DataFrame(index=layers, columns=list(formats))
     with progress_bar(len(layers) * len(formats), "layers", progress) as advance:
@@ -66,7 +61,7 @@ def layer_sensitivity(
                 else:
                     alone = quantize_mixed(model, {layer: name})
                     logits = class_logits(alone, batches, data.class_names, prompts)
-                    losses.at[layer, name] = float(divergence(reference, logits).mean())
+                    losses.at[layer, name] = float(divergence(reference, logits.log_softmax(-1)).mean())
                     sizes.at[layer, name] = own - (whole - packed_size(alone)["total"])
                 advance(1)
     return losses.astype(float), sizes.astype(float)

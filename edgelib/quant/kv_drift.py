@@ -11,6 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from edgelib.errors import EdgelibError
 from edgelib.quant.calibrate import module_of
+from edgelib.quant.divergence import divergence
 from edgelib.quant.kv_cache import KVPlan
 
 
@@ -69,7 +70,7 @@ def kv_drift(
         options["max_new_tokens"] = tokens.shape[1]
         after = module.generate(**batch, **options, past_key_values=plan(), logits_processor=forced)
         old, new = (torch.stack(out.logits, 1).float().log_softmax(-1) for out in (before, after))
-        kl = (old.exp() * (old - new)).sum(-1).clamp(min=0)
+        kl = divergence(old, new)
         stops = torch.isin(tokens, ends.to(tokens.device))
         alive = (stops.cumsum(1) - stops.long() == 0).cpu() | beyond_end
         rows, step = alive.nonzero(as_tuple=True)
