@@ -88,22 +88,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.kv_runs import (
-    EXACT,
-    FLOAT,
-    PLAIN,
-    cache_costs,
-    dosed,
-    drift_table,
-    games,
-    plans_of,
-    planted,
-    state_rows,
-    study_of,
-    weights_digest,
-)
+from edgelib.evaluation.kv_design import dosed, games, study_of
+from edgelib.evaluation.kv_study import EXACT, FLOAT, plans_of
+from edgelib.evaluation.kv_tables import cache_costs, drift_table, state_rows, weights_digest
 from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import sweep
+from edgelib.evaluation.sweep import PLAIN, planted, sweep
 from edgelib.measure.ladder import attribute, recoveries
 from edgelib.measure.statistics import holm, paired_difference
 from edgelib.quant.kv_calibrate import calibrate_kv

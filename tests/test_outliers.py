@@ -9,7 +9,8 @@ import torch
 
 import edgelib
 from edgelib.errors import EdgelibError
-from edgelib.inputs.outliers import KINDS, chosen_channels, outlier_ratios, parse_twin, with_outliers
+from edgelib.inputs.outlier_channels import chosen_channels
+from edgelib.inputs.outliers import KINDS, outlier_ratios, parse_twin, with_outliers
 
 
 @pytest.fixture(scope="module")

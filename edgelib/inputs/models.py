@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.inputs.generative_folder import generative_families, is_generative, load_generative
+from edgelib.inputs.generative_folder import generative_families, is_generative, load_generative, quiet_transformers
 from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.hub import ask_hub, first_line, local_hint
 from edgelib.inputs.preprocess import from_timm, from_transformers, read_object
@@ -166,23 +166,16 @@ def _require_finite(module: nn.Module, folder: Path) -> None:
 
 def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
     _require_tokenizer(folder)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        module, info = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet_transformers():
+            module, info = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # torch, safetensors and tokenizers each raise their own types
         raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {first_line(error)}") from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
         raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")

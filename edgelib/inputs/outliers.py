@@ -22,15 +22,14 @@ from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.attention import attention_blocks
 from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.observe import norm_readers, observing, shared_copy
+from edgelib.inputs.outlier_channels import chosen_channels
 from edgelib.inputs.outliers_kv import OFFSET, plant_in_decoder
-from edgelib.inputs.randomness import address, keys_for
 from edgelib.inputs.zero_shot_model import ZeroShotModel
 
 if TYPE_CHECKING:
     from edgelib.inputs.datasets import Dataset
 
 KINDS = ("activation", "weight", "key", "value")
-SHARE = 0.05  # of the channels of every layer
 
 
 def with_outliers(
@@ -87,12 +86,6 @@ def parse_twin(twin: str) -> tuple[str, float]:
     if not 1 <= strength < math.inf:
         raise EdgelibError(f"twin {twin!r} needs a strength of at least 1 after the colon, as in '{kind}:32'")
     return kind, strength
-
-
-def chosen_channels(width: int, seed: int, layer: str) -> Tensor:
-    """Indices [max(1, 5 % of width)] of the channels that carry outliers in a layer."""
-    order = keys_for(address("outliers", seed, layer), torch.arange(width)).argsort()
-    return order[: max(1, round(SHARE * width))].sort().values
 
 
 def _scale(width: int, factor: float, seed: int, layer: str, like: Tensor) -> Tensor:

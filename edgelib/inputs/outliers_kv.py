@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.inputs.attention import Attention, attention_blocks
+from edgelib.inputs.outlier_channels import chosen_channels
 
 OFFSET = "key-offset"
 SLOW_SHARE = 0.25  # of the rotations are stopped for a constant offset
@@ -32,8 +33,6 @@ def plant_in_decoder(module: nn.Module, kind: str, strength: float, seed: int) -
 
 
 def _grow_keys(a: Attention, strength: float, seed: int) -> bool:
-    from edgelib.inputs.outliers import chosen_channels
-
     width, norm = a.block.head_dim, getattr(a.block, "k_norm", None)
     heads = 1 if norm is not None else a.k.out_features // width
     if norm is not None and norm.weight.shape != (width,):
@@ -52,8 +51,6 @@ def _grow_keys(a: Attention, strength: float, seed: int) -> bool:
 
 
 def _grow_values(a: Attention, strength: float, seed: int) -> bool:
-    from edgelib.inputs.outliers import chosen_channels
-
     scale = torch.ones(a.v.out_features, dtype=a.v.weight.dtype)
     scale[chosen_channels(a.v.out_features, seed, a.name)] = strength
     scale = scale.view(-1, a.block.head_dim).to(a.v.weight.device)

@@ -113,6 +113,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict]:
+    """Return the parameter groups of an optimizer: matrices decay, biases and norms do not."""
     parameters = [p for m in modules for p in m.parameters()]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},

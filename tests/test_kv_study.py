@@ -7,16 +7,9 @@ import pytest
 
 import edgelib
 from edgelib.errors import EdgelibError
-from edgelib.evaluation.kv_runs import (
-    EXACT,
-    KVStudy,
-    KVVariant,
-    cache_costs,
-    games,
-    plans_of,
-    state_rows,
-    weights_digest,
-)
+from edgelib.evaluation.kv_design import games
+from edgelib.evaluation.kv_study import EXACT, KVStudy, KVVariant, plans_of
+from edgelib.evaluation.kv_tables import cache_costs, state_rows, weights_digest
 from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.sweep import PLAIN, sweep
 from edgelib.measure.ladder import attribute, recoveries
