@@ -27,7 +27,10 @@ PEER_IMAGES = 3
 
 
 def import_peer():
-    """Import imagecorruptions on a current stack, which lacks three names it asks for; the package is not edited."""
+    """Return imagecorruptions' `corrupt`, None where it is not installed.
+
+    A current stack lacks three names that the package asks for; it is not edited.
+    """
     import scipy.ndimage
 
     old = types.ModuleType("scipy.ndimage.interpolation")
@@ -38,8 +41,8 @@ def import_peer():
     np.float_ = np.float64
     try:
         import imagecorruptions
-    except ImportError as error:
-        sys.exit(f"{error}; install the peer with: pip install imagecorruptions opencv-python-headless")
+    except ImportError:
+        return None
     return imagecorruptions.corrupt
 
 
@@ -76,6 +79,8 @@ def compare(peer, name, images, repeats):
 def main():
     warnings.simplefilter("ignore")
     peer, repeats = import_peer(), int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    if peer is None:
+        sys.exit("install the peer with: pip install imagecorruptions opencv-python-headless")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; ms per image")
     for side, count in BATCHES.items():
         images, ratios = pictures(count, side), []

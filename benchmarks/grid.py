@@ -1,8 +1,8 @@
 """The whole grid against the naive loop: corrupt again for every configuration, decode weights in every forward.
 
-Run: python benchmarks/grid.py [images]. Every loop computes the same predictions, which is checked. The naive loop is
-timed twice: corrupting image by image, as the public corruption packages do, and with edgelib's batched corruptions,
-which leaves only what sharing the work saves.
+Run: python benchmarks/grid.py [images]. The naive loop is timed three times: with the public corruption package, image
+by image, where it is installed (see corruptions.py); with edgelib's corruptions, image by image; and with them in
+batches, which leaves only what sharing the work saves. The last two compute the sweep's predictions, which is checked.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from corruptions import import_peer
+from torch import Tensor, nn
 
 import edgelib
 from edgelib.evaluation.store import CellStore
@@ -46,7 +49,20 @@ def decoding(model):
     return model
 
 
-def naive(model, data, conditions, prompts, batched: bool) -> dict:
+def by_peer(peer, condition, images: Tensor) -> Tensor:
+    """The same condition by imagecorruptions, whose grey levels differ from ours."""
+    if condition.corruption == "clean":
+        return images
+    pictures = images.permute(0, 2, 3, 1).numpy()
+    made = [np.uint8(peer(picture, condition.severity, condition.corruption)) for picture in pictures]
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+
+
+def one_by_one(condition, images: Tensor) -> Tensor:
+    return torch.cat([condition.apply(image, 0, None) for image in images.split(1)])
+
+
+def naive(model, data, conditions, prompts, corrupted) -> dict:
     """One configuration after the other, one condition after the other, the prompts encoded every time."""
     found = {}
     for config in CONFIGS:
@@ -54,8 +70,7 @@ def naive(model, data, conditions, prompts, batched: bool) -> dict:
         for condition in conditions:
             hits = []
             for _, images in data.batches(64):
-                parts = [images] if batched else images.split(1)
-                images = torch.cat([condition.apply(part, 0, None) for part in parts])
+                images = corrupted(condition, images)
                 vectors = quantized.class_vectors(data.class_names, prompts)
                 hits.append((quantized.encode_images(images) @ vectors.T).argmax(dim=1))
                 if config != CONFIGS[0]:  # drift needs the baseline's features on the same images
@@ -90,15 +105,18 @@ def main() -> None:
     conditions = conditions_of(CORRUPTIONS, SEVERITIES)
     grid = Grid({"m": model}, variants_of("m", [], CONFIGS), conditions, data, batch_size=32)
     prompts = ["a photo of a {}."]
-    naive_s, slow = timed(lambda: naive(model, data, conditions, prompts, batched=False))
-    batched_s, _ = timed(lambda: naive(model, data, conditions, prompts, batched=True))
+    ways = {"image by image": one_by_one, "batched": lambda condition, images: condition.apply(images, 0, None)}
+    if (peer := import_peer()) is not None:
+        ways = {"imagecorruptions": partial(by_peer, peer)} | ways
+    loops = {name: timed(lambda way=way: naive(model, data, conditions, prompts, way)) for name, way in ways.items()}
+    slow = loops["batched"][1]
     print(f"{len(slow)} cells of {n} images, {torch.get_num_threads()} threads, wall seconds from nothing")
-    print(f"naive, image by image   {naive_s:6.1f}")
-    print(f"naive, batched          {batched_s:6.1f}  {naive_s / batched_s:4.1f}x")
+    for name, (seconds, _) in loops.items():
+        print(f"naive, {name:18}{seconds:8.1f}")
     for executor in ("serial", "thread", "process"):
         seconds, rows = timed(lambda executor=executor: swept(grid, executor))
-        ratios = f"{naive_s / seconds:4.1f}x  ({batched_s / seconds:.1f}x batched)"
-        print(f"sweep, {executor:8} {seconds:14.1f}  {ratios}, {agreement(slow, rows):.2f} % equal in the worst cell")
+        ratios = ", ".join(f"{loop / seconds:.1f}x {name}" for name, (loop, _) in loops.items())
+        print(f"sweep, {executor:18}{seconds:8.1f}  {ratios}; {agreement(slow, rows):.2f} % equal in the worst cell")
 
 
 if __name__ == "__main__":

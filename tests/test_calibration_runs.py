@@ -12,9 +12,11 @@ import edgelib
 from edgelib.errors import EdgelibError
 from edgelib.evaluation import calibration_runs
 from edgelib.evaluation.calibration_runs import Draw, Experiment, Run, fraction_of, layer_report, run_experiment
+from edgelib.evaluation.plan import experiment_of
 from edgelib.evaluation.store import CellStore
 from edgelib.evaluation.sweep import PLAIN
 from edgelib.evaluation.zero_shot import Condition, condition
+from edgelib.schemas import CalibrationSensitivity
 
 DRAWS = (Draw("balanced", 4, 0), Draw("noise", 4, 1))
 
@@ -115,3 +117,10 @@ def test_a_condition_that_does_not_exist_is_refused(name, wrong):
 
 def test_conditions_are_read_by_name():
     assert condition("clean") == Condition() and condition("fog:3") == Condition("fog", 3)
+
+
+def test_the_ladder_has_draws_of_its_own():
+    asked = CalibrationSensitivity(n_images=8, sizes=[4, 8], ladder_size=16, seeds=3, ladder_seeds=2, twins=[])
+    runs = [run for run in experiment_of(asked).runs if run.draw is not None]
+    assert {run.draw.seed for run in runs if run.draw.size == 16} == {0, 1}
+    assert {run.draw.seed for run in runs if run.draw.size != 16} == {0, 1, 2}

@@ -90,6 +90,7 @@ class ExperimentParameters(Protocol):
     seeds: int
     fraction: int
     ladder_size: int
+    ladder_seeds: int
     twins: list[str]
     deployment: list[str]
     table: str | None
@@ -107,12 +108,12 @@ def design_of(p: ExperimentParameters) -> tuple[Draw, ...]:
 def experiment_of(p: ExperimentParameters) -> Experiment:
     """Load what the parameters name and lay out the runs: the reference, the ladder, the crossed experiment.
 
-    The ladder has the first mix, `ladder_size` images and every seed; a configuration that needs no calibration is run
+    The ladder has the first mix, `ladder_size` images and `ladder_seeds` draws; a configuration that needs no calibration is run
     once. Raises EdgelibError for whatever cannot be loaded.
     """
     reading = {"offline": p.local_files_only, "label_column": p.label_column, "image_column": p.image_column}
     data = dataset(p.dataset, p.split, p.n_images, p.seed, **reading)
-    steps = [Draw(p.mixes[0], p.ladder_size, seed) for seed in range(p.seeds)]
+    steps = [Draw(p.mixes[0], p.ladder_size, seed) for seed in range(p.ladder_seeds)]
     runs = {Run(PLAIN, REFERENCE, None): None}
     for twin in (PLAIN, *p.twins):
         for config in p.ladder:

@@ -110,9 +110,10 @@ class CalibrationSensitivity(ZeroShot):
     sizes: Annotated[
         list[Annotated[int, Field(ge=1)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
     ] = Field([8, 64], description="numbers of calibration images")
-    seeds: int = Field(2, ge=2, le=1000, description="calibration draws, seeds 0, 1, ... of the crossed design")
+    seeds: int = Field(2, ge=2, le=1000, description="calibration draws of the crossed design, seeds 0, 1, ...")
     fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed")
     ladder_size: int = Field(64, ge=1, description="calibration images of the ladder; its mix is the first one")
+    ladder_seeds: int = Field(2, ge=1, le=1000, description="calibration draws of the ladder, seeds 0, 1, ...")
     twins: Twins = Field(
         ["weight:8", "activation:128"], description='planted outliers as "kind:strength", beside the plain model'
     )
