@@ -78,28 +78,45 @@ def check(
     print(f"{file} is valid for the chapter {name}; run it: edgelib publish {name} --params-dir {file.parent}")
 
 
+STUDIES = {
+    "robustness_gap": ("plan", "grid_of"),
+    "vlm_accuracy": ("answer_plan", "answer_grid_of"),
+    "fp8_kv_ablation": ("kv_design", "study_of"),
+}
+
+
 @app.command()
 @one_paragraph
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Parameter file of the chapter robustness_gap.")],
-    out: Annotated[Path | None, typer.Option(help="Parquet file for the outcomes, one row per image and cell.")] = None,
+    file: Annotated[Path, typer.Argument(help="Parameter file, named after its chapter.")],
+    out: Annotated[Path | None, typer.Option(help="Parquet file for the outcomes, one row per item and cell.")] = None,
+    chapter: Annotated[
+        str | None, typer.Option(help=f"Chapter, where the file is not named after it: {', '.join(STUDIES)}.")
+    ] = None,
 ) -> None:
-    """Run a grid without a notebook; started again, it computes only what is missing."""
-    plan = params.check(params.read(file, "robustness_gap")[1], params.RobustnessGap)
-    from edgelib.evaluation.plan import grid_of
+    """Run the grid of a chapter without a notebook; started again, it computes only what is missing."""
+    name = file.stem if chapter is None else chapter
+    module, make = choose(STUDIES, name, "chapter with a grid")
+    plan = params.check(params.read(file, name)[1], params.SCHEMAS[name])
     from edgelib.evaluation.store import CellStore
     from edgelib.evaluation.sweep import sweep as run
     from edgelib.report.notebook import find_root
 
+    study = getattr(import_module(f"edgelib.evaluation.{module}"), make)(plan)
     results = find_root() / os.path.expanduser(plan.results)
-    store = CellStore(results)
-    rows = run(grid_of(plan), store, executor=plan.executor, workers=plan.workers)
+    rows = run(study, CellStore(results), executor=plan.executor, workers=plan.workers)
+    if name == "vlm_accuracy":  # whose rows hold answers; the other grids score their own
+        from edgelib.evaluation.answer_grid import score_rows
+
+        rows = score_rows(rows, study.sets).drop(columns="reference")  # of several types
     out = out or results / "sweeps" / f"{file.stem}.parquet"
     out.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(out, index=False)
-    cells = rows.groupby(["model", "twin", "config", "severity"], sort=False)["correct"].mean().unstack("severity")
-    print(cells.round(3).to_string())
-    print(f"simulated accuracy by severity (0 is clean); {len(rows)} outcomes in {out}")
+    marks = list(study.columns(*next(iter(study.cells()))))
+    score = "correct" if "correct" in rows else "score"
+    means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
+    print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
+    print(f"simulated mean of {score!r}, severity 0 is clean; {len(rows)} outcomes in {out}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -142,8 +143,30 @@ def test_kernels_that_are_installed_take_part(tiny):
     pytest.importorskip("onnxruntime")
     wanted = ("torch-fp32", "onnx-int8")
     runners = [runner for runner in suite.installed_runners() if runner.config in wanted]
-    found = suite.measure_machine(tiny, runners)
+    decoders = {model: (shape, ((1, 1), (2, 3))) for model, (shape, _) in tiny.decoders.items()}
+    found = suite.measure_machine(replace(tiny, decoders=decoders), runners)
     assert found.encoders["config"].unique().tolist() == list(wanted)
-    assert found.generation["config"].unique().tolist() == list(wanted)
+    cases = found.generation.groupby("config")["prompt"].apply(list).to_dict()
+    assert cases == {"torch-fp32": [1, 3], "onnx-int8": [1]}
+    (reason,) = found.machine["left_out"]
+    assert "onnx-int8 batch 2 prompt 3: this decoder reads prompts token by token" in reason
     first = found.encoders.groupby("config")["weights"].first()
     assert first["onnx-int8"] < first["torch-fp32"] + 50_000  # a tiny file is mostly its description
+
+
+@pytest.mark.parametrize(
+    ("memory", "failure", "reason"),
+    [(1000, None, "4 copies in 32 bits"), (10**12, EdgelibError("cannot be exported"), "cannot be exported")],
+    ids=["too large", "export fails"],
+)
+def test_a_decoder_that_a_kernel_cannot_take_is_left_out_and_the_rest_is_kept(
+    tiny, monkeypatch, memory, failure, reason
+):
+    def decode(module):
+        raise failure
+
+    other = replace(suite.TORCH[0], runtime="other", config="other", decode=decode)
+    monkeypatch.setattr(suite, "_memory_bytes", lambda: memory)
+    found = suite.measure_machine(tiny, [suite.TORCH[0], other])
+    assert found.generation["config"].unique().tolist() == ["torch-fp32"]
+    assert "other" in found.machine["left_out"][0] and reason in found.machine["left_out"][0]

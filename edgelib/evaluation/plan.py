@@ -108,8 +108,8 @@ def design_of(p: ExperimentParameters) -> tuple[Draw, ...]:
 def experiment_of(p: ExperimentParameters) -> Experiment:
     """Load what the parameters name and lay out the runs: the reference, the ladder, the crossed experiment.
 
-    The ladder has the first mix, `ladder_size` images and `ladder_seeds` draws; a configuration that needs no calibration is run
-    once. Raises EdgelibError for whatever cannot be loaded.
+    The ladder has the first mix, `ladder_size` images and `ladder_seeds` draws; a configuration that needs no
+    calibration is run once. Raises EdgelibError for whatever cannot be loaded.
     """
     reading = {"offline": p.local_files_only, "label_column": p.label_column, "image_column": p.image_column}
     data = dataset(p.dataset, p.split, p.n_images, p.seed, **reading)

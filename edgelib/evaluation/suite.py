@@ -95,20 +95,20 @@ class Suite:
     gemm: int = 512
 
 
+# (batch, prompt); those of one token are for decoders that read token by token
+_CASES = ((1, 1), (1, 32), (1, 128), (1, 512), (4, 1), (4, 32), (16, 1), (16, 32), (32, 32))
 FULL = Suite(
     encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1, 8, 32))},
-    decoders={
-        "qwen2-0.5b": ("qwen2-0.5b", ((1, 1), (1, 32), (1, 128), (1, 512), (4, 32), (16, 32), (32, 32))),
-        "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 32),)),
-    },
+    decoders={"qwen2-0.5b": ("qwen2-0.5b", _CASES), "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 32),))},
 )
 QUICK = Suite(
     encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1,))},
-    decoders={"qwen2-0.5b": ("qwen2-0.5b", ((1, 8),))},
+    decoders={"qwen2-0.5b": ("qwen2-0.5b", ((1, 1), (1, 8)))},
     new_tokens=4, rounds=2, megabytes=64,
 )  # fmt: skip
 SUITES = {"full": FULL, "quick": QUICK}
 _TOO_LONG = 15.0  # seconds that one run of a case may take, by the ceilings or in fact, before it is left out
+_COPIES = 4  # of a decoder's weights: the model, its rounded copy, the exported one, the session's
 
 
 def measure_machine(
@@ -188,12 +188,15 @@ def describe(name: str | None = None) -> dict:
     """Return what a reader needs to know about this machine: processor, threads, memory, versions, was it busy."""
     processor, cores = _processor(), os.cpu_count() or 1
     busy = os.getloadavg()[0] > 0.5 * cores + torch.get_num_threads()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "name": name or f"{processor}, {cores} cores", "processor": processor, "cores": cores,
-        "threads": torch.get_num_threads(), "memory_gib": round(memory, 1), "family": _family(),
+        "threads": torch.get_num_threads(), "memory_gib": round(_memory_bytes() / 2**30, 1), "family": _family(),
         "busy": bool(busy), "versions": {package: _version(package) for package in _PACKAGES},
     }  # fmt: skip
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _family() -> str:
@@ -279,13 +282,25 @@ def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> l
     # One after the other, because a decoder of two billion weights is not held in memory several times.
     for runner in [runner for runner in runners if runner.decode is not None]:
         module = None
+        if runner.runtime != "torch" and _COPIES * 4 * (dims.body + dims.head + dims.embedding) > _memory_bytes():
+            left_out.append(
+                f"{model} {runner.config}: {_COPIES} copies in 32 bits, on the way to the kernel, do not fit"
+            )
+            continue
         for batch, prompt in cases:
             case = f"{model} {runner.config} batch {batch} prompt {prompt}"
             if _too_long(2 * dims.body * batch * prompt, runner, limits, case, left_out):
                 continue
             if module is None:
-                module = runner.decode(architecture(model, device="cpu"))
+                try:
+                    module = runner.decode(architecture(model, device="cpu"))
+                except EdgelibError as error:
+                    left_out.append(f"{model} {runner.config}: {error}")
+                    break
             generation = _generation(module, dims, batch, prompt)
+            if isinstance(generation, StepGeneration) and prompt > 1:
+                left_out.append(f"{case}: this decoder reads prompts token by token, so it has no time to a first one")
+                continue
             if _slow(lambda g=generation: float(g.run(2)[-1]), case, left_out):
                 continue
             runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]

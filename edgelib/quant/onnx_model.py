@@ -72,8 +72,9 @@ def _write(module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], o
         try:
             # by tracing: the exporter that replaces it takes some twenty times as long on the same towers
             torch.onnx.export(
-                module, inputs, path, dynamo=False, opset_version=20, input_names=names, output_names=list(outputs),
-                dynamic_axes=axes, custom_opsets={CONTRIB: 1} if integers else {}, do_constant_folding=True,
+                module, inputs, str(path), dynamo=False, opset_version=20, input_names=names,
+                output_names=list(outputs), dynamic_axes=axes,
+                custom_opsets={CONTRIB: 1} if integers else {}, do_constant_folding=True,
             )  # fmt: skip
         except Exception as error:  # torch raises many types, all of them long
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
