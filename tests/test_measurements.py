@@ -159,7 +159,7 @@ def test_kernels_that_are_installed_take_part(tiny):
     [(1000, None, "4 copies in 32 bits"), (10**12, EdgelibError("cannot be exported"), "cannot be exported")],
     ids=["too large", "export fails"],
 )
-def test_a_decoder_that_a_kernel_cannot_take_is_left_out_and_the_rest_is_kept(
+def test_a_decoder_that_a_kernel_cannot_take_is_left_out(
     tiny, monkeypatch, memory, failure, reason
 ):
     def decode(module):

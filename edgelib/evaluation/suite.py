@@ -89,8 +89,8 @@ class Suite:
 
     encoders: Mapping[str, tuple[str, Sequence[int]]]
     decoders: Mapping[str, tuple[str, Sequence[tuple[int, int]]]]
-    new_tokens: int = 16
-    rounds: int = 5
+    new_tokens: int = 12
+    rounds: int = 3
     megabytes: int = 256
     gemm: int = 512
 
