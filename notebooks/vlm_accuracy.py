@@ -144,8 +144,8 @@ plt.show()
 # %% [markdown]
 # ## The grid
 #
-# Every configuration answers the same questions by greedy decoding. Each image is corrupted once, and encoded once for all
-# configurations that share a vision tower. Configurations round the Linear layers of the decoder only, as deployments do, but
+# Every configuration answers the same questions by greedy decoding. Each image is corrupted once, encoded once for all
+# configurations that share a vision tower, and read once by each decoder for all questions about it. Configurations round the Linear layers of the decoder only, as deployments do, but
 # for those that say "vision tower too". Everything below is computed from the stored answers.
 
 # %%
