@@ -149,7 +149,7 @@ def test_kernels_that_are_installed_take_part(tiny):
     cases = found.generation.groupby("config")["prompt"].apply(list).to_dict()
     assert cases == {"torch-fp32": [1, 3], "onnx-int8": [1]}
     (reason,) = found.machine["left_out"]
-    assert "onnx-int8 batch 2 prompt 3: this decoder reads prompts token by token" in reason
+    assert "onnx-int8, prompts of several tokens: this decoder reads one token at a time" in reason
     first = found.encoders.groupby("config")["weights"].first()
     assert first["onnx-int8"] < first["torch-fp32"] + 50_000  # a tiny file is mostly its description
 

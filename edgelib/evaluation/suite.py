@@ -299,7 +299,8 @@ def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> l
                     break
             generation = _generation(module, dims, batch, prompt)
             if isinstance(generation, StepGeneration) and prompt > 1:
-                left_out.append(f"{case}: this decoder reads prompts token by token, so it has no time to a first one")
+                reason = f"{model} {runner.config}, prompts of several tokens: this decoder reads one token at a time"
+                left_out += [reason] if reason not in left_out else []
                 continue
             if _slow(lambda g=generation: float(g.run(2)[-1]), case, left_out):
                 continue

@@ -20,6 +20,7 @@ _ITEM_SHIFT = 24  # an item's rows have positions below 2**24
 _FREE = torch.iinfo(torch.int64).max  # key of a place that no row has taken
 
 _GRAM_BLOCK = 512
+_MOMENT_ROWS = 64  # few enough to stay in a processor's cache for all three moments
 
 # |x| in float32 is cut after 8 bits of mantissa: buckets of equal width within each power of two
 _DROPPED_BITS = 15
@@ -127,14 +128,10 @@ class Tally:
     def of(x: Tensor, index: RowIndex | None, wanted: Wanted) -> Tally:
         """Tally the rows of x [R, in], R at least 1; the index is needed for a sample."""
         x = x.float()
-        magnitude = x.abs()
-        peak, total = magnitude.amax(0).double(), magnitude.sum(0).double()
-        counts = bucket_counts(magnitude) if "percentiles" in wanted.needs else None
-        squares = magnitude.square_().sum(0).double()
-        del magnitude  # before the widest part
+        counts = bucket_counts(x.abs()) if "percentiles" in wanted.needs else None
         gram = gram_matrix(x) if "hessian" in wanted.needs else None
         sample = Sample.of(x, index, wanted) if "rows" in wanted.needs else None
-        return Tally(peak, total, squares, len(x), gram, sample, counts)
+        return Tally(*moments(x), len(x), gram, sample, counts)
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one in place."""
@@ -148,6 +145,17 @@ class Tally:
             self.sample.add(other.sample)
         if self.counts is not None:
             self.counts += other.counts
+
+
+def moments(x: Tensor) -> Tensor:
+    """Return max |x|, sum |x| and sum x^2 of the columns of x [R, in], float64 [3, in]."""
+    peak, total, squares = torch.zeros(3, x.shape[1], dtype=torch.float64, device=x.device)
+    for block in x.split(len(x) if x.is_cuda else _MOMENT_ROWS):
+        magnitude = block.abs()
+        torch.maximum(peak, magnitude.amax(0).double(), out=peak)
+        total += magnitude.sum(0)
+        squares += magnitude.square_().sum(0)
+    return torch.stack([peak, total, squares])
 
 
 def gram_matrix(x: Tensor) -> Tensor:
