@@ -59,8 +59,12 @@ def speed_ratio_claim(row: pd.Series, low: float, high: float, device: str) -> s
 
 def projection_text(projection: Projection, digits: int = 3) -> str:
     """A projected time with its interval: "12.5 (8.1 to 19.2)"."""
+
+    def text(ms: float) -> str:
+        return f"{ms:,.0f}" if ms >= 10 ** (digits - 1) else f"{ms:.{digits}g}"
+
     low, high = projection.interval
-    return f"{projection.ms:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
+    return f"{text(projection.ms)} ({text(low)} to {text(high)})"
 
 
 def tier_claim(choice: TierChoice, table: pd.DataFrame, labels: Mapping[str, str], costs: list[str]) -> str:

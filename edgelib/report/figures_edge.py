@@ -23,7 +23,9 @@ def _log(ax: Axes, which: str) -> None:
     for axis in which:
         getattr(ax, f"set_{axis}scale")("log")
         side = getattr(ax, f"{axis}axis")
-        side.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        low, high = getattr(ax, f"get_{axis}lim")()
+        steps = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)  # labels of three per decade run into each other
+        side.set_major_locator(LogLocator(10, subs=steps))
         side.set_major_formatter(_PLAIN)
         side.set_minor_formatter(NullFormatter())
 
@@ -60,10 +62,11 @@ def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
             continue
         roof = attainable(at, device.fact("bandwidth_gb_s"), rate)
         ax.plot(at, roof, color=GREY, linewidth=1.2)
-        ax.annotate(f"{unit} {rate:g} Tops/s", (at[-1], roof[-1]), xytext=(0, 3), textcoords="offset points",
-                    ha="right", color=GREY, fontsize=8)  # fmt: skip
+        ax.annotate(f"{unit} {rate:g} Tops/s", (at[0], rate), xytext=(0, 3), textcoords="offset points",
+                    color=GREY, fontsize=8)  # fmt: skip
+        ax.plot(at[:2], [rate, rate], alpha=0)  # the label counts for the limits
     for k, (name, rows) in enumerate(table.groupby("name", sort=False)):
-        colour, marker = _HUES[k % len(_HUES)], _MARKERS[k % len(_MARKERS)]
+        colour, marker = _HUES[k % len(_HUES)], _MARKERS[(k + k // len(_HUES)) % len(_MARKERS)]
         ax.plot(rows["intensity"], rows["tops"], marker, color=colour, markersize=6, label=name)
     _log(ax, "xy")
     ax.set(xlabel="Arithmetic intensity (operations per byte)", ylabel="Achieved rate (1e12 operations/s)")
