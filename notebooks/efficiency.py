@@ -189,7 +189,7 @@ display(Markdown(myst_table(shown, caption, "tab-encoders", dict.fromkeys(shown.
 # {numref}`fig-roof` says what binds. A point under the slope waits for memory: fewer bits make it faster. A point under a level roof
 # waits for arithmetic: only a kernel that computes in the narrow format helps.
 
-# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, measured in the same process: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above a roof computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
+# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best of its readings: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above a roof computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
 points = pd.concat([achieved(measured.encoders, "p50"), achieved(measured.generation, "tpot_p50")], ignore_index=True)
 points["name"] = points.model + ", " + points.config
 work.save_table("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
