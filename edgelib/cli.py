@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -116,7 +117,8 @@ def sweep(
     score = "correct" if "correct" in rows else "score"
     means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
     print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
-    print(f"simulated mean of {score!r}, severity 0 is clean; {len(rows)} outcomes in {out}")
+    clean = ", severity 0 is clean" if "severity" in marks else ""
+    print(f"simulated mean of {score!r}{clean}; {len(rows)} outcomes in {out}")
 
 
 @app.command()
@@ -127,20 +129,28 @@ def measure(
     threads: Annotated[int | None, typer.Option(help="Threads to measure with; all cores where none is named.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the machine in the book.")] = None,
 ) -> None:
-    """Time models of public dimensions on this machine, with every kernel that is installed."""
+    """Time models of public dimensions on this machine, with every kernel that is installed.
+
+    Started again after it was stopped, it goes on from the last case that was done.
+    """
     import torch
 
     from edgelib.evaluation import suite as measuring
+    from edgelib.evaluation.store import CellStore
+    from edgelib.measure.machine import BUSY
     from edgelib.measure.measurements import save_measurements
 
     plan = choose(measuring.SUITES, suite, "suite")
     if threads is not None and threads < 1:
         raise EdgelibError(f"threads must be at least 1, got {threads}")
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    measured = measuring.measure_machine(plan, name=name, report=functools.partial(print, flush=True))
+    store = CellStore(out)
+    measured = measuring.measure_machine(plan, name=name, store=store, report=functools.partial(print, flush=True))
     folder = save_measurements(measured, out)
-    busy = "; the machine was busy, so measure again when it is quiet" if measured.machine["busy"] else ""
-    print(f"measured {measured.machine['name']} into {folder}{busy}")
+    shutil.rmtree(store.folder)  # every case is in the tables now
+    others = measured.machine["others"]
+    print(f"measured {measured.machine['name']} into {folder}; other programs took at most {others:.1%} of it"
+          + ("; measure again when it is quiet" if others > BUSY else ""))  # fmt: skip
 
 
 TRAINERS = {

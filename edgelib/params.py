@@ -14,33 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.schemas import (
-    SCHEMAS,
-    CalibrationSensitivity,
-    Efficiency,
-    EmbeddedWorld,
-    Fp8KvAblation,
-    Parameters,
-    Pareto,
-    RobustnessGap,
-    VlmAccuracy,
-)
+from edgelib.schemas import *  # noqa: F403
+from edgelib.schemas import SCHEMAS, Parameters
+from edgelib.schemas import __all__ as _schemas
 
-__all__ = [
-    "SCHEMAS",
-    "CalibrationSensitivity",
-    "Efficiency",
-    "EmbeddedWorld",
-    "Fp8KvAblation",
-    "Parameters",
-    "Pareto",
-    "RobustnessGap",
-    "VlmAccuracy",
-    "begin",
-    "check",
-    "read",
-    "validate",
-]
+__all__ = [*_schemas, "begin", "check", "read", "validate"]
 
 _BEFORE = "__edgelib_names_before__"
 _GIVEN = "__edgelib_names_given__"

@@ -152,14 +152,15 @@ display(Markdown(myst_table(shown, caption, "tab-files", dict.fromkeys(shown.col
 # ## Time of a kernel
 #
 # The same encoder with random weights on every kernel that runs on one machine. Configurations take turns, so that whatever else
-# the machine did met all of them alike; a machine that is named *busy* gives ratios that can be trusted more than its times.
+# the machine did met all of them alike; where others used much of the machine, ratios can be trusted more than times.
 
 # %% tags=["hide-input"]
 measured = measurements_of(P.measurements, work.folder / "measured")
 here = machine_device(measured)
 machine = measured.machine
 facts = {
-    "machine": machine["name"], "threads": machine["threads"], "busy": "yes" if machine.get("busy") else "no",
+    "machine": machine["name"], "threads": machine["threads"],
+    "used by others in any case": f"{machine['others']:.1%} at most" if "others" in machine else "not recorded",
     **{name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s"): f"{v:g}" for name, v in machine["ceilings"].items()},
     **{package: v for package, v in machine.get("versions", {}).items()},
 }  # fmt: skip

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.evaluation import suite
-from edgelib.measure import measurements
+from edgelib.evaluation import runners, suite
+from edgelib.evaluation.store import CellStore
+from edgelib.measure import machine, measurements
 from edgelib.measure.measurements import COLUMNS, Measurements, achieved, load_measurements
 
 MACHINE = {
@@ -121,17 +122,46 @@ def tiny(tmp_path, monkeypatch):
 
 def test_a_suite_measures_every_case_on_every_runner(tiny, tmp_path):
     threads = torch.get_num_threads()
-    found = suite.measure_machine(tiny, suite.TORCH[:1], name="here")
+    found = suite.measure_machine(tiny, runners.TORCH[:1], name="here")
     assert found.encoders["batch"].tolist() == [1, 2] and found.generation["batch"].tolist() == [1, 2]
     assert (found.encoders["n"] == 6).all() and found.machine["threads"] == threads and not found.machine["left_out"]
     again = load_measurements(measurements.save_measurements(found, tmp_path / "out"))
     assert again.machine["name"] == "here" and (again.generation["kv"] > 0).all()
 
 
+def test_a_run_that_is_killed_goes_on_with_the_case_it_was_at(tiny, tmp_path):
+    store, begun = CellStore(tmp_path), []
+
+    def until_the_third(what):
+        begun.append(what)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=until_the_third)
+    again, whole = [], suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=begun.append)
+    assert begun[2] == begun[3] and len(set(begun)) == len(begun) - 1, "the case that was stopped, and no other, twice"
+    kept = suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=again.append)
+    assert not again and kept.machine == whole.machine
+    for table in ("encoders", "generation"):
+        pd.testing.assert_frame_equal(getattr(kept, table), getattr(whole, table))
+    assert whole.encoders["n"].dtype.kind == "i" and whole.generation["kv"].dtype.kind == "i"
+
+
+@pytest.mark.parametrize(
+    ("everyone", "own", "clock", "share"), [(6, 6, 10, 0.0), (8, 4, 10, 0.2), (5, 6, 10, 0.0), (99, 0, 10, 1.0)]
+)
+def test_others_take_what_the_processors_did_beside_us(monkeypatch, everyone, own, clock, share):
+    readings = [(100.0, 7.0, 50.0), (100.0 + everyone, 7.0 + own, 50.0 + clock)]
+    monkeypatch.setattr(machine, "_seconds", lambda: readings.pop(0))
+    monkeypatch.setattr(machine.psutil, "cpu_count", lambda: 2)
+    assert machine.Watch().others() == pytest.approx(share)
+
+
 def test_a_case_of_minutes_is_left_out_and_named(tiny, monkeypatch):
     monkeypatch.setattr(suite, "_TOO_LONG", 0.0)
     with pytest.raises(EdgelibError, match="no case of encoders"):
-        suite.measure_machine(tiny, suite.TORCH[:1])
+        suite.measure_machine(tiny, runners.TORCH[:1])
 
 
 def test_a_suite_has_cases():
@@ -142,9 +172,9 @@ def test_a_suite_has_cases():
 def test_kernels_that_are_installed_take_part(tiny):
     pytest.importorskip("onnxruntime")
     wanted = ("torch-fp32", "onnx-int8")
-    runners = [runner for runner in suite.installed_runners() if runner.config in wanted]
+    chosen = [runner for runner in runners.installed_runners() if runner.config in wanted]
     decoders = {model: (shape, ((1, 1), (2, 3))) for model, (shape, _) in tiny.decoders.items()}
-    found = suite.measure_machine(replace(tiny, decoders=decoders), runners)
+    found = suite.measure_machine(replace(tiny, decoders=decoders), chosen)
     assert found.encoders["config"].unique().tolist() == list(wanted)
     cases = found.generation.groupby("config")["prompt"].apply(list).to_dict()
     assert cases == {"torch-fp32": [1, 3], "onnx-int8": [1]}
@@ -159,14 +189,12 @@ def test_kernels_that_are_installed_take_part(tiny):
     [(1000, None, "4 copies in 32 bits"), (10**12, EdgelibError("cannot be exported"), "cannot be exported")],
     ids=["too large", "export fails"],
 )
-def test_a_decoder_that_a_kernel_cannot_take_is_left_out(
-    tiny, monkeypatch, memory, failure, reason
-):
+def test_a_decoder_that_a_kernel_cannot_take_is_left_out(tiny, monkeypatch, memory, failure, reason):
     def decode(module):
         raise failure
 
-    other = replace(suite.TORCH[0], runtime="other", config="other", decode=decode)
-    monkeypatch.setattr(suite, "_memory_bytes", lambda: memory)
-    found = suite.measure_machine(tiny, [suite.TORCH[0], other])
+    other = replace(runners.TORCH[0], runtime="other", config="other", decode=decode)
+    monkeypatch.setattr(suite, "memory_bytes", lambda: memory)
+    found = suite.measure_machine(tiny, [runners.TORCH[0], other])
     assert found.generation["config"].unique().tolist() == ["torch-fp32"]
     assert "other" in found.machine["left_out"][0] and reason in found.machine["left_out"][0]

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.evaluation.generate import MAX_NEW_TOKENS, answers, scored
+from edgelib.evaluation.generate import LIBRARIES, MAX_NEW_TOKENS, answers, scored
 from edgelib.evaluation.store import code_version
 from edgelib.evaluation.sweep import PLAIN, planted
 from edgelib.evaluation.zero_shot import Condition
@@ -24,7 +24,6 @@ from edgelib.quant.quantize import quantize
 from edgelib.quant.scheme import needs_of, plan_for, scheme
 
 NO_MIX = "none"  # the mix of a variant that needs no calibration
-_LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "pillow")  # whose versions can move an answer
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class AnswerGrid:
             "dtype": str(self.model.dtype), "baseline": self._told(self.variants[0]), "seed": self.seed,
             "table": self.table, "instruction": self.instruction, "max_new_tokens": self.max_new_tokens,
             "code": code_version(__name__),
-            "versions": {name: version(name) for name in _LIBRARIES},
+            "versions": {name: version(name) for name in LIBRARIES},
         }  # fmt: skip
 
     def columns(self, variant: AnswerVariant, place: Place) -> dict:

@@ -19,6 +19,7 @@ from edgelib.quant.divergence import divergence
 
 ANSWER_COLUMNS = ("item", "image_id", "prediction", "tokens", "ended", "logprob", "margin", "yes_margin", "kl")
 MAX_NEW_TOKENS = 16
+LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "pillow")  # whose versions can move an answer
 
 
 def generate(
@@ -44,8 +45,8 @@ def generate(
     condition = condition_of(corruption, severity, table)
     found = answers(
         models, data, condition, reference=None if baseline is None else "baseline",
-        caches={"model": cache_factory}, instruction=instruction, max_new_tokens=max_new_tokens,
-        seed=seed, table=table, batch_size=batch_size,
+        caches={"model": cache_factory}, share=cache_factory is None, instruction=instruction,
+        max_new_tokens=max_new_tokens, seed=seed, table=table, batch_size=batch_size,
     )  # fmt: skip
     return scored(found["model"], data).assign(corruption=condition.corruption, severity=condition.severity)
 
@@ -65,18 +66,18 @@ def scored(rows: pd.DataFrame, data: QuestionSet) -> pd.DataFrame:
 @torch.no_grad()
 def answers(
     models: Mapping[str, GenerativeModel], data: QuestionSet, condition: Condition, *, reference: str | None = None,
-    caches: Mapping[str, CacheFactory | None] | None = None, instruction: str = "",
+    caches: Mapping[str, CacheFactory | None] | None = None, share: bool = True, instruction: str = "",
     max_new_tokens: int = MAX_NEW_TOKENS, seed: int = 0, table: str | None = None, batch_size: int = 64,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Ask several models the same questions about the same corrupted images; returns a table by model name.
 
-    Each batch is read, corrupted and processed once, each image encoded once for all models whose vision tower has the
-    same weights, and what the decoder makes of it shared by all questions about it, where the model allows that and no
-    cache is given. reference: the model from whose first token the divergence is measured. Arguments as `generate`.
+    Each batch is read, corrupted and processed once, and each image encoded once for all models whose vision tower has
+    the same weights. share: let all questions about an image share what the decoder makes of it, where the model allows
+    that; a study of caches does not, so that every cache meets the same arithmetic. reference: the model from whose
+    first token the divergence is measured. Arguments as `generate`.
     """
     order = sorted(models, key=lambda name: name != reference)
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
-    share = not any((caches or {}).values())  # a cache that is compared with another meets the same arithmetic
     sharing = {name: (id(m.processor), m.device, m.dtype) for name, m in models.items()}
     for positions, images, which in _batches(data, batch_size, models):
         images = condition.apply(images, seed, table)

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from edgelib.errors import EdgelibError
-from edgelib.evaluation.generate import answers, scored
+from edgelib.evaluation.generate import LIBRARIES, answers, scored
 from edgelib.evaluation.store import code_version
 from edgelib.evaluation.sweep import PLAIN, planted
 from edgelib.evaluation.zero_shot import Condition
@@ -26,7 +26,6 @@ from edgelib.quant.kv_scheme import kv_scheme
 
 EXACT = "exact"  # the model's own cache
 FLOAT = "float"  # attention as the model computes it
-_LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "pillow")  # whose versions can move an answer
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class KVStudy:
         return {
             "caches": True, "model": self.model.fingerprint, "device": self.model.device.type,
             "dtype": str(self.model.dtype), "seed": self.seed, "data": self.data.fingerprint,
-            "max_new_tokens": self.max_new_tokens, "versions": {name: version(name) for name in _LIBRARIES},
+            "max_new_tokens": self.max_new_tokens, "versions": {name: version(name) for name in LIBRARIES},
             "code": code_version(__name__),
         }  # fmt: skip
 
@@ -117,8 +116,8 @@ class KVStudy:
             with nullcontext() if plain else rounded_attention(model, attention):
                 rows = answers(
                     dict.fromkeys(names, model), self.data, Condition(), reference=EXACT if plain else None,
-                    caches={name: plans.get(name) for name in names}, max_new_tokens=self.max_new_tokens,
-                    seed=self.seed, batch_size=self.batch_size,
+                    caches={name: plans.get(name) for name in names}, share=False,
+                    max_new_tokens=self.max_new_tokens, seed=self.seed, batch_size=self.batch_size,
                 )  # fmt: skip
             found |= {v: scored(rows[v.cache], self.data) for v in own}
         return found

@@ -76,7 +76,8 @@ def split(texts: dict[str, Tensor], image: Tensor, image_token: int | None) -> t
 def looks_back(model: GenerativeModel, prompts: Prompts, features) -> bool:
     """Whether no state up to the end of an image depends on the question behind it, found by asking twice.
 
-    The same prompt is read with two different endings of one length: the states before them must be equal.
+    The same prompt is read with two endings of one length that differ in every token: the states before them must be
+    equal. False for a prompt of which no other ending can be made.
     """
     known = _LOOKS_BACK.get(model.module)
     if known is not None:
@@ -86,10 +87,14 @@ def looks_back(model: GenerativeModel, prompts: Prompts, features) -> bool:
     if found is None:
         return False
     texts, width = found
-    rest, states = texts["input_ids"][:, width:], []
-    for ending in (rest, torch.where(rest == rest[:, -1:], rest[:, :1], rest[:, -1:])):
-        ids = torch.cat([texts["input_ids"][:, :width], ending], dim=1)
-        cache = _states(model, prompts, texts | {"input_ids": ids}, torch.tensor([0]), features)
+    ids, states = texts["input_ids"], []
+    rest, last = ids[:, width:], ids[:, -1:]
+    others = ids[texts["attention_mask"].bool() & (ids != model.image_token) & (ids != last)]
+    if not len(others):
+        return False
+    for ending in (rest, torch.where(rest == last, others[-1], last)):
+        read = texts | {"input_ids": torch.cat([ids[:, :width], ending], dim=1)}
+        cache = _states(model, prompts, read, torch.tensor([0]), features)
         if not _is_plain(cache):
             return False
         states.append([t[..., :width, :] for layer in cache.layers for t in (layer.keys, layer.values)])

@@ -7,78 +7,26 @@ Configurations of one case take turns, round by round, so that whatever else the
 from __future__ import annotations
 
 import copy
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgelib.errors import EdgelibError
-from edgelib.evaluation.costs import weight_bits
+from edgelib.evaluation.runners import Runner, Tower, installed_runners
+from edgelib.evaluation.store import CellStore, code_version
 from edgelib.measure.ceilings import ceilings
+from edgelib.measure.machine import Watch, describe, memory_bytes
 from edgelib.measure.measurements import COLUMNS, Measurements, load_measurements, save_measurements
 from edgelib.measure.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_statistics
-from edgelib.measure.workload import Decoder, decode_work, decoder, encode_work, encoder
+from edgelib.measure.workload import Decoder, Work, decode_work, decoder, encode_work, encoder
 from edgelib.quant.architectures import architecture
-from edgelib.quant.kernels import KERNELS, available_kernels, with_kernel
-from edgelib.quant.quantize import quantize
-
-_PACKAGES = ("torch", "transformers", "onnxruntime", "torchao")
-
-
-@dataclass(frozen=True)
-class Runner:
-    """One way to run a model: a kernel, the numbers it computes with, and how to build it from the fp32 model.
-
-    weight, activation: number formats; bits: per weight, scales included; head_bits, other_bits: of the output head,
-    and of what else is stored and passed on. build: (module, example inputs) -> module that runs that way.
-    decode: decoder -> what generates token by token, a model of transformers or a decoder with steps; None: cannot.
-    """
-
-    runtime: str
-    config: str
-    weight: str
-    activation: str
-    bits: float
-    head_bits: float
-    other_bits: float
-    build: Callable[[nn.Module, list[Tensor]], nn.Module]
-    decode: Callable[[nn.Module], object] | None = None
-
-
-def _bf16(module: nn.Module) -> nn.Module:
-    return module.to(torch.bfloat16)
-
-
-TORCH = (
-    Runner("torch", "torch-fp32", "fp32", "fp32", 32, 32, 32, lambda module, _: module, lambda module: module),
-    Runner("torch", "torch-bf16", "bf16", "bf16", 16, 16, 16, lambda module, _: _bf16(module), lambda m: _bf16(m)),
-)
-# Numbers of the kernels of `edgelib.quant.kernels` that an encoder can be timed with: weights, activations, and bits
-# per weight where the kernel quantizes by itself.
-_NUMBERS = {
-    "onnx-fp32": ("fp32", "fp32", 32.0), "onnx-int4": ("int4", "int8", None), "onnx-int8": ("int8", "int8", None),
-    "onnx-int8-tensor": ("int8", "int8", None),
-    "torchao-int8": ("int8", "fp32", 8.1), "torchao-int8-dynamic": ("int8", "int8", 8.1),
-    "torchao-int4": ("int4", "bf16", 4.25), "torchao-fp8": ("fp8_e4m3", "fp8_e4m3", 8.1),
-}  # fmt: skip
-
-
-class Tower(nn.Module):
-    """A vision encoder of transformers that takes pixels and returns one tensor, as kernels want it."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.module(pixel_values=pixels).pooler_output
 
 
 @dataclass(frozen=True)
@@ -99,7 +47,7 @@ class Suite:
 _CASES = ((1, 1), (1, 32), (1, 128), (1, 512), (4, 1), (4, 32), (16, 1), (16, 32), (32, 32))
 FULL = Suite(
     encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1, 8, 32))},
-    decoders={"qwen2-0.5b": ("qwen2-0.5b", _CASES), "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 32),))},
+    decoders={"qwen2-0.5b": ("qwen2-0.5b", _CASES), "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 1), (1, 32)))},
 )
 QUICK = Suite(
     encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1,))},
@@ -113,65 +61,34 @@ _COPIES = 4  # of a decoder's weights: the model, its rounded copy, the exported
 
 def measure_machine(
     suite: Suite = FULL, runners: Sequence[Runner] | None = None, *, name: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    store: CellStore | None = None, report: Callable[[str], None] = lambda line: None,
 ) -> Measurements:  # fmt: skip
     """Measure this machine with the threads torch has now and return its tables.
 
     runners: ways to run a model, the baseline first; None for torch and every kernel that is installed. name: of the
-    machine in the book. Cases that would take minutes are left out and named in machine["left_out"].
+    machine in the book. store: where every case is kept as it is done, so that a run that is killed goes on from there.
+    Cases that would take minutes are left out and named in machine["left_out"]. machine["others"] is the largest share
+    of the machine that other programs took during a case.
     Raises EdgelibError for a suite without cases.
     """
     if not suite.encoders or not suite.decoders:
         raise EdgelibError("a suite measures at least one encoder and one decoder")
-    runners = installed_runners() if runners is None else runners
-    before = ceilings(megabytes=suite.megabytes, size=suite.gemm)
-    left_out: list[str] = []
-    encoders, generation = [], []
-    for model, (shape, batches) in suite.encoders.items():
-        report(f"encoder {model}")
-        encoders += _encoder_rows(model, shape, batches, runners, suite, before, left_out)
-    for model, (shape, cases) in suite.decoders.items():
-        report(f"decoder {model}")
-        generation += _generation_rows(model, shape, cases, runners, suite, before, left_out)
-    for kind, rows in (("encoders", encoders), ("decoders", generation)):
-        if not rows:
+    session = _Session(suite, installed_runners() if runners is None else tuple(runners), describe(), store, report)
+    encoders = [row for model in suite.encoders for row in _encoder_rows(session, model)]
+    generation = [row for model in suite.decoders for row in _generation_rows(session, model)]
+    left_out = [row["left_out"] for row in (*encoders, *generation) if "left_out" in row]
+    tables = {}
+    for kind, rows in (("encoders", encoders), ("generation", generation)):
+        measured = [row for row in rows if "model" in row]
+        if not measured:
             raise EdgelibError(f"no case of {kind} is short enough to measure here: {'; '.join(left_out)}")
-    after = ceilings(megabytes=suite.megabytes, size=suite.gemm)
+        tables[kind] = pd.DataFrame(measured)[list(COLUMNS[kind])]
+    after = session.ceilings("after")
     # Other work only takes away, so the better of two readings is nearer to what the machine can do.
-    best = {key: float(max(before[key], after[key])) for key in before}
-    return Measurements(
-        machine=describe(name) | {"ceilings": {k: float(f"{v:.4g}") for k, v in best.items()}, "left_out": left_out},
-        encoders=pd.DataFrame(encoders)[list(COLUMNS["encoders"])],
-        generation=pd.DataFrame(generation)[list(COLUMNS["generation"])],
-    )
-
-
-def installed_runners() -> tuple[Runner, ...]:
-    """Return torch's runners and one for every other kernel that can run here."""
-    kernels = available_kernels()
-    usable = kernels.loc[kernels["available"] & kernels["kernel"].isin(list(_NUMBERS)), "kernel"]
-    return (*TORCH, *(_kernel_runner(name) for name in usable))
-
-
-def _kernel_runner(kernel: str) -> Runner:
-    weight, activation, bits = _NUMBERS[kernel]
-    scheme = KERNELS[kernel].scheme
-    if bits is None:
-        bits = weight_bits(architecture("clip-vit-base-patch32").vision_model, scheme)
-
-    def build(module: nn.Module, inputs: list[Tensor]) -> nn.Module:
-        made = quantize(module, scheme) if scheme else module
-        return with_kernel(made, kernel, None if kernel.startswith("torchao") else inputs)
-
-    def decode(module: nn.Module):
-        from edgelib.quant.decoder import decoder_of
-
-        if kernel.startswith("torchao"):
-            return with_kernel(module, kernel)
-        return decoder_of(quantize(module, scheme) if scheme else module, kernel)
-
-    runtime = {"onnx": "ONNX Runtime", "torchao": "torchao"}[kernel.split("-")[0]]
-    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode)
+    best = {key: float(f"{max(value, after[key]):.4g}") for key, value in session.ceilings("before").items()}
+    machine = session.machine | ({} if name is None else {"name": name})
+    facts = {"others": round(max(session.others), 4), "ceilings": best, "left_out": list(dict.fromkeys(left_out))}
+    return Measurements(machine | facts, **tables)
 
 
 def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:
@@ -184,142 +101,159 @@ def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:
     return load_measurements(save_measurements(measure_machine(QUICK), folder))
 
 
-def describe(name: str | None = None) -> dict:
-    """Return what a reader needs to know about this machine: processor, threads, memory, versions, was it busy."""
-    processor, cores = _processor(), os.cpu_count() or 1
-    busy = os.getloadavg()[0] > 0.5 * cores + torch.get_num_threads()
-    return {
-        "name": name or f"{processor}, {cores} cores", "processor": processor, "cores": cores,
-        "threads": torch.get_num_threads(), "memory_gib": round(_memory_bytes() / 2**30, 1), "family": _family(),
-        "busy": bool(busy), "versions": {package: _version(package) for package in _PACKAGES},
-    }  # fmt: skip
+class _Session:
+    """One measurement of a machine: what is asked, what is known of it so far, and where finished cases are kept."""
+
+    def __init__(self, suite: Suite, runners: Sequence[Runner], machine: dict, store: CellStore | None, report):
+        self.suite, self.runners, self.machine, self.store, self.report = suite, runners, machine, store, report
+        self.others: list[float] = []
+        self.limits = self.ceilings("before")
+
+    def ceilings(self, when: str) -> dict:
+        """What memory and arithmetic reach, read once before the cases and once after."""
+        size = {"megabytes": self.suite.megabytes, "size": self.suite.gemm}
+        (found,) = self.case(f"ceilings {when} {size}", lambda: [ceilings(**size)])
+        return found
+
+    def case(self, what: str, make: Callable[[], list[dict]]) -> list[dict]:
+        """The rows of a case, from the store or made now."""
+        spec = {
+            "measured": what, "machine": self.machine, "code": code_version(__name__),
+            "lengths": [self.suite.new_tokens, self.suite.rounds, _TOO_LONG],
+        }  # fmt: skip
+        kept = None if self.store is None else self.store.read(spec)
+        if kept is None:
+            self.report(what)
+            watch = Watch()
+            rows = make()
+            kept = pd.DataFrame({"row": [json.dumps(row, default=np.generic.item) for row in rows]})
+            kept["others"] = watch.others()
+            if self.store is not None:
+                self.store.write(spec, kept)
+        self.others += kept["others"].tolist()
+        return [json.loads(row) for row in kept["row"]]
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _too_long(operations: float, runner: Runner, limits: Mapping[str, float]) -> str | None:
+    """Why a run of a case is not even begun, by the measured rate of its numbers; None where it may be."""
+    rate = limits.get(f"{runner.activation}_tops")
+    seconds = operations / rate / 1e12 if rate else 0.0
+    return f"{seconds:.0f} s by the measured rate of {runner.activation}" if seconds > _TOO_LONG else None
 
 
-def _family() -> str:
-    return {"x86_64": "x86", "amd64": "x86", "aarch64": "armv8", "arm64": "armv8"}.get(
-        platform.machine().lower(), "cpu"
-    )
+def _slow(first_ms: float) -> str | None:
+    """Why a case is not repeated after its first run, which warms it up; None where it may be."""
+    return f"its first run took {first_ms / 1e3:.0f} s" if first_ms / 1e3 > _TOO_LONG else None
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _case(model: str, runner: Runner, batch: int) -> dict:
+def _head(model: str, runner: Runner, batch: int) -> dict:
     return dict(
         model=model, runtime=runner.runtime, config=runner.config, weight=runner.weight, activation=runner.activation,
         batch=batch,
     )  # fmt: skip
 
 
-def _too_long(operations: float, runner: Runner, limits: Mapping[str, float], case: str, left_out: list[str]) -> bool:
-    rate = limits.get(f"{runner.activation}_tops")
-    seconds = operations / rate / 1e12 if rate else 0.0
-    if seconds > _TOO_LONG:
-        left_out.append(f"{case}: {seconds:.0f} s by the measured rate of {runner.activation}")
-    return seconds > _TOO_LONG
+def _moved(work: Work) -> dict:
+    return dict(operations=work.operations, bytes=work.bytes)
 
 
-def _slow(first_ms: Callable[[], float], case: str, left_out: list[str]) -> bool:
-    """Whether the first run of a case, which warms it up, takes longer than a run may."""
-    seconds = first_ms() / 1e3
-    if seconds > _TOO_LONG:
-        left_out.append(f"{case}: its first run took {seconds:.0f} s")
-    return seconds > _TOO_LONG
+def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
+    """Rows of an encoder: one per batch and runner, or the reason why there is none."""
+    shape, batches = session.suite.encoders[model]
+    tower = encoder(shape)
+
+    @cache  # for the first case that is not kept already
+    def build() -> dict[Runner, nn.Module]:
+        plain = architecture(model, device="cpu").vision_model
+        example = [torch.zeros(2, 3, tower.image, tower.image)]
+        return {r: r.build(Tower(copy.deepcopy(plain)).eval(), example) for r in session.runners}
+
+    configs = ", ".join(runner.config for runner in session.runners)
+    for batch in batches:
+        yield from session.case(
+            f"encoder {model} batch {batch} with {configs}",
+            lambda batch=batch: _encoder_case(session, model, tower, build(), batch),
+        )
 
 
 @torch.inference_mode()
-def _encoder_rows(model, shape, batches, runners, suite, limits, left_out) -> list[dict]:
-    rows, tower = [], encoder(shape)
-    example = [torch.zeros(2, 3, tower.image, tower.image)]
-    plain = architecture(model, device="cpu").vision_model
-    built = {runner: runner.build(Tower(copy.deepcopy(plain)).eval(), example) for runner in runners}
-
-    def case(runner: Runner, batch: int) -> str:
-        return f"{model} {runner.config} batch {batch}"
-
-    for batch in batches:
-        images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
-        steps, times = {}, {}
-        for runner, module in built.items():
-            work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
-            if not _too_long(work.operations, runner, limits, case(runner, batch), left_out):
-                pixels = images.bfloat16() if runner.config == "torch-bf16" else images
-                steps[runner] = lambda module=module, pixels=pixels: module(pixels)
-                times[runner] = []
-        for runner in list(steps):
-            if _slow(lambda step=steps[runner]: times_ms(step, warmup=0, repeats=1)[0], case(runner, batch), left_out):
-                del steps[runner]
-        for _ in range(suite.rounds):
-            for runner, step in steps.items():
-                times[runner].append(times_ms(step, warmup=1, repeats=3))
+def _encoder_case(session: _Session, model: str, tower, built: Mapping[Runner, nn.Module], batch: int) -> list[dict]:
+    images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
+    steps, rows = {}, []
+    for runner, module in built.items():
+        pixels = images.bfloat16() if runner.config == "torch-bf16" else images
+        steps[runner] = lambda module=module, pixels=pixels: module(pixels)
+    work = {r: encode_work(tower, r.bits, batch=batch, other_bits=r.other_bits) for r in built}
+    for runner in built:
+        reason = _too_long(work[runner].operations, runner, session.limits)
+        reason = reason or _slow(times_ms(steps[runner], warmup=0, repeats=1)[0])
+        if reason:
+            rows.append({"left_out": f"{model} {runner.config} batch {batch}: {reason}"})
+            del steps[runner]
+    times = {runner: [] for runner in steps}
+    for _ in range(session.suite.rounds):
         for runner, step in steps.items():
-            work = encode_work(tower, runner.bits, batch=batch, other_bits=runner.other_bits)
-            rows.append(
-                _case(model, runner, batch) | percentiles(np.concatenate(times[runner]))
-                | dict(operations=work.operations, bytes=work.bytes) | memory_split(built[runner], step)
-            )  # fmt: skip
+            times[runner].append(times_ms(step, warmup=1, repeats=3))
+    for runner, step in steps.items():
+        rows.append(
+            _head(model, runner, batch) | percentiles(np.concatenate(times[runner]))
+            | _moved(work[runner]) | memory_split(built[runner], step)
+        )  # fmt: skip
     return rows
 
 
-def _generation_rows(model, shape, cases, runners, suite, limits, left_out) -> list[dict]:
-    rows, dims = [], decoder(shape)
+def _generation_rows(session: _Session, model: str) -> Iterator[dict]:
+    """Rows of a decoder: one per runner, batch and prompt, or the reason why there is none."""
+    shape, cases = session.suite.decoders[model]
+    dims = decoder(shape)
     # One after the other, because a decoder of two billion weights is not held in memory several times.
-    for runner in [runner for runner in runners if runner.decode is not None]:
-        module = None
-        if runner.runtime != "torch" and _COPIES * 4 * (dims.body + dims.head + dims.embedding) > _memory_bytes():
-            left_out.append(
-                f"{model} {runner.config}: {_COPIES} copies in 32 bits, on the way to the kernel, do not fit"
-            )
+    for runner in (runner for runner in session.runners if runner.decode is not None):
+        what = f"{model} {runner.config}"
+        if runner.runtime != "torch" and _COPIES * 4 * (dims.body + dims.head + dims.embedding) > memory_bytes():
+            copies = f"{_COPIES} copies in 32 bits, on the way to the kernel, do not fit"
+            yield {"left_out": f"{what}: {copies}"}
             continue
+
+        @cache
+        def build(runner=runner):
+            try:
+                return runner.decode(architecture(model, device="cpu"))
+            except EdgelibError as error:
+                return str(error)
+
         for batch, prompt in cases:
-            case = f"{model} {runner.config} batch {batch} prompt {prompt}"
-            if _too_long(2 * dims.body * batch * prompt, runner, limits, case, left_out):
-                continue
-            if module is None:
-                try:
-                    module = runner.decode(architecture(model, device="cpu"))
-                except EdgelibError as error:
-                    left_out.append(f"{model} {runner.config}: {error}")
-                    break
-            generation = _generation(module, dims, batch, prompt)
-            if isinstance(generation, StepGeneration) and prompt > 1:
-                reason = f"{model} {runner.config}, prompts of several tokens: this decoder reads one token at a time"
-                left_out += [reason] if reason not in left_out else []
-                continue
-            if _slow(lambda g=generation: float(g.run(2)[-1]), case, left_out):
-                continue
-            runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]
-            rows.append(_case(model, runner, batch) | _token_row(runs, dims, runner, batch, prompt, suite.new_tokens)
-                        | memory_split(module, lambda g=generation: g.run(2), generation.cache_bytes))  # fmt: skip
-    return rows
+            yield from session.case(
+                f"decoder {what} batch {batch} prompt {prompt}",
+                lambda b=batch, p=prompt, r=runner, build=build: _generation_case(session, model, dims, r, build, b, p),
+            )
+
+
+def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, batch: int, prompt: int) -> list[dict]:
+    what, suite = f"{model} {runner.config}", session.suite
+    case = f"{what} batch {batch} prompt {prompt}"
+    reason = _too_long(2 * dims.body * batch * prompt, runner, session.limits)
+    if reason:
+        return [{"left_out": f"{case}: {reason}"}]
+    module = build()
+    if isinstance(module, str):
+        return [{"left_out": f"{what}: {module}"}]
+    generation = _generation(module, dims, batch, prompt)
+    if isinstance(generation, StepGeneration) and prompt > 1:
+        return [{"left_out": f"{what}, prompts of several tokens: this decoder reads one token at a time"}]
+    reason = _slow(float(generation.run(2)[-1]))
+    if reason:
+        return [{"left_out": f"{case}: {reason}"}]
+    runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]
+    work = decode_work(
+        dims, runner.bits, context=prompt + suite.new_tokens // 2, batch=batch, head_bits=runner.head_bits,
+        kv_bits=runner.other_bits,
+    )  # fmt: skip
+    row = _head(model, runner, batch) | dict(prompt=prompt, new_tokens=suite.new_tokens) | _moved(work)
+    memory = memory_split(module, lambda: generation.run(2), generation.cache_bytes)
+    return [row | token_statistics(runs, batch) | memory]
 
 
 def _generation(made, dims: Decoder, batch: int, prompt: int) -> Generation | StepGeneration:
     if isinstance(made, nn.Module):
         return Generation(made, batch=batch, prompt=prompt)
     return StepGeneration(made, dims.vocab, lambda tokens: dims.kv_bytes(tokens, 32), batch=batch, prompt=prompt)
-
-
-def _token_row(runs, dims, runner, batch: int, prompt: int, new_tokens: int) -> dict:
-    work = decode_work(
-        dims, runner.bits, context=prompt + new_tokens // 2, batch=batch, head_bits=runner.head_bits,
-        kv_bits=runner.other_bits,
-    )  # fmt: skip
-    row = dict(prompt=prompt, new_tokens=new_tokens, operations=work.operations, bytes=work.bytes)
-    return row | token_statistics(runs, batch)

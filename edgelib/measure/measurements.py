@@ -110,7 +110,7 @@ def machine_device(measured: Measurements, key: str = "this-machine") -> Device:
         bandwidth_gb_s=float(ceilings["read_gb_s"]),
         rates=MappingProxyType(rates),
         lacks=MappingProxyType(family_reasons(family)),
-        sources=("measured in the same process as the times",),
+        sources=("measured before and after the times",),
         **facts,
     )
 

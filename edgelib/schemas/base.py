@@ -47,7 +47,7 @@ class Answers(Grid):
     """What chapters share that ask a model which writes."""
 
     model: Name = Field("scenes-vlm", description="a model that writes: embedded name, folder or hub id")
-    calibration: Mix = Field("balanced", description="calibration mix; it must show images")
+    calibration: Mix = Field("balanced", description="calibration mix")
     n_calibration: int = Field(32, ge=1, description="questions in a calibration set")
     executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
     workers: int = Field(2, ge=1, le=256, description="processes of the process executor")

@@ -1,0 +1,71 @@
+"""What a reader needs to know about the machine that times were taken on, and how much of it others used meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+BUSY = 0.05  # share of a machine that others may take before its times are to be doubted
+_PACKAGES = ("torch", "transformers", "onnxruntime", "torchao")
+
+
+def describe(name: str | None = None) -> dict:
+    """Return what this machine is: name, processor, cores, threads of torch now, memory, family, versions."""
+    processor, cores = _processor(), os.cpu_count() or 1
+    return {
+        "name": name or f"{processor}, {cores} cores", "processor": processor, "cores": cores,
+        "threads": torch.get_num_threads(), "memory_gib": round(memory_bytes() / 2**30, 1), "family": _family(),
+        "versions": {package: _version(package) for package in _PACKAGES},
+    }  # fmt: skip
+
+
+class Watch:
+    """Sees how much of all cores other programs, and other guests of the same host, take from now on."""
+
+    def __init__(self):
+        self._start = _seconds()
+
+    def others(self) -> float:
+        """Their share of the machine's time since the watch began, 0 to 1."""
+        everyone, own, clock = (now - then for now, then in zip(_seconds(), self._start, strict=True))
+        cores = psutil.cpu_count() or 1
+        return min(1.0, max(0.0, everyone - own) / max(cores * clock, 1e-9))
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return psutil.virtual_memory().total
+
+
+def _seconds() -> tuple[float, float, float]:
+    """Seconds that processors worked for everyone, and for this process, and of the clock."""
+    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    fields = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times, field, 0.0) for field in fields), own.user + own.system, time.perf_counter()
+
+
+def _family() -> str:
+    return {"x86_64": "x86", "amd64": "x86", "aarch64": "armv8", "arm64": "armv8"}.get(
+        platform.machine().lower(), "cpu"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
