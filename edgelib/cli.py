@@ -144,10 +144,10 @@ def measure(
     if threads is not None and threads < 1:
         raise EdgelibError(f"threads must be at least 1, got {threads}")
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    store = CellStore(out)
+    store = CellStore(out / "unfinished")
     measured = measuring.measure_machine(plan, name=name, store=store, report=functools.partial(print, flush=True))
     folder = save_measurements(measured, out)
-    shutil.rmtree(store.folder)  # every case is in the tables now
+    shutil.rmtree(out / "unfinished")  # every case is in the tables now
     others = measured.machine["others"]
     print(f"measured {measured.machine['name']} into {folder}; other programs took at most {others:.1%} of it"
           + ("; measure again when it is quiet" if others > BUSY else ""))  # fmt: skip

@@ -54,6 +54,18 @@ def test_rows_of_int8_are_the_simulation_itself(linear):
     assert torch.allclose(with_kernel(quantized, "onnx-int8", [x])(x), quantized(x), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torchao's own import
+@pytest.mark.parametrize(
+    ("kernel", "scheme", "error"),
+    [("torchao-int8", "w8a32-minmax-full", 1e-5), ("torchao-int8-dynamic", "w8a8-minmax-full", 0.02)],
+)
+def test_torchao_computes_the_scheme_it_stands_for(kernel, scheme, error, linear):
+    pytest.importorskip("torchao")
+    x, expected = rows(4), quantize(linear, scheme)(rows(4))
+    found = with_kernel(linear, kernel)(x)
+    assert (found - expected).norm() < error * expected.norm() and (found != linear(x)).any()
+
+
 def test_a_row_does_not_depend_on_its_batch(linear):
     real = with_kernel(quantize(linear, "w8a8-minmax"), "onnx-int8", [rows(2)])
     x = rows(3)

@@ -88,6 +88,14 @@ def test_shared_weights_count_once():
     assert split["weights"] == 256 and split["kv"] == 0 and split["activations"] >= 2 * 4 * 8 * 4
 
 
+def test_a_tensor_made_of_tensors_has_the_bytes_of_its_parts():
+    from torch.testing._internal.two_tensor import TwoTensor  # stands for torchao's kinds: codes and scales
+
+    layer = nn.Linear(8, 4, bias=False)
+    layer.weight = nn.Parameter(TwoTensor(torch.ones(4, 8), torch.ones(4, 8)), requires_grad=False)
+    assert profiling.tensor_bytes(layer) == 2 * 4 * 8 * 4
+
+
 def test_ceilings_are_positive_rates():
     found = ceilings.ceilings(formats=("fp32",), megabytes=1, size=32)
     assert set(found) == {"copy_gb_s", "read_gb_s", "fp32_tops"} and all(rate > 0 for rate in found.values())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -225,37 +223,3 @@ def test_an_unknown_chapter_lists_the_known_ones(tmp_path):
 def test_the_checkout_is_found_from_below(tmp_path):
     make_checkout(tmp_path)
     assert find_root(tmp_path / "book" / "data") == tmp_path
-
-
-def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from edgelib.cli import main; main()", *arguments]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        pytest.param(["publish", "tinny"], "unknown chapter 'tinny'", id="unknown chapter"),
-        pytest.param(["publish", "--params-dir", "params/nobody"], "no folder params/nobody", id="unknown folder"),
-        pytest.param(["check", "robustness_gap.yaml"], "no parameter file", id="no file"),
-        pytest.param(["check", "typo.yaml", "--chapter", "robustness_gap"], "did you mean 'n_images'", id="typo"),
-    ],
-)
-def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, arguments, said):
-    make_checkout(tmp_path)
-    (tmp_path / "params").mkdir()
-    (tmp_path / "typo.yaml").write_text("n_imags: 3\n")
-    done = edgelib(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_check_prints_every_value(tmp_path):
-    (tmp_path / "embedded_world.yaml").write_text("n_images: 33\n")
-    done = edgelib("check", "embedded_world.yaml", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "n_images: 33\n" in done.stdout
-    assert "seed: 0  # default" in done.stdout

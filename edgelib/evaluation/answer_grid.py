@@ -128,7 +128,7 @@ class AnswerGrid:
             base = planted(self.model, twin, self.seed)
             needs = needs_of(plan_for(base, v.config) for v in some)
             seen = calibrate(base, self.calibrations[mix], needs=sorted(needs)) if needs else None
-            built |= {v: quantize(base, v.config, seen) for v in some}
+            built |= {v: quantize(base, v.config, seen, losses=False) for v in some}
         return built
 
     def evaluate(

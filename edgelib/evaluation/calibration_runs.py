@@ -17,7 +17,7 @@ from edgelib.evaluation.executors import run_tasks
 from edgelib.evaluation.progress import progress_bar
 from edgelib.evaluation.store import CellStore, code_version
 from edgelib.evaluation.sweep import planted, shared_spec
-from edgelib.evaluation.zero_shot import Condition, outcomes
+from edgelib.evaluation.zero_shot import Condition, features_of, outcomes
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.datasets import Dataset
 from edgelib.inputs.image_store import pack_images
@@ -142,8 +142,11 @@ class _Job:
         return _Job(replace(self.experiment, model=model.with_module(shared_copy(model.module))), self.store)
 
     @cached_property
-    def reference(self) -> ZeroShotModel:
-        return quantize(self.experiment.model, REFERENCE)
+    def reference(self) -> dict[Condition, Tensor]:
+        """The plain model's features in every condition."""
+        e, model = self.experiment, quantize(self.experiment.model, REFERENCE)
+        return {c: features_of(model, e.data, c, seed=e.seed, table=e.table, batch_size=e.batch_size)
+                for c in e.deployment}  # fmt: skip
 
     @cached_property
     def _twins(self) -> dict[str, tuple[ZeroShotModel, Statistics]]:
@@ -181,11 +184,11 @@ def _score(job: _Job, draw: Draw | None, runs: tuple[Run, ...]) -> int:
         seen = None
         if images is not None:
             seen = calibrate(model, images, needs=sorted(needs_of(run.config for run in mine)), seed=draw.seed)
-        models = {"reference": job.reference} | {run.config: quantize(model, run.config, seen) for run in mine}
+        models = {run.config: quantize(model, run.config, seen, losses=False) for run in mine}
         vectors = {n: m.class_vectors(e.data.class_names, templates(e.prompts)) for n, m in models.items()}
         for condition in e.deployment:
             found = outcomes(
-                models, vectors, e.data, condition, reference="reference", seed=e.seed, table=e.table,
+                models, vectors, e.data, condition, reference=job.reference[condition], seed=e.seed, table=e.table,
                 batch_size=e.batch_size,
             )  # fmt: skip
             for run in mine:

@@ -253,7 +253,7 @@ class _Built:
             needs = needs_of(v.config for v in some)
             seen = calibrate(base, grid.calibration, needs=sorted(needs)) if needs else None
             for variant in some:
-                self.models[variant.name] = quantize(base, variant.config, seen)
+                self.models[variant.name] = quantize(base, variant.config, seen, losses=False)
                 self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
 
 

@@ -80,22 +80,37 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def features_of(
+    model: ZeroShotModel, data: Dataset, condition: Condition, *, seed: int = 0, table: str | None = None,
+    batch_size: int = 256,
+) -> Tensor:  # fmt: skip
+    """Return the features [N, D] of a data set's images in a condition, for `outcomes` to measure drift from."""
+    found = {}
+    for positions, images in data.batches(batch_size):
+        features = model.image_features(model.pixels(condition.apply(images, seed, table)))
+        found |= dict(zip(positions.tolist(), features, strict=True))
+    return torch.stack([found[position] for position in range(len(data))])
+
+
+@torch.no_grad()
 def outcomes(
     models: Mapping[str, ZeroShotModel], vectors: Mapping[str, Tensor], data: Dataset, condition: Condition, *,
-    reference: str | None = None, seed: int = 0, table: str | None = None, batch_size: int = 256,
+    reference: str | Tensor | None = None, seed: int = 0, table: str | None = None, batch_size: int = 256,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Evaluate several models on the same corrupted images: each batch is read, corrupted and preprocessed once.
 
     vectors: class vectors [C, D] by model name, encoded beforehand. reference: the model whose features the others'
-    drift 1 - cos(own, reference) is measured from. Returns one table of OUTCOME_COLUMNS by model name.
+    drift 1 - cos(own, reference) is measured from, or those features. Returns one table of OUTCOME_COLUMNS by model.
     """
     labels = torch.tensor(data.rows["label"].to_numpy())
     found = {name: _Outcomes(len(data)) for name in models}
-    order = sorted(models, key=lambda name: name != reference)  # the reference first, its features serve the others
+    known = isinstance(reference, Tensor)
+    # the reference first, its features serve the others
+    order = list(models) if known else sorted(models, key=lambda name: name != reference)
     for positions, images in data.batches(batch_size):
         images = condition.apply(images, seed, table)
         pixels: dict[tuple, Tensor] = {}
-        anchor = None
+        anchor = reference[positions.to(reference.device)] if known else None
         for name in order:
             model = models[name]
             key = (model.preprocess, model.device, model.dtype)
@@ -104,7 +119,7 @@ def outcomes(
             features = model.image_features(pixels[key])
             scores = features @ vectors[name].T
             _require_finite(scores, name, condition)
-            anchor = features if name == reference else anchor
+            anchor = features if not known and name == reference else anchor
             at = positions.numpy()
             found[name].prediction[at] = scores.argmax(dim=1).cpu().numpy()
             found[name].margin[at] = margins(scores, labels[positions].to(scores.device)).cpu().numpy()

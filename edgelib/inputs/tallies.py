@@ -150,7 +150,7 @@ class Tally:
 def moments(x: Tensor) -> Tensor:
     """Return max |x|, sum |x| and sum x^2 of the columns of x [R, in], float64 [3, in]."""
     peak, total, squares = torch.zeros(3, x.shape[1], dtype=torch.float64, device=x.device)
-    for block in x.split(len(x) if x.is_cuda else _MOMENT_ROWS):
+    for block in x.split(_MOMENT_ROWS if x.device.type == "cpu" else len(x)):
         magnitude = block.abs()
         torch.maximum(peak, magnitude.amax(0).double(), out=peak)
         total += magnitude.sum(0)

@@ -27,7 +27,7 @@ from edgelib.quant.methods.rtn import nearest, round_layer
 from edgelib.quant.scheme import Scheme, plan_for
 
 
-def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
+def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses: bool = True):
     """Return a copy of `model` quantized by a scheme; the model itself stays the untouched baseline.
 
     model: a loaded model or any nn.Module. The copy has its own modules and parameter objects, so moving or
@@ -42,7 +42,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear
     behind an activation function has neither: awq only clips it, the others round it to nearest. A norm's output that
     the model also returns (CLIP's pooler_output) comes back divided by s. `quantization_report` tells what was decided
-    for each layer.
+    for each layer; losses=False leaves out its columns of losses, for those who make many models and never look.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
@@ -54,12 +54,12 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None):
     targets = target_layers(module, plan)
     check_groups(module, plan, targets)
     statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
-    result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration)
+    result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration, losses=losses)
     return result if model is module else model.with_module(result)
 
 
 def _rebuild(
-    module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None, spend: bool
+    module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None, *, spend: bool, losses: bool
 ) -> nn.Module:
     """Round the targets of a copy; spend: drop each layer's statistics after use, because nobody else wants them."""
     result = shared_copy(module)
@@ -75,7 +75,7 @@ def _rebuild(
             migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, plan, statistics))
             bar.update()
         for name in targets:
-            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics)
+            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics, losses)
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
@@ -83,8 +83,9 @@ def _rebuild(
 
 
 def _quant_linear(
-    name: str, linear: nn.Linear, migration: Migration | None, plan: Scheme, statistics: Statistics | None
-) -> QuantLinear:
+    name: str, linear: nn.Linear, migration: Migration | None, plan: Scheme, statistics: Statistics | None,
+    losses: bool,
+) -> QuantLinear:  # fmt: skip
     """Round one layer; the migration's scales [in] were divided out of its input and go into its weight."""
     seen = None if statistics is None else statistics.layers.get(name)
     layer = original = Layer(name, widened(linear.weight.detach()), plan, seen)
@@ -95,7 +96,7 @@ def _quant_linear(
         notes["fallback"] = "calibration never reached it"
     act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
     encoded, decided = act(layer)
-    notes |= decided | _losses(original, layer, encoded)
+    notes |= decided | (_losses(original, layer, encoded) if losses else {})
     static = layer.input_scale() if plan.activation_granularity == "tensor" else None
     return QuantLinear(encoded, linear.bias, linear.weight.dtype, plan.activation_format, static, notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -26,13 +27,13 @@ def lowest_loss(
     output channels, with weights rounded to nearest and inputs as the scheme rounds them. It is the sum over all that
     calibration kept: candidates are never compared on a part of it. A loss that is not finite loses.
     """
-    targets = [None if layer.seen.rows is None else layer.part("rows") @ layer.weight.T for layer in layers]
-    history = {}
+    whole = replace(layers[0], weight=torch.cat([layer.weight for layer in layers]))
+    target = None if whole.seen.rows is None else whole.part("rows") @ whole.weight.T
+    parts, history = [len(layer.weight) for layer in layers], {}
     for key, scales in candidates.items():
-        errors = []
-        for layer, target in zip(layers, targets, strict=True):
-            moved = layer.scaled(scales)
-            rounded = nearest(moved.weight, moved.scheme.weight_format, moved.scheme.group_size)
-            errors.append(error_of(moved, rounded, target))
-        history[key] = float(torch.cat(errors).mean(dtype=torch.float64))
+        moved = whole.scaled(scales)
+        format, group_size = moved.scheme.weight_format, moved.scheme.group_size
+        # each Linear by itself, because a format may have one scale for a whole weight
+        rounded = torch.cat([nearest(weight, format, group_size) for weight in moved.weight.split(parts)])
+        history[key] = float(error_of(moved, rounded, target).mean(dtype=torch.float64))
     return min(history, key=lambda key: history[key] if math.isfinite(history[key]) else math.inf), history

@@ -1,0 +1,90 @@
+"""The command line: a mistake is one paragraph, grids run without a notebook and go on where they were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from edgelib.cli import app
+from edgelib.evaluation import sweep
+
+
+def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-c", "from edgelib.cli import main; main()", *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["publish", "tinny"], "unknown chapter 'tinny'", id="unknown chapter"),
+        pytest.param(["publish", "--params-dir", "params/nobody"], "no folder params/nobody", id="unknown folder"),
+        pytest.param(["check", "robustness_gap.yaml"], "no parameter file", id="no file"),
+        pytest.param(["check", "typo.yaml", "--chapter", "robustness_gap"], "did you mean 'n_images'", id="typo"),
+        pytest.param(["sweep", "typo.yaml", "--chapter", "efficiency"], "chapter with a grid 'efficiency'", id="no grid"),
+        pytest.param(["measure", "out", "--threads", "0"], "threads must be at least 1", id="no threads"),
+    ],
+)
+def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, arguments, said):
+    for name in ("notebooks", "edgelib", "params"):
+        (tmp_path / name).mkdir()
+    for name in ("pyproject.toml", "edgelib/errors.py", "notebooks/tiny.ipynb"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "typo.yaml").write_text("n_imags: 3\n")
+    done = edgelib(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_check_prints_every_value(tmp_path):
+    (tmp_path / "embedded_world.yaml").write_text("n_images: 33\n")
+    done = edgelib("check", "embedded_world.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "n_images: 33\n" in done.stdout
+    assert "seed: 0  # default" in done.stdout
+
+
+GRIDS = {
+    "robustness_gap": dict(
+        n_images=6, configs=["fp32", "w8a8-minmax"], baseline_model=None, corruptions=["fog"], severities=[3],
+        twins=[], n_calibration=4,
+    ),
+    "vlm_accuracy": dict(
+        n_vqa=2, n_pope=2, n_mme=28, configs=["bf16", "w8a16"], vision_configs=[], twins=["weight:16"],
+        twin_configs=["w8a16"], n_calibration=4, n_translation=2, conditions=["fog:3"], max_new_tokens=2,
+    ),
+    "fp8_kv_ablation": dict(
+        n_images=4, n_calibration=4, twins=["key:64"], dose_kinds=["key"], doses=[1.0, 64.0],
+        dose_schemes=["e4m3-one"], fixes=["e4m3-amax"], max_new_tokens=2,
+    ),
+}  # fmt: skip
+COLUMNS = {
+    "robustness_gap": {"correct", "corruption", "severity", "twin", "config"},
+    "vlm_accuracy": {"score", "said", "task", "severity", "twin", "config"},
+    "fp8_kv_ablation": {"score", "said", "cache", "attention", "twin"},
+}
+
+
+@pytest.mark.parametrize("chapter", GRIDS)
+def test_a_grid_runs_without_a_notebook_and_its_cells_are_kept(tmp_path, monkeypatch, chapter):
+    file, out = tmp_path / "mine.yaml", tmp_path / "out" / "rows.parquet"
+    file.write_text(yaml.safe_dump(GRIDS[chapter] | {"results": str(tmp_path / "results"), "executor": "serial"}))
+    command = ["sweep", str(file), "--chapter", chapter, "--out", str(out)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    rows = pd.read_parquet(out)
+    assert set(rows.columns) >= COLUMNS[chapter] and rows["twin"].nunique() >= 1 and not rows["item"].isna().any()
+    last = done.stdout.strip().splitlines()[-1]
+    assert f"{len(rows)} outcomes in {out}" in last and ("severity 0 is clean" in last) == ("severity" in rows)
+    monkeypatch.setattr(sweep, "run_tasks", lambda *given, **named: pytest.fail("nothing is left to compute"))
+    assert CliRunner().invoke(app, command).output.splitlines()[-1] == last
+    pd.testing.assert_frame_equal(pd.read_parquet(out), rows)
