@@ -149,7 +149,7 @@ def measure(
     folder = save_measurements(measured, out)
     shutil.rmtree(out / "unfinished")  # every case is in the tables now
     others = measured.machine["others"]
-    print(f"measured {measured.machine['name']} into {folder}; other programs took at most {others:.1%} of it"
+    print(f"measured {measured.machine['name']} into {folder}; other programs took {others:.1%} of its time"
           + ("; measure again when it is quiet" if others > BUSY else ""))  # fmt: skip
 
 

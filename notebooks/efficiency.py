@@ -20,7 +20,7 @@
 # {glue:text}`answer`
 #
 # :::{note}
-# Sizes on this page are bytes of files. Times are *measured* on the machine that is named, or *projected* onto another device
+# Sizes on this page are predicted from shapes, and checked on files of the embedded model. Times are *measured* on the machine that is named, or *projected* onto another device
 # with an interval; never simulated. The page takes about a minute, because it reads stored measurements.
 # :::
 #
@@ -81,7 +81,7 @@ from edgelib.inputs.datasets import dataset as read_images
 from edgelib.inputs.models import load
 from edgelib.measure.edge import devices as device_rows
 from edgelib.measure.edge import legality, memory_table, select
-from edgelib.measure.gains import separated_gains, speedup_table, swift_vlm_flow
+from edgelib.measure.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
 from edgelib.measure.measurements import achieved, machine_device
 from edgelib.measure.projection import (
     calibrated,
@@ -160,7 +160,7 @@ here = machine_device(measured)
 machine = measured.machine
 facts = {
     "machine": machine["name"], "threads": machine["threads"],
-    "used by others in any case": f"{machine['others']:.1%} at most" if "others" in machine else "not recorded",
+    "used by others meanwhile": f"{machine['others']:.1%}" if "others" in machine else "not recorded",
     **{name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s"): f"{v:g}" for name, v in machine["ceilings"].items()},
     **{package: v for package, v in machine.get("versions", {}).items()},
 }  # fmt: skip
@@ -168,6 +168,7 @@ pd.Series(facts).to_frame("measured on")
 
 # %% mystnb={"figure": {"caption": "Measured speed of the vision encoder by kernel, as a multiple of torch in 32 bits on the same machine in the same run. Right of one is faster. One image at a time; medians.", "name": "fig-speed"}, "image": {"alt": "Dots of measured speed-up by kernel on a logarithmic axis with a line at one."}}
 encoders = speedup_table(measured.encoders, "p50")
+within = quantization_gains(measured.encoders, "p50").set_index(["model", "config", "batch"])
 work.save_table("encoders", encoders)
 single = encoders[(encoders.batch == 1) & (encoders.model == encoders.model.iloc[0])].assign(name=lambda t: t.config)
 _, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(single)))
@@ -182,15 +183,19 @@ shown["95 %, ms"] = encoders.p95.map("{:.1f}".format)
 shown["Speed (range)"] = [
     f"{s:.2f} ({a:.2f} to {b:.2f})" for s, a, b in encoders[["speedup", "low", "high"]].to_numpy()
 ]
+shown["In its own runtime"] = [
+    f"{r.speedup:.2f} ({r.low:.2f} to {r.high:.2f})"
+    for r in within.loc[list(encoders[["model", "config", "batch"]].itertuples(index=False, name=None))].itertuples()
+]
 shown["Weights, MiB"] = (encoders.weights / MIB).map("{:.0f}".format)
-caption = f"Measured time of a vision encoder on {escaped(machine['name'])}, {machine['threads']} thread(s). The range divides opposite quartiles."
+caption = f"Measured time of a vision encoder on {escaped(machine['name'])}, {machine['threads']} thread(s). Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
 display(Markdown(myst_table(shown, caption, "tab-encoders", dict.fromkeys(shown.columns[2:], str))))
 
 # %% [markdown]
-# {numref}`fig-roof` says what binds. A point under the slope waits for memory: fewer bits make it faster. A point under a level roof
-# waits for arithmetic: only a kernel that computes in the narrow format helps.
+# {numref}`fig-roof` says what binds. A point near the slope waits for memory: fewer bits make it faster. A point near a level roof
+# waits for arithmetic: only a kernel that computes in the narrow format helps. A point far below both waits for its kernel.
 
-# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best of its readings: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above a roof computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
+# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best that was seen, in a product or in a model: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above all roofs computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
 points = pd.concat([achieved(measured.encoders, "p50"), achieved(measured.generation, "tpot_p50")], ignore_index=True)
 points["name"] = points.model + ", " + points.config
 work.save_table("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
@@ -201,8 +206,9 @@ plt.show()
 # %% [markdown]
 # ## First token, later tokens, memory
 #
-# TTFT is the time to the first token of a run, TPOT the mean time of the later ones of the same run. The first reads a whole prompt
-# and is bound by arithmetic; the later ones read all weights for one token each and are bound by memory.
+# TTFT is the time to the first token of a run, TPOT the time of each later one of the same run. With a long prompt the first is bound
+# by arithmetic; a later one, or the first after a prompt of one token, reads all weights for a single token and is bound by memory
+# if its kernel keeps up. Tokens per second count the whole batch and divide by the mean, where the other columns are medians.
 
 # %% tags=["hide-input", "full-width"]
 generation = measured.generation
@@ -218,6 +224,10 @@ for title, column in (
 shown["KV, MiB"] = (generation.kv / MIB).map("{:.1f}".format)
 caption = f"Measured generation on {escaped(machine['name'])}: medians of time to the first token and per later token, in the same runs."
 display(Markdown(myst_table(shown, caption, "tab-generation", dict.fromkeys(shown.columns[2:], str))))
+if machine.get("left_out"):
+    display(
+        Markdown("Cases that were not measured:\n\n" + "\n".join(f"- {escaped(line)}" for line in machine["left_out"]))
+    )
 
 # %% mystnb={"figure": {"caption": "Measured memory of a decoder by use: weights, keys and values of the cache, activations of a step, and what libraries hold beyond. The smallest and the largest case (batch x prompt) of each kernel: weights dominate, the cache grows with batch and prompt.", "name": "fig-memory"}, "image": {"alt": "Stacked horizontal bars of memory per model, configuration, batch and prompt."}}
 rows = generation.sort_values("kv", kind="stable").groupby(["model", "config"]).nth([0, -1]).sort_index()
@@ -275,7 +285,7 @@ display(
     )
 )
 
-# %% mystnb={"figure": {"caption": "Which configurations compute on which device. Narrow weights beside 16-bit activations run wherever 16 bits run, because they are decoded first; narrow activations need units of their own.", "name": "fig-legal"}, "image": {"alt": "Grid of devices by configurations with runs or no in each cell."}}
+# %% mystnb={"figure": {"caption": "Which configurations compute on which device. Narrow weights beside 16-bit activations run wherever 16-bit arithmetic does, because they are decoded first; narrow activations need units of their own.", "name": "fig-legal"}, "image": {"alt": "Grid of devices by configurations with runs or no in each cell."}}
 legal = legality(chosen, {c: (scheme(c).weight, scheme(c).activation) for c in P.configs})
 work.save_table("legality", legal)
 _, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(chosen)))
@@ -293,7 +303,7 @@ display(Markdown(bullets(
 # ### Does it fit?
 #
 # Weights of the language model, with embedding and output head in 16 bits, and keys and values of the whole context, against what
-# the operating system leaves.
+# the operating system leaves. A vision tower, which {numref}`tab-sizes` counts, and activations come on top.
 
 # %% tags=["hide-input", "full-width"]
 shape = decoder_shape(P.decoder)
@@ -303,10 +313,12 @@ wide = {c: 32 if c == "fp32" else 16 for c in P.configs}  # embedding, output he
 stored = {c: (shape.body * bits[c] + (shape.head + shape.embedding) * wide[c]) / 8 for c in P.configs}
 need = {c: stored[c] + shape.kv_bytes(P.context, wide[c]) for c in P.configs}
 fits = memory_table([d for d in chosen if d.usable_gib], need)
+fits = fits.merge(legal[["device", "config", "legal"]], on=["device", "config"])
 work.save_table("fits", fits)
-shown = fits.assign(
-    cell=[f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short" for r in fits.itertuples()]
-)
+shown = fits.assign(cell=[
+    "does not run" if not r.legal else f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short"
+    for r in fits.itertuples()
+])  # fmt: skip
 shown = shown.pivot(index="device", columns="config", values="cell").reindex([d.key for d in chosen if d.usable_gib])[
     P.configs
 ]
@@ -316,7 +328,7 @@ display(
     Markdown(
         myst_table(
             shown,
-            f"Memory (GiB) of {P.decoder} with {P.context:,} tokens: what it needs, or what the device is short by.",
+            f"Memory (GiB) of the language model of {P.decoder} with {P.context:,} tokens: what it needs, or what the device is short by.",
             "tab-fits",
         )
     )
@@ -326,8 +338,8 @@ display(
 # ## Projection
 #
 # A roofline is a bound. Published measurements of other people say which share of it real kernels reach; we fit those shares, and the time to
-# launch a layer, to their logarithms. Every projection below is of a device that the fit has not seen, with an interval that has
-# not seen it either.
+# launch a layer, to their logarithms. To validate, each published device is projected from the others, with an interval that has
+# not seen it either. Tables of what to expect are fitted to all devices.
 
 # %% mystnb={"figure": {"caption": "Projected against published latencies. Filled: tokens of a decoder; open: prompts and encoders. Each device is projected from the others. Bars: intervals from the errors of the other devices; the dotted line is equality.", "name": "fig-projection"}, "image": {"alt": "Log-log scatter of projected against measured milliseconds with intervals, a colour per device."}}
 published = published_points(table)
@@ -389,9 +401,9 @@ def projected(device, config, step):
         return "no"
 
 
-for step, what, name in (
-    ("encode", f"one image through {P.encoder}", "tab-images"),
-    ("decode", f"one token of {P.decoder}", "tab-tokens"),
+for step, what, name, missing in (
+    ("encode", f"one image through {P.encoder}", "tab-images", " or a rate is not published"),
+    ("decode", f"one token of {P.decoder}", "tab-tokens", "; memory alone decides, so no rate is needed"),
 ):
     shown = pd.DataFrame({"Device": [d.name for d in chosen[:-1]]})
     for config in P.configs:
@@ -401,7 +413,7 @@ for step, what, name in (
         Markdown(
             myst_table(
                 shown,
-                f"Projected time (ms) of {what}, with {100 * P.projection_level:g} % intervals; 'no' where it does not run or a rate is not published.",
+                f"Projected time (ms) of {what}, with {100 * P.projection_level:g} % intervals; 'no' where it does not run{missing}.",
                 name,
             )
         )
@@ -426,8 +438,9 @@ pd.Series(
 # ## Takeaways
 
 # %% tags=["remove-input"]
-kernels = single[single.config != "torch-fp32"].sort_values("speedup")
-fastest = kernels.iloc[-1]
+own = within.reset_index().query("batch == 1 and model == @single.model.iloc[0] and config != base")
+fastest = own[~own.weight.isin(["fp32", "bf16"])].sort_values("p50").iloc[0]
+runtime = single.set_index("config").speedup[fastest.base]
 biggest = sizes[sizes.model == P.architectures[0]].set_index("config").bytes
 smallest = biggest.idxmin()
 points = [
@@ -436,9 +449,10 @@ points = [
     speedup_claim(
         fastest,
         fastest.config,
-        "torch-fp32",
+        fastest.base,
         f"{machine['name']} ({machine['threads']} thread(s)), one image at a time",
-    ),
+    )
+    + (f", which is {runtime:.2f} times as fast as torch-fp32 itself" if fastest.base != "torch-fp32" else ""),
     validation_claim(validation),
 ]
 display(Markdown(bullets(points)))
@@ -446,7 +460,8 @@ glue("answer", Sentence(f"{points[0][0].upper()}{points[0][1:]}; {points[1]}; {p
 
 # %% [markdown]
 # **What this does not show.** No power was measured. Times of one machine say nothing about another; projections say how little. Encoders
-# and decoders have random weights, which changes no time. A projection of prompts is a guess within an order of magnitude.
+# and decoders have random weights, which changes no time. Where few devices were measured, as for prompts and images, intervals of
+# projections are wide and their coverage is hardly known.
 #
 # **Rerun it.**
 #

@@ -74,8 +74,9 @@ from edgelib.inputs.captions import TEMPLATES, captions
 from edgelib.inputs.datasets import dataset
 from edgelib.inputs.models import EMBEDDED, embedded_models, load
 from edgelib.inputs.outliers import outlier_ratios
+from edgelib.measure.benchmarks import PRIMARY, benchmark_scores
 from edgelib.measure.statistics import wilson
-from edgelib.report.claims import Sentence
+from edgelib.report.claims import Sentence, bullets
 from edgelib.report.figures import GREY, image_grid
 from edgelib.report.tables import myst_table, with_interval
 
@@ -149,6 +150,24 @@ caption = f"Accuracy on {len(data):,} held-out scenes with {100 * P.level:g} % W
 display(Markdown(myst_table(shown, caption, "tab-held-out", {"Accuracy, %": str})))
 
 # %% [markdown]
+# ### A model that writes
+#
+# {doc}`vlm_accuracy` and {doc}`fp8_kv_ablation` ask questions about the same scenes. Their model has a vision tower that starts as that of
+# the CLIP and a small decoder, which learned to answer in English and German; `edgelib train scenes-vlm` repeats it.
+
+# %% tags=["hide-input"]
+asked = dataset("scenes-vqa", n=min(48, P.n_images), seed=P.seed)
+written = []
+for name in embedded_models(writes=True):
+    found = benchmark_scores("vqa", evaluate(load(name, device=P.device), asked), level=P.level, seed=P.seed)
+    own = found.set_index("score").loc[PRIMARY["vqa"]]
+    written.append(
+        f"{name} reaches {with_interval(own.value, own.low, own.high)} % VQA accuracy on {len(asked):,} held-out questions about "
+        f"{len(asked.images):,} scenes ({100 * P.level:g} % bootstrap interval over scenes)"
+    )
+display(Markdown(bullets(written)))
+
+# %% [markdown]
 # Some classes are harder than others: a bar across a small subject can hide what tells two shapes apart.
 
 # %% mystnb={"figure": {"caption": "Held-out accuracy of the model by shape, by size and by whether a bar crosses the subject. Bars: Wilson intervals.", "name": "fig-hard"}, "image": {"alt": "Bar chart of accuracy by shape, size and occlusion with intervals."}}
@@ -170,7 +189,8 @@ plt.show()
 # A LayerNorm channel multiplied by $s$ and the next layer's weight column divided by $s$ cancel exactly, and likewise a channel
 # of K against Q, or of V against the output projection. A twin does this to 5 % of the channels of every layer. Its
 # function is unchanged; what a quantizer has to represent is not. {numref}`tab-twins` measures both: the largest change of
-# any class score (a cosine similarity) in float64, and how far the largest channel stands out.
+# any class score (a cosine similarity) in float64, and how far the largest channel stands out. Other chapters plant the same in a
+# decoder, and in its keys and values: `key` and `value` scale channels of the cache, `key-offset` adds a constant to keys.
 
 # %% tags=["hide-input"]
 probe = data.subset(np.arange(min(64, len(data))))

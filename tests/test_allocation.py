@@ -35,7 +35,7 @@ def test_the_choice_is_the_best_of_all_that_fit(seed, share):
             allocate(losses, sizes, budget)
         return
     found = allocate(losses, sizes, budget)
-    assert found.loss == pytest.approx(loss[size <= budget].min()) and found.bytes <= budget + 1e-6
+    assert found.loss == pytest.approx(loss[size <= budget].min()) and found.bytes <= budget
     assert found.least_loss <= found.loss + 1e-9 and found.bytes == pytest.approx(total(sizes, found.formats))
 
 
@@ -59,6 +59,25 @@ def test_units_of_loss_do_not_matter():
     losses, sizes = problem(5, 15)
     budget = 0.8 * total(sizes, "w8")
     assert allocate(losses * 1e-9, sizes, budget).formats.equals(allocate(losses, sizes, budget).formats)
+
+
+def test_a_budget_is_kept_to_the_byte():
+    index = ["a", "b"]
+    losses = pd.DataFrame(dict(w4=[3.0, 2.0], w8=[0.0, 0.0]), index=index)
+    sizes = pd.DataFrame(dict(w4=[5e7, 5e7], w8=[1e8 + 1, 1e8]), index=index)
+    found = allocate(losses, sizes, 1.5e8)
+    assert found.formats.to_dict() == {"a": "w4", "b": "w8"} and found.bytes == 1.5e8
+    assert allocate(losses, sizes, 1.5e8 + 1).formats.to_dict() == {"a": "w8", "b": "w4"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_choice_is_better_by_a_little(seed):
+    rng = np.random.default_rng(seed)
+    losses = pd.DataFrame(dict(w4=1 + 1e-5 * rng.random(8), w8=1e-5 * rng.random(8)))
+    sizes = pd.DataFrame(dict(w4=rng.integers(90, 110, 8), w8=rng.integers(190, 210, 8)))
+    tries = np.array(list(itertools.product(range(2), repeat=8)))
+    loss, size = (table.to_numpy()[np.arange(8), tries].sum(axis=1) for table in (losses, sizes))
+    assert allocate(losses, sizes, 1200).loss == pytest.approx(loss[size <= 1200].min(), rel=1e-7)
 
 
 LOSSES, SIZES = problem(0, 3)

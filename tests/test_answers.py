@@ -1,4 +1,4 @@
-"""Scores of single answers: their means are the scores of the benchmarks."""
+"""Scores of single answers: their means are the scores of the benchmarks, and their differences those of models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import edgelib
 from edgelib.errors import EdgelibError
 from edgelib.measure.answers import answer_scores
+from edgelib.measure.benchmarks import benchmark_difference
 from edgelib.measure.mme import mme_scores
 from edgelib.measure.vqa import vqa_scores
 
@@ -39,3 +40,22 @@ def test_mme_scores_are_the_means_of_their_answers():
 def test_a_task_that_nobody_scores_is_refused():
     with pytest.raises(EdgelibError, match="unknown task of answers 'caption'"):
         answer_scores("caption", SAID, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("task", "score", "words"),
+    [
+        pytest.param("vqa", "f1", "unknown VQA score 'f1'; choose from accuracy", id="a score of another benchmark"),
+        pytest.param("gqa", "accuracy", "unknown benchmark 'gqa'.*mme, pope, vqa", id="a benchmark nobody scores"),
+    ],
+)
+def test_differences_of_what_is_not_scored_are_refused(task, score, words):
+    rows = pd.DataFrame(dict(image_id=["a", "b"], score=[1.0, 0.0]))
+    with pytest.raises(EdgelibError, match=words):
+        benchmark_difference(task, rows, rows, score)
+
+
+def test_a_vqa_difference_needs_images_and_scores_only():
+    a, b = (pd.DataFrame(dict(image_id=list("aabb"), score=score)) for score in ([1, 0.9, 0, 0.3], [0.9, 0, 0, 0.3]))
+    test = benchmark_difference("vqa", a, b, "accuracy", n_boot=100)
+    assert test.effect == pytest.approx(0.25) and test.n_clusters == 2

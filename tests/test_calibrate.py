@@ -21,7 +21,7 @@ from edgelib.inputs.attention import attention_blocks
 from edgelib.inputs.calibration import calibration_set
 from edgelib.inputs.models import load
 from edgelib.inputs.observe import Pass, observing
-from edgelib.inputs.tallies import MODALITIES
+from edgelib.inputs.tallies import MODALITIES, wide_device
 from edgelib.quant.calibrate import calibrate
 from edgelib.quant.statistics import load_statistics, save_statistics
 
@@ -155,6 +155,22 @@ def test_sharing_never_changes_the_statistics(how, inference):
         assert layers[name].tokens == len(x)
         assert torch.allclose(layers[name].hessian, x.T @ x / len(x), atol=1e-5)
         assert layers[name].counts.sum() == x.numel()
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
+def test_float64_stays_on_the_device_if_that_has_it(name):
+    assert wide_device(torch.device(name)) == torch.device("cpu" if name == "mps" else name)
+
+
+def test_linears_that_share_a_weight_share_what_it_multiplied():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    statistics = calibrate(model, inputs().split(5), needs="hessian")
+    x = torch.cat(list(brute_force(model, [inputs()]).values()))
+    assert statistics.unreached == () and list(statistics.layers) == ["0", "2"]
+    for layer in statistics.layers.values():
+        assert layer.tokens == len(x) == 120
+        assert torch.allclose(layer.hessian, x.T @ x / len(x), atol=1e-5)
 
 
 def test_rows_are_the_same_sample_for_any_batch_size_and_order(block):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_a_run_equals_calibrating_quantizing_and_evaluating(experiment, found):
     rows = found[0].query("config == 'w4a8-gptq' and mix == 'noise'").reset_index(drop=True)
     assert (rows.prediction == alone.prediction).all()
     assert torch.allclose(torch.tensor(rows.drift), torch.tensor(alone.drift), atol=1e-5)
+
+
+def test_another_calibration_image_makes_another_cell(experiment, tmp_path):
+    pool, specs = edgelib.dataset("scenes", n=30, seed=5), {}
+    images = next(pool.batches(30))[1].permute(0, 2, 3, 1).numpy()
+    for name in ("same", "again", "other"):
+        changed = images.copy()
+        if name == "other":
+            changed[:] = 255 - changed
+        labels = pool.rows["label"].to_numpy()
+        np.savez(tmp_path / f"{name}.npz", images=changed, labels=labels, class_names=np.array(pool.class_names))
+        own = replace(experiment, source=str(tmp_path / f"{name}.npz"))
+        run = next(run for run in own.runs if run.draw == DRAWS[0])
+        specs[name] = [own.spec(run, Condition())["draw"], own.distance_spec(PLAIN, DRAWS[0])["distance"]]
+        assert own.spec(own.runs[0], Condition())["draw"] is None
+    assert specs["same"][0][:2] == ["balanced", 0] and specs["same"] == specs["again"] != specs["other"]
 
 
 def test_the_reference_does_not_drift(found):

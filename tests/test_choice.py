@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,6 +53,12 @@ def test_without_a_choice_the_budget_that_binds_is_named_with_its_amount(case):
     assert f"that of {column}" in said and "no legal configuration" in said
 
 
+def test_where_no_single_budget_suffices_the_nearest_configuration_names_the_one_it_exceeds():
+    table = pd.DataFrame([(3, 2, 0.5), (0.5, 2, 1.5), (2, 0.5, 4)], index=list("xyz"), columns=list("abc"))
+    found = choose_for_tier(table, dict(a=1, b=1, c=1), "board", maximize=(), minimize=list("abc"))
+    assert found.binds == dict(column="b", budget=1, needed=2, short_by=1, alone=False)
+
+
 def test_without_a_legal_configuration_the_reasons_are_named():
     found = choose_for_tier(TABLE, "mobile", "board", illegal=dict.fromkeys(TABLE.index, "no units"), **BOTH)
     assert found.choice is None and found.binds is None
@@ -67,6 +74,16 @@ def test_the_budget_named_admits_a_configuration():
 def timed():
     cases = [("fp32", 1, 50, 48, 52), ("int8", 1, 20, 19, 22), ("fp32", 8, 300, 290, 310), ("int8", 8, 310, 280, 330)]
     return pd.DataFrame(cases, columns=["config", "batch", "p50", "p25", "p75"]).assign(model="m")
+
+
+def test_what_narrow_numbers_did_is_told_from_what_their_runtime_did():
+    cases = [("torch", "torch-fp32", "fp32", 50), ("b", "b-fp32", "fp32", 30), ("b", "b-int8", "int8", 20)]
+    cases.append(("c", "c-int8", "int8", 25))
+    table = pd.DataFrame(cases, columns=["runtime", "config", "weight", "p50"])
+    table = table.assign(model="m", batch=1, activation=table.weight)
+    found = gains.quantization_gains(table, "p50").set_index("config")
+    assert found.speedup.to_dict() == {"torch-fp32": 1, "b-fp32": 1, "b-int8": 1.5, "c-int8": 2}
+    assert found.base.to_list() == ["torch-fp32", "b-fp32", "b-fp32", "torch-fp32"]
 
 
 def test_speed_ups_compare_the_same_case_and_divide_opposite_quartiles():
@@ -120,6 +137,9 @@ def test_a_mix_is_called_better_only_where_a_test_says_so():
     said = {k: claims_edge.allocation_claim(found, "W4A8", 2.0, {"accuracy": t}) for k, t in
             {"beats W4A8": better, "is not shown to beat W4A8": open_, "is beaten by W4A8": worse}.items()}  # fmt: skip
     assert all(verdict in text and "50 % of it" in text for verdict, text in said.items())
+    one_of_two = replace(better, p=0.03)
+    both = claims_edge.allocation_claim(found, "W4A8", 2.0, {"clean": one_of_two, "corrupted": open_})
+    assert "is not shown to beat W4A8" in both and "Holm-adjusted p = 0.060" in both
 
 
 @pytest.fixture
@@ -140,6 +160,14 @@ def test_the_step_frontier_skips_what_is_illegal_over_budget_or_dominated(ax):
     assert step.get_xdata().tolist() == [166] and ax.patches
     with pytest.raises(EdgelibError, match="NaN for 'fp32'"):
         figures_edge.frontier(FRONT.assign(bytes=[np.nan, 1, 2]), ax, "bytes", "accuracy")
+
+
+def test_the_step_passes_through_the_best_of_equal_cost(ax):
+    table = pd.DataFrame(dict(bytes=[100.0, 100, 101], accuracy=[0.90, 0.95, 0.93]), index=list("abc"))
+    table = table.assign(accuracy_low=table["accuracy"] - 0.02, accuracy_high=table["accuracy"] + 0.02)
+    figures_edge.frontier(table, ax, "bytes", "accuracy")
+    step = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
+    assert (step.get_xdata().tolist(), step.get_ydata().tolist()) == ([100], pytest.approx([95]))
 
 
 def test_every_figure_takes_its_rows(ax):

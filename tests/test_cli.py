@@ -29,7 +29,7 @@ def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
         pytest.param(["publish", "--params-dir", "params/nobody"], "no folder params/nobody", id="unknown folder"),
         pytest.param(["check", "robustness_gap.yaml"], "no parameter file", id="no file"),
         pytest.param(["check", "typo.yaml", "--chapter", "robustness_gap"], "did you mean 'n_images'", id="typo"),
-        pytest.param(["sweep", "typo.yaml", "--chapter", "efficiency"], "chapter with a grid 'efficiency'", id="no grid"),
+        pytest.param(["sweep", "typo.yaml", "--chapter", "efficiency"], "chapter with a grid 'eff", id="no grid"),
         pytest.param(["measure", "out", "--threads", "0"], "threads must be at least 1", id="no threads"),
     ],
 )

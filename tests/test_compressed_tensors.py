@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from test_calibrate import Block
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
@@ -40,8 +40,8 @@ def calibration():
 @pytest.fixture(scope="module")
 def inputs():
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 3, 48, 48, generator=generator)
-    return {"pixel_values": pixels, "input_ids": torch.tensor([[1, 20, 30, 40, 0]])}
+    pixels = torch.randn(2, 3, 48, 48, generator=generator)  # the projections read [rows, in]: one scale for both
+    return {"pixel_values": pixels, "input_ids": torch.tensor([[1, 20, 30, 40, 0], [1, 25, 35, 0, 0]])}
 
 
 def loaded(build, folder):
@@ -129,6 +129,62 @@ def test_rows_are_rounded_on_the_full_range_grid():
     x = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0))
     encoded = encode(x, edgelib.quant.formats.FORMATS["int8"].variant(full_range=True), "token")
     assert torch.allclose(full_range_rows(x, 8), encoded.codes * encoded.scale, atol=1e-6)
+
+
+def tiny_decoder() -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_model_in_half_precision_comes_back_to_its_scales_precision(dtype, tmp_path):
+    model = tiny_decoder().to(dtype)
+    model.lm_head.weight.data[3] = 0
+    quantized = quantize(model, "w8a32-minmax")
+    folder = save_compressed_tensors(quantized, tmp_path / "checkpoint")
+    theirs = loaded(Qwen2ForCausalLM, folder)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        found, expected = theirs(ids).logits.float(), quantized(ids).logits.float()
+    assert torch.isfinite(found).all() and (found[..., 3] == 0).all()
+    assert torch.allclose(found, expected, atol=float(torch.finfo(dtype).eps * expected.abs().max() * 4))
+
+
+def test_a_scale_that_the_model_s_dtype_cannot_hold_is_named(tmp_path):
+    model = tiny_decoder().half()
+    model.lm_head.weight.data[3] *= 2.0**-15
+    with pytest.raises(EdgelibError, match="layer 'lm_head' has a scale of .*, which is 0 in torch.float16"):
+        save_compressed_tensors(quantize(model, "w8a8-minmax"), tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("I/O error: disk full")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(EdgelibError, match="cannot be written to 'checkpoint' .*disk full"):
+        save_compressed_tensors(quantize(tiny_decoder(), "w8a8-minmax"), tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(16,), (3, 16), (2, 3, 16), (2, 3, 4, 16)], ids=str)
+@pytest.mark.parametrize("scheme", ["w8a8-minmax", "fp8"])
+def test_activations_share_scales_as_compressed_tensors_shares_them(scheme, shape):
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    layer = computed_by(quantize(torch.nn.Linear(16, 4), scheme), "compressed-tensors")
+    kind = "int" if scheme == "w8a8-minmax" else "float"
+    args = QuantizationArgs(num_bits=8, type=kind, symmetric=True, strategy="token", dynamic=True)
+    scale, zero = compute_dynamic_scales_and_zp(x, args, layer)
+    assert torch.allclose(layer.activation.round_rows(x), fake_quantize(x, scale, zero, args), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from edgelib.errors import EdgelibError
 from edgelib.quant.arithmetic import computed_by
 from edgelib.quant.decoder import decode, decoder_of
+from edgelib.quant.kernels import prepared
 from edgelib.quant.quantize import quantize
 
 
@@ -57,6 +60,18 @@ def test_bfloat16_decodes_about_the_same(model, prompt):
     exact, rounded = (decode(decoder_of(model, kernel), prompt, 1).logits for kernel in ("torch-fp32", "torch-bf16"))
     assert torch.allclose(rounded, exact, atol=0.05 * float(exact.abs().max()))
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kernel", ["torch-fp32", "onnx-fp32"])
+def test_a_model_in_half_precision_decodes_in_float32(kernel, model, prompt):
+    half = copy.deepcopy(model).bfloat16()
+    found = decode(decoder_of(half, kernel), prompt, 3)
+    expected = decode(decoder_of(copy.deepcopy(half).float()), prompt, 3)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-3) and half.dtype == torch.bfloat16
+
+
+def test_rotary_frequencies_stay_in_float32(model):
+    assert torch.equal(prepared(model, "torch-bf16").model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,13 @@ def test_bad_input_is_named(case):
         run()
 
 
+def test_a_table_may_lie_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    own_table(tmp_path, mine=ROW)
+    assert "mine" in edge.devices("~/mine.yaml")
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "devices: 3", "{"], ids=["list", "no rows", "broken"])
 def test_a_file_that_is_no_table_is_named(tmp_path, text):
     path = tmp_path / "mine.yaml"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edgelib.errors import EdgelibError
-from edgelib.measure.frontier import hypervolume, uncertain_frontier
-from edgelib.measure.pareto import frontier_probability, frontier_regret
+from edgelib.measure.frontier import _drawn_means, hypervolume, uncertain_frontier
+from edgelib.measure.pareto import frontier_regret, pareto_frontier
 
 
 def table(rng, n, runs=1, **accuracy):
@@ -55,19 +55,37 @@ def test_probability_is_that_of_beating_the_cheaper_config():
     assert low < outcomes["dear"][0].mean() < high and found.n_items == 400 and found.n_runs == 1
 
 
-def test_without_runs_it_agrees_with_the_bootstrap_of_items_alone():
+def test_frontier_and_regret_of_the_data_are_those_of_the_table():
     rng = np.random.default_rng(1)
     accuracy = dict(zip("abcde", (0.9, 0.88, 0.85, 0.7, 0.86), strict=True))
     clean, fog = table(rng, 150, **accuracy), table(rng, 150, **{k: v - 0.2 for k, v in accuracy.items()})
     costs = pd.DataFrame(dict(bytes=[5.0, 4, 3, 1, 3]), index=list("abcde"))
-    found = uncertain_frontier(dict(clean=clean, fog=fog), costs, n_boot=2000).table
-    plain = {"clean": clean.droplevel(1, axis=1), "fog": fog.droplevel(1, axis=1)}
-    items = frontier_probability(plain, costs, n_boot=2000)
-    assert found["on_frontier"].tolist() == items["on_frontier"].tolist()
-    assert found["probability"].to_numpy() == pytest.approx(items["probability"].to_numpy(), abs=0.05)
-    front = frontier_regret(found, maximize=("clean", "fog"), minimize="bytes")
+    found = uncertain_frontier(dict(clean=clean, fog=fog.sample(frac=1, random_state=0)), costs, n_boot=2000).table
+    criteria = dict(maximize=("clean", "fog"), minimize="bytes")
+    assert found.index[found["on_frontier"]].tolist() == pareto_frontier(found, **criteria).index.tolist()
+    front = frontier_regret(found, **criteria)
     assert found.loc[front.index, "regret"].to_numpy() == pytest.approx(front["regret"].to_numpy())
+    assert found["fog"].to_numpy() == pytest.approx(fog.mean().to_numpy()) and found["probability"].between(0, 1).all()
     assert found["knee"].sum() == pytest.approx(1) and (found["regret_low"] <= found["regret_high"]).all()
+
+
+def test_configs_with_the_same_outcomes_and_costs_share_their_fate():
+    outcomes = table(np.random.default_rng(3), 90, a=0.8, c=0.7)
+    outcomes["b", 0] = outcomes["a", 0]
+    costs = pd.DataFrame(dict(bytes=[2.0, 2, 1]), index=list("abc"))
+    found = uncertain_frontier({"accuracy": outcomes / 3}, costs, n_boot=500).table
+    assert found.loc["a", "probability"] == found.loc["b", "probability"] > 0.5
+
+
+@pytest.mark.parametrize("runs", [2, 4])
+def test_draws_of_runs_have_the_variance_of_their_mean(runs):
+    rng = np.random.default_rng(9)
+    columns = [("dear", str(run)) for run in range(runs)] + [("cheap", "once")]
+    outcomes = pd.DataFrame(np.tile(rng.random(runs + 1), (20, 1)), columns=pd.MultiIndex.from_tuples(columns))
+    draws = _drawn_means([outcomes], COSTS.index, None, 4000, 0)[1:, :, 0]
+    means = outcomes["dear"].iloc[0]
+    assert draws[:, 1].mean() == pytest.approx(means.mean(), abs=0.02)
+    assert draws[:, 1].var() == pytest.approx(means.var(ddof=1) / runs, rel=0.1) and draws[:, 0].var() < 1e-20
 
 
 def test_a_lucky_run_makes_a_place_on_the_frontier_less_sure():

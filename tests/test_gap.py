@@ -184,22 +184,10 @@ def test_cell_table_is_accuracy_with_wilson():
     assert np.allclose(table[["low", "high"]].iloc[1], wilson(0.2, 50))
 
 
-def test_corruption_errors_feed_mce():
-    rows = simulated(np.random.default_rng(4), 100, 1.0)
-    errors, clean = grid.corruption_errors(rows, "fp32")
-    assert {name: len(values) for name, values in errors.items()} == {"blur": 1, "fog": 3}
-    assert metrics.mce(errors, errors) == 1.0 and 0 < clean < 0.3
-
-
 def test_clean_rows_may_carry_no_corruption_name():
     rows = simulated(np.random.default_rng(5), 40, 1.0)
     rows["corruption"] = rows["corruption"].astype(object).where(rows["severity"] > 0, None)
     assert grid.outcome_grid(rows).cells == (("blur", 5), ("fog", 1), ("fog", 3), ("fog", 5))
-
-
-def test_closest_clean_picks_the_control():
-    rows = rows_with_accuracy({"fp32": [0.9, 0.5], "w4": [0.6, 0.3], "noisy": [0.64, 0.5], "noisier": [0.5, 0.4]}, 100)
-    assert g.closest_clean(rows, "w4", ["fp32", "noisy", "noisier", "w4"]) == ("noisy", pytest.approx(0.04))
 
 
 ROWS = rows_with_accuracy({"fp32": [0.9, 0.5], "w4": [0.6, 0.3]}, 20)
@@ -219,9 +207,6 @@ BAD = {
     "chance of one": (lambda: g.gap_table(ROWS, "fp32", 1), "below 1"),
     "torn cluster": (lambda: g.gap_table(ROWS.assign(image=range(len(ROWS))), "fp32", 0.1, cluster="image"), "image"),
     "rows without configs": (lambda: g.robustness_gap(ROWS.drop(columns="config"), "w4", "fp32", 0.1), "'config'"),
-    "unknown control": (lambda: g.closest_clean(ROWS, "w4", ["fp23"]), "did you mean 'fp32'"),
-    "no control": (lambda: g.closest_clean(ROWS, "w4", ["w4"]), "no control"),
-    "no clean error": (lambda: grid.corruption_errors(ROWS[ROWS["severity"] > 0], "w4"), "no clean rows"),
 }
 
 

@@ -110,6 +110,17 @@ def test_the_numbers_of_an_answer_are_those_of_a_forward_over_it(qwen):
     torch.testing.assert_close(made.first, logp[:, 0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_rotary_frequencies_are_those_of_transformers_in_every_dtype(folders, qwen, dtype):
+    build = transformers.AutoModelForImageTextToText
+    theirs = dict(build.from_pretrained(folders["qwen2_vl"], dtype=dtype).named_buffers())
+    rounded = quantize(qwen, "fp16" if dtype == torch.float16 else "bf16").module
+    assert any(name.endswith("inv_freq") for name in theirs)
+    for name, buffer in load(folders["qwen2_vl"], dtype=dtype).module.named_buffers():
+        assert buffer.dtype == theirs[name].dtype and torch.equal(buffer, theirs[name]), name
+        assert torch.equal(rounded.get_buffer(name), theirs[name]), name
+
+
 def test_the_yes_margin_is_its_formula(qwen):
     logp = torch.randn(3, len(qwen.tokenizer), generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     ids = {word: qwen.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("yes", " yes", "no", " no")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -107,6 +109,28 @@ def test_float_kernels_compute_the_baseline(clip):
     assert torch.allclose(rounded.encode_images(images), clip.encode_images(images), atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "scheme"),
+    [("torch-fp32", "fp32"), ("onnx-fp32", "fp32"), ("onnx-int8", "w8a8-minmax"), ("onnx-int4", "w4a16-minmax-g32")],
+)
+def test_a_model_of_any_dtype_computes_in_float32(kernel, scheme, dtype, linear):
+    model = quantize(linear.to(dtype), scheme)
+    x, wide = rows(2).to(dtype), copy.deepcopy(model).float()
+    real = with_kernel(model, kernel, [x])
+    found = real(x.float()) if kernel == "torch-fp32" else real(x)
+    assert found.dtype == torch.float32 and model.weight.dtype == dtype
+    assert torch.allclose(found, prepared(wide, kernel)(x.float()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dual_encoder_in_half_precision_runs_on_a_kernel(clip):
+    half = clip.with_module(copy.deepcopy(clip.module).bfloat16())
+    images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    real = with_kernel(quantize(half, "w8a8-minmax"), "onnx-int8")
+    assert real.dtype == torch.float32
+    assert torch.allclose(real.encode_images(images), clip.encode_images(images), atol=0.05)
+
+
 def test_the_quantized_model_stays_as_it_was(linear):
     quantized = quantize(linear, "w8a8-minmax")
     before = {name: tensor.clone() for name, tensor in quantized.state_dict().items()}
@@ -143,6 +167,10 @@ def test_agreement_counts_what_differs():
     assert set(agreement(a, a).values()) == {0.0}
 
 
+def static(linear: nn.Linear, scheme: str):
+    return quantize(linear, f"{scheme}-static", [rows(2)])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -152,6 +180,9 @@ def test_agreement_counts_what_differs():
         (lambda m: with_kernel(quantize(m, "w4a8-minmax"), "onnx-int8", [rows(1)]), "has int4 weights with 1 scales"),
         (lambda m: with_kernel(quantize(m, "w4a16-minmax-g8"), "onnx-int4", [rows(1)]), "in groups of 8"),
         (lambda m: with_kernel(quantize(m, "fp8"), "onnx-int4", [rows(1)]), "has fp8_e4m3 weights"),
+        (lambda m: with_kernel(static(m, "w8a8-minmax"), "onnx-int8", [rows(1)]), "static activation scale.*-static"),
+        (lambda m: with_kernel(static(m, "w8a8-minmax"), "onnx-int4", [rows(1)]), "static activation scale.*-static"),
+        (lambda m: computed_by(static(m, "w8a8-minmax"), "onnx-int8"), "layer '' has a static activation scale"),
         (lambda m: with_kernel(m, "onnx-fp32"), "pass example inputs"),
         (lambda m: agreement(torch.zeros(2, 3), torch.zeros(3, 2)), "two tensors of one shape"),
         (lambda m: agreement(torch.full((2, 3), torch.nan), torch.zeros(2, 3)), "NaN or inf"),

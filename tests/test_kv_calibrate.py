@@ -11,6 +11,7 @@ from kv_models import IMAGE, VISION, llama, prompts, qwen2_vl, qwen3_vl, rows_of
 from edgelib.errors import EdgelibError
 from edgelib.quant.kv_cache import kv_cache
 from edgelib.quant.kv_calibrate import bias_share, calibrate_kv
+from edgelib.quant.kv_context import token_mean
 from edgelib.quant.kv_scheme import kv_scheme
 
 
@@ -121,6 +122,12 @@ def test_numbers_that_are_none_are_named(qwen):
     model.model.language_model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(EdgelibError, match="the values of layer 1 hold NaN or inf during calibration"):
         calibrate_kv(model, [qwen[1]])
+
+
+@pytest.mark.parametrize("valid", [None, torch.ones(1, 100, dtype=torch.bool)], ids=["no mask", "mask"])
+def test_a_mean_of_half_floats_does_not_overflow(valid):
+    mean = token_mean(torch.full((1, 2, 100, 4), 1000.0, dtype=torch.float16), valid)
+    assert mean.dtype == torch.float16 and (mean == 1000).all()
 
 
 def test_the_share_of_the_bias_is_known_where_there_is_one():

@@ -17,11 +17,14 @@ from edgelib.quant.kv_codec import (
     PerToken,
     Simulated,
     Static,
+    affine_grid,
+    affine_start,
     packed,
     require_finite,
     small_floats,
     unpacked,
 )
+from edgelib.quant.kv_store import Groups, Rows
 
 STATIC = ("fp8_e4m3", "fp8_e5m2", "int8", "int4")
 
@@ -87,14 +90,37 @@ def test_a_power_of_two_in_the_scale_changes_nothing_within_range(name):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["int4", "int8"]), st.floats(-1e4, 1e4), st.floats(1e-3, 1e3), st.sampled_from([4, 8, 16]))
+@given(st.sampled_from(["int4", "int8"]), st.floats(-1e6, 1e6), st.floats(1e-3, 1e3), st.sampled_from([4, 8, 16]))
 def test_integers_per_token_err_by_half_a_step_around_any_offset(name, offset, spread, group):
     x = offset + spread * states()
     groups = x.unflatten(-1, (-1, group))
-    width = groups.amax(-1) - groups.amin(-1) + groups.amin(-1).abs() * 2.0**-7
+    width = groups.amax(-1) - groups.amin(-1) + groups.amin(-1).abs() * 2.0**-10
     step = width * (1 + 2.0**-6) / (2 ** FORMATS[name].bits - 1)
     error = (recalled(PerToken(FORMATS[name], group), x) - x).unflatten(-1, (-1, group)).abs().amax(-1)
     assert (error <= step / 2 + 1e-5 * abs(offset)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([4, 8]), st.floats(-1e37, 1e37), st.floats(0, 1e37))
+def test_a_grid_covers_what_it_is_made_for_in_two_bytes_each(bits, low, width):
+    low = torch.tensor([low])
+    high = low + width
+    start, step = affine_grid(low, high, bits)
+    first, largest = affine_start(start, step, bits), 2**bits - 1
+    assert start.element_size() == step.element_size() == 2
+    assert first <= low + 0.1 * step and first + largest * step.float() >= high - 0.1 * step
+
+
+STORES = {"per token": lambda: Rows(PerToken(FORMATS["int4"], 16)), "per channel": lambda: Groups(4, 32)}
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+@pytest.mark.parametrize("constant", [300.0, -300.0])
+def test_a_large_constant_leaves_integers_their_steps(store, constant):
+    store, x = store(), constant + torch.rand(1, 2, 32, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    store.append(x)
+    # 15 steps over a range of 1 and the last digit of a half float at 300; one of bfloat16 would make it 2.5
+    assert (store.read(torch.float32) - x).abs().max() < (1 + 0.3) * 1.02 / 15 / 2
 
 
 def test_floats_per_token_err_by_a_sixteenth_at_most():

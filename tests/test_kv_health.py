@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
+from threading import Thread
 
 import pytest
 import torch
-from kv_models import FAMILIES, IMAGE, llama, prompts, qwen2_vl
+from kv_models import FAMILIES, IMAGE, TEXT, llama, mistral, prompts, qwen2_vl
+from transformers import Gemma2Config, Gemma2ForCausalLM, GptOssConfig, GptOssForCausalLM
 
 from edgelib.errors import EdgelibError
 from edgelib.inputs.outliers_kv import plant_in_decoder
@@ -36,6 +40,65 @@ def test_written_out_attention_is_the_models_own(make):
         written = model(**inputs).logits
     assert torch.allclose(written[kept], plain[kept], atol=1e-4) and seen == [0, 1]
     assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_capped_logits_are_those_of_the_model():
+    torch.manual_seed(0)
+    own = dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8, attn_logit_softcapping=0.5)
+    model = Gemma2ForCausalLM(Gemma2Config(**TEXT, **own, attn_implementation="eager")).eval().requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.data *= 100
+    inputs, capped = prompts(model), []
+    kept = inputs["attention_mask"].bool()
+    plain = model(**inputs).logits
+    with watched_attention(model, lambda layer, query, logits: capped.append(logits(query, query[:, :2]))):
+        written = model(**inputs).logits
+    assert torch.allclose(written[kept], plain[kept], atol=1e-4)
+    assert all(0.4 < x[x.isfinite()].abs().max() <= 0.5 for x in capped)
+
+
+def test_attention_with_sinks_is_refused():
+    own = dict(head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=8)
+    model = GptOssForCausalLM(GptOssConfig(**TEXT, **own, attn_implementation="eager")).eval()
+    for block in (rounded_attention(model), watched_attention(model, lambda *_: None)):
+        with pytest.raises(EdgelibError, match="GptOssAttention has attention sinks"), block:
+            model(**prompts(model))
+
+
+def test_nothing_keeps_a_watcher_or_a_hook(qwen):
+    model, inputs, _ = qwen
+
+    def watch(*_):
+        pass
+
+    gone = weakref.ref(watch)
+    with watched_attention(model, watch):
+        model(**inputs)
+    del watch
+    gc.collect()
+    assert gone() is None
+    hooks = len(model._forward_pre_hooks)
+    kv_health(model, kv_cache(model, "int8-token"), [inputs])
+    gc.collect()
+    assert len(model._forward_pre_hooks) == hooks
+
+
+def test_a_watcher_sees_its_own_model_in_its_own_thread():
+    first, second = llama(), mistral()
+    inputs, seen = prompts(first), {"first": [], "second": []}
+
+    def elsewhere():
+        with watched_attention(second, lambda layer, *_: seen["second"].append(layer)):
+            second(**inputs)
+        first(**inputs)
+
+    with watched_attention(first, lambda layer, *_: seen["first"].append(layer)):
+        thread = Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        with rounded_attention(second):
+            first(**inputs)
+    assert seen == {"first": [0, 1], "second": [0, 1]}
 
 
 def test_rounded_attention_rounds_each_row_by_itself(qwen):
@@ -74,6 +137,32 @@ def test_the_instruments_of_a_channel_are_those_of_brute_force(qwen):
     error = (rounded - values).masked_fill(beyond, 0).flatten(1).double()
     step = (12 * error.square().sum(0) / (~beyond).flatten(1).sum(0).clamp(min=1)).sqrt()
     assert own.step.to_numpy() == pytest.approx(step.numpy(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("option", "exact"), [("image16", "image"), ("text16", "text")])
+def test_tokens_that_are_not_rounded_do_not_saturate(qwen, option, exact):
+    model, inputs, statistics = qwen
+    rows = kv_health(model, kv_cache(model, f"int8-p80-{option}", statistics), [inputs]).channels
+    saturated = rows.groupby("modality").saturation.max()
+    assert saturated.pop(exact) == 0 and saturated.item() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("names", [("input_ids",), ("input_ids", "attention_mask")], ids=["no mask", "mask"])
+def test_health_on_a_gpu_is_that_on_the_cpu(names):
+    model = llama()
+    inputs = {name: prompts(model)[name] for name in names}
+    here = kv_health(model, kv_cache(model, "int8-token"), [inputs])
+    model, inputs = model.cuda(), {name: x.cuda() for name, x in inputs.items()}
+    there = kv_health(model, kv_cache(model, "int8-token"), [inputs])
+    assert there.channels.amplitude.to_numpy() == pytest.approx(here.channels.amplitude.to_numpy(), rel=1e-3)
+    assert there.layers.gain.to_numpy() == pytest.approx(here.layers.gain.to_numpy(), rel=1e-3)
+
+
+@pytest.mark.parametrize("instrument", [kv_health, kv_drift])
+def test_instruments_need_a_prompt(qwen, instrument):
+    with pytest.raises(EdgelibError, match="the data set is empty"):
+        instrument(qwen[0], kv_cache(qwen[0], "fp32"), [])
 
 
 def test_exact_caches_are_in_perfect_health(qwen):

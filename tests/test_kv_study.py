@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import edgelib
 from edgelib.errors import EdgelibError
+from edgelib.evaluation import kv_tables
 from edgelib.evaluation.kv_design import games
 from edgelib.evaluation.kv_study import EXACT, KVStudy, KVVariant, plans_of
 from edgelib.evaluation.kv_tables import cache_costs, state_rows, weights_digest
@@ -74,6 +76,19 @@ def test_costs_are_measured_on_a_filled_cache(world):
     assert costs.measured_ratio.to_numpy() == pytest.approx(1, abs=0.05)
     ratio = costs.bytes_per_token / costs.bytes_per_token[EXACT]
     assert ratio.to_list() == [1, 8 / 16, 4 / 16, 4.5 / 16]
+
+
+def test_drift_is_drawn_by_images_whatever_the_order_of_their_questions(world, monkeypatch):
+    model, data, _ = world
+    mixed = data.subset(np.random.default_rng(0).permutation(len(data)))
+    asked = np.concatenate([positions for positions, _, _ in mixed.batches()])
+    second = mixed.rows["image"].to_numpy()[asked] == 1
+    drift = pd.DataFrame({"item": np.arange(len(mixed)), "step": 0, "kl": second.astype(float), "flip": False})
+    monkeypatch.setattr(kv_tables, "prompt_batches", lambda *_: None)
+    monkeypatch.setattr(kv_tables, "kv_drift", lambda *_, **__: drift)
+    row = kv_tables.drift_table(model, {"c": None}, mixed, 1, n_boot=200, level=0.95, seed=0).iloc[0]
+    # One of the two images drifts, and half of the draws hold only one of them.
+    assert (row.low, row.high, row.n) == (0, 1, len(data)) and row.kl == second.mean() and len(data) > 4
 
 
 def test_states_have_a_row_per_layer_part_and_modality(world):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -51,6 +52,22 @@ def test_the_same_measurements_are_the_same_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_files_stay_whole_when_writing_them_is_cut_short(tmp_path, monkeypatch):
+    measurements.save_measurements(MEASURED, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def torn(path, text, **options):
+        path.write_bytes(text[:3].encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", torn)
+        measurements.save_measurements(MEASURED, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    measurements.save_measurements(MEASURED, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_achieved_rates_are_work_by_time():
     row = achieved(MEASURED.encoders.assign(bytes=2e9), "p50").iloc[0]
     assert row["gb_s"] == pytest.approx(40) and row["tops"] == pytest.approx(0.16) and row["intensity"] == 4
@@ -71,6 +88,7 @@ BROKEN = {
         lambda folder: (folder / "encoders.csv").write_text(",".join(COLUMNS["encoders"]) + "\n"),
         "above 0 ms",
     ),
+    "an empty file": (lambda folder: (folder / "encoders.csv").write_text(""), "no measurements in .*EmptyDataError"),
     "no columns": (lambda folder: (folder / "generation.csv").write_text("a\n1\n"), "generation.csv .* lacks model"),
 }
 
@@ -149,13 +167,13 @@ def test_a_run_that_is_killed_goes_on_with_the_case_it_was_at(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("everyone", "own", "clock", "share"), [(6, 6, 10, 0.0), (8, 4, 10, 0.2), (5, 6, 10, 0.0), (99, 0, 10, 1.0)]
+    ("everyone", "own", "clock", "seconds"), [(6, 6, 10, (0, 20)), (8, 4, 10, (4, 20)), (5, 6, 10, (0, 20))]
 )
-def test_others_take_what_the_processors_did_beside_us(monkeypatch, everyone, own, clock, share):
+def test_others_take_what_the_processors_did_beside_us(monkeypatch, everyone, own, clock, seconds):
     readings = [(100.0, 7.0, 50.0), (100.0 + everyone, 7.0 + own, 50.0 + clock)]
     monkeypatch.setattr(machine, "_seconds", lambda: readings.pop(0))
     monkeypatch.setattr(machine.psutil, "cpu_count", lambda: 2)
-    assert machine.Watch().others() == pytest.approx(share)
+    assert machine.Watch().seconds() == pytest.approx(seconds)
 
 
 def test_a_case_of_minutes_is_left_out_and_named(tiny, monkeypatch):
@@ -186,7 +204,7 @@ def test_kernels_that_are_installed_take_part(tiny):
 
 @pytest.mark.parametrize(
     ("memory", "failure", "reason"),
-    [(1000, None, "4 copies in 32 bits"), (10**12, EdgelibError("cannot be exported"), "cannot be exported")],
+    [(1000, None, "5 copies in 32 bits"), (10**12, EdgelibError("cannot be exported"), "cannot be exported")],
     ids=["too large", "export fails"],
 )
 def test_a_decoder_that_a_kernel_cannot_take_is_left_out(tiny, monkeypatch, memory, failure, reason):

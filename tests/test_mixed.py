@@ -49,6 +49,14 @@ def test_one_scheme_for_all_layers_is_that_scheme(model):
     assert not any(isinstance(m, QuantLinear) for m in quantize_mixed(model, {}).modules())
 
 
+def test_a_layer_with_two_names_is_replaced_under_both():
+    shared = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    shared["again"] = shared["a"]
+    mixed = quantize_mixed(shared, {"a": "w8a8-minmax", "b": "w4a8-minmax"})
+    assert mixed["again"] is mixed["a"] and isinstance(mixed["a"], QuantLinear)
+    assert mixed["b"].format.name == "int4" and isinstance(shared["again"], nn.Linear)
+
+
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=2, max_size=2))
 def test_divergence_is_zero_for_equals_and_never_negative(rows):
     p, q = torch.tensor(rows, dtype=torch.float64).log_softmax(-1).split(1)

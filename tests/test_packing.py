@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from test_calibrate import Block, inputs
+from test_quantize import Waves
 from torch import nn
 from transformers import CLIPConfig, Qwen2Config, Qwen2ForCausalLM
 from vlm_folders import qwen2_vl
@@ -22,7 +23,7 @@ from edgelib.errors import EdgelibError
 from edgelib.quant.architectures import architecture, architectures
 from edgelib.quant.bits import pack_bits, packed_width, unpack_bits
 from edgelib.quant.model_files import write_preprocess
-from edgelib.quant.packed_file import WEIGHTS
+from edgelib.quant.packed_file import COMPUTED, WEIGHTS
 from edgelib.quant.packing import DESCRIPTION, load_packed, save_packed
 from edgelib.quant.quantize import quantize
 
@@ -166,6 +167,36 @@ def test_a_model_that_writes_comes_back_with_its_processor(tmp_path):
     assert torch.equal(loaded.module(ids).logits, quantized.module(ids).logits)
 
 
+@pytest.mark.parametrize("scheme", ["bf16", "w4a8-minmax"])
+def test_rotary_frequencies_that_were_changed_come_back(scheme, tmp_path):
+    model = edgelib.load(qwen2_vl(tmp_path / "qwen2-vl"))
+    twin = quantize(edgelib.with_outliers(model, "key-offset", 64), scheme)
+    folder = save_packed(twin, tmp_path / "packed")
+    ids = torch.arange(12)[None]
+    for loaded in (load_packed(folder), load_packed(folder, like=model)):
+        assert torch.equal(loaded.module(ids).logits, twin.module(ids).logits)
+    assert not torch.equal(quantize(model, scheme).module(ids).logits, twin.module(ids).logits)
+    plain = load_packed(save_packed(quantize(model, scheme), folder), like=twin)
+    assert torch.equal(plain.module(ids).logits, quantize(model, scheme).module(ids).logits)
+    (folder / COMPUTED).unlink()
+    with pytest.raises(EdgelibError, match="computed.safetensors is missing"):
+        load_packed(folder)
+
+
+def test_what_any_module_computes_comes_back_in_its_like(tmp_path):
+    waves = Waves()
+    waves.inv_freq *= 2
+    folder = save_packed(quantize(waves, "w8a8-minmax"), tmp_path / "packed")
+    assert torch.equal(load_packed(folder, like=Waves()).inv_freq, waves.inv_freq)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_is_loaded_on_the_cpu_wherever_its_like_is(packed):
+    block, folder = packed
+    loaded = load_packed(folder, like=copy.deepcopy(block).cuda())
+    assert torch.equal(loaded(inputs(1)), load_packed(folder, like=block)(inputs(1)))
+
+
 @pytest.mark.parametrize(
     ("scheme", "mib"), [("fp32", 577.1), ("fp16", 288.5), ("w8a8-minmax", 224.7), ("w4a8-minmax", 165.9)]
 )
@@ -248,10 +279,13 @@ def test_saving_again_replaces_the_model(packed):
     assert [path.name for path in folder.parent.iterdir()] == ["packed"]
 
 
-def test_a_failed_save_leaves_the_old_model(packed, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "disk full"), SafetensorError("I/O error: disk full")], ids=["system", "safetensors"]
+)
+def test_a_failed_save_leaves_the_old_model(packed, monkeypatch, error):
     block, folder = packed
     before = (folder / WEIGHTS).read_bytes()
-    monkeypatch.setattr("edgelib.quant.packing.write_slots", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    monkeypatch.setattr("edgelib.quant.packing.write_slots", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(EdgelibError, match="disk full"):
         save_packed(quantize(block, "w4a8-minmax"), folder)
     assert (folder / WEIGHTS).read_bytes() == before

@@ -6,7 +6,17 @@ import pytest
 
 from edgelib import params
 from edgelib.errors import EdgelibError
-from edgelib.params import EmbeddedWorld, RobustnessGap, begin, check, read, validate
+from edgelib.params import (
+    CalibrationSensitivity,
+    Efficiency,
+    EmbeddedWorld,
+    Pareto,
+    RobustnessGap,
+    begin,
+    check,
+    read,
+    validate,
+)
 
 
 def run_cells(*cells: str, schema=RobustnessGap) -> params.Parameters:
@@ -103,6 +113,59 @@ def test_an_unknown_scheme_is_refused():
 def test_a_malformed_twin_is_refused(twin):
     with pytest.raises(EdgelibError):
         check({"twins": [twin]}, EmbeddedWorld)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        pytest.param({"seeds": 6, "fraction": 4}, "fraction = 4 of seeds = 6 .*divisor of seeds", id="uneven"),
+        pytest.param({"seeds": 2, "fraction": 3}, "fraction = 3 of seeds = 2", id="more than seeds"),
+        pytest.param(
+            {"mixes": ["balanced", "dark"], "seeds": 3, "fraction": 3},
+            "keeps 4 draws, .* needs 6; .* more seeds",
+            id="few",
+        ),
+    ],
+)
+def test_a_fraction_that_cannot_be_analysed_is_refused(wrong, said):
+    with pytest.raises(EdgelibError, match=said):
+        check(wrong, CalibrationSensitivity)
+
+
+def test_a_fraction_with_a_run_to_spare_is_taken():
+    kept = {"mixes": ["balanced", "dark", "noise"], "sizes": [4, 8], "seeds": 6, "fraction": 3}  # 12 draws, 9 effects
+    assert check(kept, CalibrationSensitivity).fraction == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        pytest.param(
+            {"mix": ["w4a8-minmax", "w4a8-gptq"]}, "mix = .*w4a8-gptq needs a calibration set", id="calibrated"
+        ),
+        pytest.param({"mix": ["w4a8-minmax", "fp16"]}, "fp16 casts the whole model", id="cast"),
+        pytest.param(
+            {"cost_of": "clip-vit-base-patch23"}, "cost_of = .*did you mean 'clip-vit-base-patch32'", id="name"
+        ),
+        pytest.param({"cost_of": "qwen2-0.5b"}, "qwen2-0.5b has no vision_model", id="no tower to cost"),
+        pytest.param({"device_table": "nowhere.yaml"}, "cannot read the device table nowhere.yaml", id="no table"),
+    ],
+)
+def test_what_a_sweep_would_only_meet_at_its_end_is_refused(wrong, said):
+    with pytest.raises(EdgelibError, match=said):
+        check(wrong, Pareto)
+
+
+@pytest.mark.parametrize("schema", [Efficiency, Pareto], ids=["efficiency", "pareto"])
+def test_a_device_table_is_found_in_the_checkout(tmp_path, monkeypatch, schema):
+    for name in ("pyproject.toml", "edgelib/errors.py", "book/index.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    table = tmp_path / "mine.yaml"
+    table.write_text("devices: {board: {name: Board, family: mine, bandwidth_gb_s: 50, rates: {fp16: 2}}}")
+    monkeypatch.chdir(tmp_path / "book")
+    chosen = check({"device_table": "mine.yaml", "devices": ["board"]}, schema)
+    assert chosen.device_table == str(table)
 
 
 def test_validate_without_begin_says_so():

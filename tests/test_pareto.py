@@ -1,4 +1,4 @@
-"""Frontiers against brute force, budgets against their definition, and how sure a place on the frontier is."""
+"""Frontiers against brute force, regret and budgets against their definition."""
 
 from __future__ import annotations
 
@@ -113,15 +113,13 @@ def test_regret_is_the_largest_loss_under_any_weights():
     weights = np.vstack([np.eye(3), stats.dirichlet.rvs([1, 1, 1], size=2000, random_state=0)])
     sums = utility @ weights.T
     assert (sums.max(axis=0) - sums).max(axis=1) == pytest.approx(front["regret"].to_numpy())
-    knee = pareto.knee_point(frame, maximize="accuracy", minimize=("bytes", "ms"))
-    assert knee["regret"].iloc[0] == front["regret"].min() and len(knee) == 1
 
 
-def test_knee_is_the_corner_of_the_frontier_and_ties_stay():
+def test_the_least_regret_is_at_the_corner_of_the_frontier_and_ties_stay():
     frame = pd.DataFrame(dict(accuracy=[0.5, 0.89, 0.9, 0.89], bytes=[1, 2, 11, 2]))
-    knee = pareto.knee_point(frame, maximize="accuracy", minimize="bytes")
-    assert knee.index.tolist() == [1, 3] and knee["regret"].tolist() == pytest.approx([0.1, 0.1])
-    assert pareto.knee_point(frame[:1], maximize="accuracy", minimize="bytes")["regret"].tolist() == [0]
+    front = pareto.frontier_regret(frame, maximize="accuracy", minimize="bytes")
+    assert front["regret"].to_dict() == pytest.approx({0: 1, 1: 0.1, 2: 1, 3: 0.1})
+    assert pareto.frontier_regret(frame[:1], maximize="accuracy", minimize="bytes")["regret"].tolist() == [0]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=20), st.integers(1, 9), st.integers(1, 9))
@@ -167,54 +165,7 @@ def test_tiers_go_by_name_or_value(name):
     assert pareto.feasible(frame, name).index.tolist() == [0, 2]
 
 
-def items_by_configs(rng, n, **accuracy):
-    return pd.DataFrame({name: (rng.random(n) < p).astype(int) for name, p in accuracy.items()})
-
-
-def test_probability_is_that_of_beating_the_cheaper_config():
-    outcomes = items_by_configs(np.random.default_rng(0), 400, cheap=0.80, dear=0.82)
-    costs = pd.DataFrame(dict(bytes=[1, 2]), index=["cheap", "dear"])
-    table = pareto.frontier_probability(outcomes, costs, n_boot=4000)
-    difference = outcomes["dear"] - outcomes["cheap"]
-    expected = stats.norm.sf(0.5 / 400, difference.mean(), difference.std() / 20)  # continuity: a tie does not do
-    assert table.loc["cheap", "probability"] == 1
-    assert table.loc["dear", "probability"] == pytest.approx(expected, abs=0.03)
-    assert table["accuracy"].tolist() == outcomes.mean().tolist() and list(table.columns[:2]) == ["bytes", "accuracy"]
-
-
-def test_frontier_of_the_data_is_the_pareto_frontier_for_several_criteria():
-    rng = np.random.default_rng(1)
-    names = [f"c{i}" for i in range(12)]
-    clean = pd.DataFrame(rng.integers(0, 2, (60, 12)), columns=names)
-    fog = pd.DataFrame(rng.random((60, 12)), columns=names).sample(frac=1, random_state=0)
-    costs = pd.DataFrame(dict(bytes=rng.integers(1, 5, 12), ms=rng.integers(1, 5, 12)), index=names)
-    table = pareto.frontier_probability(dict(clean=clean, fog=fog), costs)
-    front = pareto.pareto_frontier(table, maximize=("clean", "fog"), minimize=("bytes", "ms"))
-    assert table.index[table["on_frontier"]].tolist() == front.index.tolist()
-    assert table["fog"].to_numpy() == pytest.approx(fog.mean().to_numpy())
-    assert ((table["probability"] >= 0) & (table["probability"] <= 1)).all()
-
-
-def test_probability_depends_on_neither_order_nor_names_of_images():
-    rng = np.random.default_rng(2)
-    outcomes = items_by_configs(rng, 120, a=0.7, b=0.75, c=0.8)
-    costs, image = pd.DataFrame(dict(bytes=[1, 2, 3]), index=list("abc")), np.repeat(np.arange(40), 3)
-    table = pareto.frontier_probability(outcomes, costs, cluster=image)
-    order = rng.permutation(120)
-    again = pareto.frontier_probability(outcomes.iloc[order, ::-1], costs, cluster=[f"x{i}" for i in image[order]])
-    pd.testing.assert_frame_equal(table, again)
-
-
-def test_configs_with_the_same_outcomes_and_costs_share_their_fate():
-    outcomes = items_by_configs(np.random.default_rng(3), 90, a=0.8, c=0.7).assign(b=lambda t: t["a"] * 1)
-    costs = pd.DataFrame(dict(bytes=[2, 2, 1]), index=list("abc"))
-    table = pareto.frontier_probability(outcomes / 3, costs)
-    assert table.loc["a", "probability"] == table.loc["b", "probability"] > 0.5
-
-
 UP = dict(maximize="accuracy", minimize="bytes")
-OUT = pd.DataFrame(dict(a=[1, 0], b=[0, 1]))
-COSTS = pd.DataFrame(dict(bytes=[1, 2]), index=["a", "b"])
 BAD = {
     "no criterion": (lambda: pareto.pareto_frontier(TABLE), "at least one criterion"),
     "misspelt column": (lambda: pareto.pareto_frontier(TABLE, maximize="accuracies"), "did you mean 'accuracy'"),
@@ -226,7 +177,7 @@ BAD = {
     "column list in a list": (lambda: pareto.pareto_frontier(TABLE, maximize=[["bytes"]]), "unknown column"),
     "number as a column": (lambda: pareto.pareto_frontier(TABLE, maximize=3), "column or several"),
     "not a table": (lambda: pareto.pareto_frontier([[1, 2]], maximize="a"), "must be a table"),
-    "infinite regret": (lambda: pareto.knee_point(TABLE.assign(accuracy=np.inf), maximize="accuracy"), "finite"),
+    "infinite regret": (lambda: pareto.frontier_regret(TABLE.assign(accuracy=np.inf), maximize="accuracy"), "finite"),
     "misspelt tier": (lambda: pareto.feasible(TABLE, "embed"), "did you mean 'embedded'"),
     "no budgets": (lambda: pareto.feasible(TABLE, {}), "dict of budgets"),
     "tier of another kind": (lambda: pareto.feasible(TABLE, 4), "dict of budgets"),
@@ -236,12 +187,6 @@ BAD = {
     "text as a budget": (lambda: pareto.feasible(TABLE, dict(bytes="4 GB")), "got '4 GB'"),
     "budget of a lacking column": (lambda: pareto.feasible(TABLE, dict(latency=3)), "did you mean 'latency_ms'"),
     "NaN in a budget column": (lambda: pareto.feasible(TABLE.assign(bytes=np.nan), dict(bytes=3)), "row '10'"),
-    "configs differ": (lambda: pareto.frontier_probability(OUT, COSTS[:1]), "same configs"),
-    "no costs": (lambda: pareto.frontier_probability(OUT, COSTS[[]]), "at least one column"),
-    "outcomes as an array": (lambda: pareto.frontier_probability(OUT.to_numpy(), COSTS), "items by configs"),
-    "items differ": (lambda: pareto.frontier_probability(dict(a=OUT, b=OUT[:1]), COSTS), "same items"),
-    "percent": (lambda: pareto.frontier_probability(100 * OUT, COSTS), "percent"),
-    "criterion and cost": (lambda: pareto.frontier_probability(dict(bytes=OUT), COSTS), "both a criterion and a cost"),
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import astuple
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from edgelib.errors import EdgelibError
 from edgelib.measure import edge, projection, workload
@@ -126,6 +127,20 @@ def test_the_spread_within_devices_leaves_out_what_a_device_shares():
     assert projection.own_spread(errors, "compute") == projection.own_spread(errors, "decode")
     with pytest.raises(EdgelibError, match="at least 2 measured points"):
         projection.own_spread(errors[::2], "decode")
+
+
+def test_only_devices_with_errors_of_the_kind_widen_an_interval():
+    errors = pd.DataFrame(dict(
+        silicon=list("aabcde"), kind=["decode"] * 4 + ["compute"] * 2, log_error=[0.1, -0.3, 0.2, 0.4, 1.0, 2.0],
+    ))  # fmt: skip
+    three, all_five = np.mean([0.05, 0.04, 0.16]), np.mean([0.05, 0.04, 0.16, 1, 4])
+    for kind, devices, square in (("decode", 3, three), ("compute", 5, all_five), ("decoded", 5, all_five)):
+        expected = stats.t.isf(0.05, devices - 1) * np.sqrt(square * (1 + 1 / devices))
+        assert np.log(projection._factor(errors, kind, 0.9)) == pytest.approx(expected)
+    worse = pd.concat([errors, pd.DataFrame(dict(silicon=["b"], kind=["compute"], log_error=[3.0]))])
+    square = np.mean([0.05, 9, 0.16, 1, 4])
+    expected = stats.t.isf(0.05, 4) * np.sqrt(square * (1 + 1 / 5))
+    assert np.log(projection._factor(worse, "decoded", 0.9)) == pytest.approx(expected), "its worst kind for b"
 
 
 def test_one_device_cannot_be_left_out():

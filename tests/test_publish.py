@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from edgelib.errors import EdgelibError
 from edgelib.report.notebook import find_root, setup
 from edgelib.report.publish import (
+    NAMING_INPUTS,
     Chapter,
     _copy_tables,
     chapter_names,
@@ -109,7 +110,7 @@ def test_other_parameters_or_cells_make_it_stale(published):
     assert fingerprint(published) == before
 
 
-@pytest.mark.parametrize("parameter", ["model", "baseline_model", "dataset"])
+@pytest.mark.parametrize("parameter", NAMING_INPUTS)
 def test_a_model_or_data_named_by_path_is_an_input(tmp_path, parameter):
     root = make_checkout(tmp_path / "checkout").root
     (tmp_path / "mine").mkdir()
@@ -125,6 +126,15 @@ def test_a_model_or_data_named_by_path_is_an_input(tmp_path, parameter):
     prints.append(fingerprint(chapter))
     (tmp_path / "mine" / ".lock").touch()
     assert len(set(prints)) == 4 and fingerprint(chapter) == prints[-1]
+
+
+def test_each_path_of_a_list_is_an_input(tmp_path):
+    root = make_checkout(tmp_path / "checkout").root
+    file = tmp_path / "config.json"
+    chapter = Chapter("tiny", root, {"architectures": ["clip-vit-base-patch32", str(file)]})
+    absent = fingerprint(chapter)
+    file.write_text("{}")
+    assert fingerprint(chapter) != absent
 
 
 def test_a_path_of_an_input_starts_in_the_checkout_or_at_home(tmp_path, monkeypatch):

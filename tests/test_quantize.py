@@ -12,6 +12,7 @@ from test_calibrate import Block, Images, Model, inputs
 from torch import nn
 
 from edgelib.errors import EdgelibError
+from edgelib.inputs.observe import converted
 from edgelib.quant.calibrate import calibrate
 from edgelib.quant.folding import fold, places
 from edgelib.quant.formats import FORMATS, fake_quantize
@@ -104,6 +105,16 @@ def test_static_activations_use_the_largest_calibrated_value():
     assert torch.equal(layer(torch.full((8,), 1e3)), layer(torch.full((8,), 1e6)))
 
 
+@pytest.mark.parametrize("activation", ["int8", "fp8_e4m3"])
+def test_static_activations_may_span_a_percentile(activation):
+    spec = {"weight": activation, "activation": activation, "activation_granularity": "tensor"}
+    linear, x = nn.Linear(4, 6), torch.arange(1.0, 1001).view(250, 4)
+    layer, qmax = quantize(linear, spec | {"percentile": 99}, [x]), FORMATS[activation].qmax
+    assert float(layer.input_scale) == pytest.approx(990 / qmax, rel=1 / 256)
+    assert torch.equal(layer(x), layer(x.clamp(max=float(layer.input_scale) * qmax)))
+    assert float(quantize(linear, spec, [x]).input_scale) == pytest.approx(1000 / qmax)
+
+
 def test_codes_and_scale_rebuild_the_weight(block):
     for layer in quantize(block, "w4a8-minmax-g4").modules():
         if isinstance(layer, QuantLinear):
@@ -167,6 +178,33 @@ def test_sixteen_bit_schemes_round_every_parameter_and_input(block, name, dtype)
         assert value.dtype == torch.float32 and torch.equal(value, value.to(dtype).float()), key
     x = inputs()
     assert torch.equal(copied.q(x), F.linear(x.to(dtype).float(), copied.q.weight, copied.q.bias))
+
+
+class Waves(nn.Module):
+    """A Linear after a rotation by frequencies that the constructor computes and no checkpoint holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.register_buffer("inv_freq", 1 / torch.arange(3.0, 11), persistent=False)
+        self.register_buffer("mean", 1 / torch.arange(3.0, 11))
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        return self.fc(x * (self.inv_freq * 100).cos() - self.mean)
+
+
+def test_what_a_constructor_computes_is_not_rounded():
+    waves = Waves()
+    copied = quantize(waves, "bf16")
+    assert torch.equal(copied.inv_freq, waves.inv_freq)
+    assert torch.equal(copied.mean, waves.mean.bfloat16().float()) and not torch.equal(copied.mean, waves.mean)
+
+
+def test_a_conversion_leaves_rotary_frequencies_alone():
+    waves = converted(Waves(), torch.bfloat16)
+    assert waves.fc.weight.dtype == waves.mean.dtype == torch.bfloat16
+    assert torch.equal(waves.inv_freq, Waves().inv_freq) and waves.table is None
 
 
 @pytest.mark.parametrize("name", ["w8a8-minmax", "w8a8-awq", "w8a8-gptq", "w8a8-smoothquant-search"])
@@ -254,6 +292,38 @@ def test_the_report_shows_what_was_decided_and_gained(block, name):
     assert not migrated[5] and migrated[4] == (name != "w3a16-gptq-channel")
     assert report.loc[:2, "ratio"].nunique(dropna=False) == 1, "q, k and v read one norm"
     assert (report["damping"].notna() == (scheme(name).method == "gptq")).all()
+
+
+@torch.no_grad()
+def test_a_loss_never_leaves_out_the_rounding_of_inputs(block):
+    report = quantization_report(quantize(block, "w4a4-gptq", [inputs()]))
+    assert report[["loss", "loss_rtn"]].isna().all(axis=None), "gptq needs no rows by itself"
+    seen = calibrate(block, [inputs()], needs=("hessian", "rows"))
+    report = quantization_report(quantize(block, "w4a4-gptq", seen))
+    x, layer = seen.layers["q"].rows, quantize(block.q, "w4a4-minmax")
+    error = (layer(x) - block.q(x)).square().sum() / (x @ block.q.weight.T).square().sum()
+    assert report["loss_rtn"][0] == pytest.approx(float(error), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["w4a8-minmax", "w4a16-mse-channel", "nvfp4"])
+def test_statistics_at_hand_tell_the_losses_of_schemes_that_need_none(block, name):
+    block.spare = nn.Linear(8, 8)
+    seen = calibrate(block, [inputs()], needs=("rows", "hessian"))
+    told, plain = quantize(block, name, seen), quantize(block, name)
+    assert all(torch.equal(a, b) for a, b in zip(told.buffers(), plain.buffers(), strict=True))
+    report = quantization_report(told).set_index("layer")
+    assert (report["loss"] > 0).sum() == 6 and report.loc["spare", ["loss", "loss_rtn"]].isna().all()
+    assert (report["fallback"] == "").all()
+    untold = quantization_report(quantize(block, name, seen, losses=False))
+    assert untold["loss"].isna().all() and quantization_report(plain)["loss"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["w8a8-minmax-static", "w4a16-gptq-g8", "w4a8-awq"])
+def test_linears_that_share_a_weight_are_quantized_alike(name):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    copied = quantize(model, name, [inputs()])
+    assert torch.equal(copied[0].weight, copied[2].weight) and isinstance(copied[0], QuantLinear)
 
 
 def test_the_report_is_of_a_quantized_model(block):
@@ -362,6 +432,14 @@ ERRORS = {
     "other model": (
         lambda b: quantize(with_outliers(b), "w8a8-smoothquant", calibrate(b, [inputs()])),
         "another model, they do not fit layer 'q'",
+    ),
+    "other model of a scheme without needs": (
+        lambda b: quantize(with_outliers(b), "w8a8-minmax", calibrate(b, [inputs()])),
+        "another model, they do not fit layer 'q'",
+    ),
+    "lacking percentiles": (
+        lambda b: quantize(b, "w8a8-minmax-static-p99", calibrate(b, [inputs()])),
+        "needs percentiles of layer 'q'.*needs=.*'percentiles'",
     ),
     "other shape": (
         lambda b: quantize(b, "w8a8-smoothquant", calibrate(nn.Linear(8, 8), [inputs()])),

@@ -55,11 +55,13 @@ def test_w_by_hand():
     assert r.kendall_w([[0.9, 0.8, 0.7], [0.8, 0.9, 0.7], [0.9, 0.8, 0.7]]) == pytest.approx(12 * 14 / (9 * 24))
 
 
-@pytest.mark.parametrize("runs", [2, 5])
-def test_equal_rankings_agree_fully(runs):
+@pytest.mark.parametrize(
+    ("runs", "interval"), [(2, (-1, 1)), (5, (1, 1))], ids=["one pair tells no spread", "five runs"]
+)
+def test_equal_rankings_agree_fully(runs, interval):
     table = np.arange(4.0) + np.arange(runs)[:, None]
     found = r.rank_stability(table)
-    assert (found.tau, found.w, found.interval) == (1, 1, (1, 1)) and (found.n_runs, found.n_configs) == (runs, 4)
+    assert (found.tau, found.w, found.interval) == (1, 1, interval) and (found.n_runs, found.n_configs) == (runs, 4)
 
 
 def test_reversed_rankings_disagree():
@@ -76,7 +78,9 @@ def test_tau_is_the_mean_over_pairs_of_runs():
 def test_runs_that_tie_all_do_not_count():
     table = np.random.default_rng(1).normal(size=(5, 4))
     with_ties = r.rank_stability(np.vstack([table, np.ones((2, 4))]))
-    assert (with_ties.tau, with_ties.n_runs) == (r.rank_stability(table).tau, 5)
+    assert with_ties == r.rank_stability(table) and with_ties.n_runs == 5
+    alone = r.rank_stability(np.vstack([table[:1], np.ones((2, 4))]))
+    assert alone.n_runs == 1 and np.isnan(alone.tau) and np.isnan(alone.w)
     nothing = r.rank_stability(np.ones((3, 4)))
     assert np.isnan(nothing.tau) and np.isnan(nothing.w) and nothing.interval == (-1, 1)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from edgelib.errors import EdgelibError
+from edgelib.measure.gap import Gap
 from edgelib.measure.predictor import Prediction
 from edgelib.measure.ranks import RankStability
 from edgelib.measure.recommend import recommend
@@ -16,6 +19,8 @@ from edgelib.report import figures
 from edgelib.report import figures_calibration as calibration
 from edgelib.report.claims import (
     difference_claim,
+    difference_summary,
+    matched_claim,
     p_text,
     prediction_claim,
     rank_claim,
@@ -62,7 +67,33 @@ def difference(effect, low, high, p=0.5):
 def test_the_sentence_follows_the_interval(test, start):
     said = difference_claim(test, "A", "B")
     assert said.startswith(start) and "n = 500" in said
-    assert ("would have been found" in said) == (test.interval[0] <= 0 <= test.interval[1])
+    assert ("four times in five" in said) == (test.interval[0] <= 0 <= test.interval[1])
+
+
+def test_a_sign_that_correction_leaves_open_says_so():
+    said = difference_claim(difference(0.02, 0.01, 0.03, 0.03), "A", "B", adjusted=0.2)
+    assert said.startswith("the accuracy of A and B cannot be told apart once all tests are counted (")
+
+
+def test_items_that_share_images_are_counted_as_such():
+    said = difference_claim(replace(difference(0.02, 0.01, 0.03, 0.004), n=786, n_clusters=80), "A", "B")
+    assert "n = 786 items of 80 images" in said
+
+
+def test_the_clearest_difference_is_the_one_with_the_most_standard_errors():
+    points = replace(difference(-0.188, -0.6, 0.2), mde=0.5)  # of another scale
+    tests = {"A on MME": points, "B on VQA": replace(difference(0.01, 0.002, 0.018), mde=0.011)}
+    said = difference_summary(tests)
+    assert "the clearest difference, against its standard error, is that of B on VQA, +1.0 points" in said
+
+
+def test_gaps_are_counted_against_a_reference_of_equal_clean_accuracy():
+    def gap(effect, low, high, p):
+        scales = pd.DataFrame([dict(scale="matched logit", effect=effect, low=low, high=high, p=p)]).set_index("scale")
+        return Gap("q", "r", 1.0, (0.5, 1.5), 0.001, 100, 100, 0.2, 4, 0.0, 0.95, scales)
+
+    gaps = {"A": gap(0.3, 0.1, 0.5, 0.001), "B": gap(-0.3, -0.5, -0.1, 0.04), "C": gap(np.nan, -np.inf, np.inf, 1.0)}
+    assert "corruption costs 1 of 3 configurations more and 0 less (Holm-corrected)" in matched_claim(gaps)
 
 
 @pytest.mark.parametrize(("p", "text"), [(1e-7, "p < 0.001"), (0.0123, "p = 0.012"), (0.4567, "p = 0.46")])

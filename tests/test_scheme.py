@@ -34,6 +34,8 @@ NAMES = [
     "nvfp4-awq",
     "nvfp4-w4a8-gptq-imatrix",
     "mxfp4-w4a8-rceil",
+    "w8a8-minmax-static-p99.9",
+    "w4a8-gptq-mse-static-p90",
 ]
 # name -> weights, activations, group size, as the seeds' tables and the tools that coined the name mean them
 MEANINGS = {
@@ -103,10 +105,13 @@ def schemes(draw) -> Scheme:
     mx = any(f.startswith("mx") for f in (weight, activation))
     static = activation.startswith(("int", "fp8", "nvfp4"))
     symmetric = draw(st.booleans()) if integer else True
+    granularity = draw(st.sampled_from(["token", "tensor"] if static else ["token"]))
+    clips = granularity == "tensor" and METHODS[method].migrate is None
     return Scheme(
         weight, activation, method,
         group_size=draw(st.sampled_from([None, 8, 128])) if FORMATS[weight].block is None else None,
-        activation_granularity=draw(st.sampled_from(["token", "tensor"] if static else ["token"])),
+        activation_granularity=granularity,
+        percentile=draw(st.sampled_from([None, 0.001, 90, 99.9, 99.9999999])) if clips else None,
         symmetric=symmetric,
         full_range=draw(st.booleans()) if integer and symmetric else False,
         scale_rule=draw(st.sampled_from([None, *SCALE_RULES])) if mx else None,
@@ -132,6 +137,7 @@ LABELS = {
     "w8a8-minmax": "W8A8 min-max",
     "w8a8-smoothquant": "W8A8 SmoothQuant",
     "w4a8-smoothquant-g32-alpha0.7-static": "W4A8 SmoothQuant, groups of 32, alpha 0.7, static activations",
+    "w8a8-minmax-static-p99.9": "W8A8 min-max, static activations, 99.9 % range",
     "w4a8-awq-fixed": "W4A8 AWQ, fixed alpha 0.5",
     "w4a16": "W4A16 min-max, groups of 128",
     "w4a16-gptq-mse": "W4A16 GPTQ, groups of 128, MSE ranges",
@@ -157,6 +163,8 @@ NEEDS = {
     "w4a8-minmax": set(),
     "nvfp4-mse": set(),
     "w8a8-minmax-static": {"moments"},
+    "w8a8-minmax-static-p99": {"moments", "percentiles"},
+    "w4a8-gptq-static-p99": {"moments", "percentiles", "hessian"},
     "w4a8-imatrix": {"moments"},
     "w8a8-smoothquant": {"moments"},
     "w8a8-smoothquant-search": {"moments", "rows"},
@@ -202,6 +210,15 @@ ERRORS = {
     "clip type": ({"preset": "w4a8-awq", "clip": "yes"}, "clip is true or false, got 'yes'"),
     "pair": ({"weight": "int4", "activation": "bf16"}, "int4 weights do not go with 'bf16'; choose from.* int8, int4"),
     "alpha range": ("w8a8-smoothquant-alpha1.5", "from 0 .* to 1, got 1.5"),
+    "two groups": ("w4a8-minmax-g32-g64", "'g32' and 'g64' in scheme 'w4a8-minmax-g32-g64' both set group_size"),
+    "group and channel": ("w4a16-awq-channel-g32", "'channel' and 'g32' .* both set group_size"),
+    "two alphas": ("w4a8-awq-fixed-search", "'fixed' and 'search' .* both set alpha; keep one"),
+    "two clips": ("w4a8-awq-clip-fixed", "'clip' and 'fixed' .* both set clip"),
+    "twice": ("w8a8-minmax-static-static", "'static' and 'static' .* both set activation_granularity"),
+    "percentile alone": ("w8a8-minmax-p99.9", "percentile=99.9 chooses a static activation scale: add -static"),
+    "percentile range": ("w8a8-minmax-static-p100", "between 0 and 100, or None .*, got 100.0"),
+    "percentile type": ({"percentile": "99"}, "percentile is a number .*, got '99'"),
+    "percentile of a migration": ("w8a8-smoothquant-static-p99", "does not go with smoothquant.*choose minmax"),
     "static cast": ("w8a16-minmax-static", "static activations need an integer format.*got 'fp16'"),
     "field": ({"wieght": "int8"}, "unknown scheme field 'wieght'.*did you mean 'weight'"),
     "format": ({"weight": "int9"}, "unknown weight format 'int9'"),

@@ -90,6 +90,16 @@ def test_the_cell_of_a_spec_does_not_depend_on_the_rest_of_the_grid(grid):
     assert smaller.spec(grid.variants[0], Condition()) == grid.spec(grid.variants[0], Condition())
 
 
+@pytest.mark.parametrize(("reference", "same"), [("fp32", True), ("w8a8-smoothquant", False)])
+def test_drift_from_a_calibrated_reference_names_its_set(grid, reference, same):
+    variants = variants_of(grid.variants[0].model, [], [reference, "w4a8-minmax"])
+    sets = [edgelib.calibration_set("balanced", 4, seed, exclude=grid.data) for seed in (0, 1)]
+    first, second = (
+        Grid(grid.models, variants, grid.conditions[:1], grid.data, s).spec(variants[1], Condition()) for s in sets
+    )
+    assert (first == second) == same
+
+
 KILLED = """
 import edgelib, sys
 from edgelib.evaluation.store import CellStore

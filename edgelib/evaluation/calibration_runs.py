@@ -84,24 +84,30 @@ class Experiment:
 
     @cached_property
     def _shared(self) -> dict:
-        first = next((run.draw for run in self.runs if run.draw is not None), None)
-        pool = None if first is None else self.draw(Draw("balanced", 1, first.seed)).fingerprint
-        own = {"model": self.model.fingerprint, "device": self.model.device.type, "pool": [self.source, pool]}
-        own["code"] = code_version(__name__)
+        own = {"model": self.model.fingerprint, "device": self.model.device.type, "code": code_version(__name__)}
         return shared_spec(self.data, self.prompts, self.seed, self.table) | own
+
+    @cached_property
+    def _drawn(self) -> dict[Draw | None, str | None]:
+        """What every draw holds, by fingerprint."""
+        return {None: None}
+
+    def _told(self, draw: Draw | None) -> list | None:
+        if draw not in self._drawn:
+            self._drawn[draw] = self.draw(draw).fingerprint
+        return None if draw is None else [draw.mix, draw.seed, self._drawn[draw]]  # the seed also samples rows
 
     def spec(self, run: Run, condition: Condition) -> dict:
         """Plain values that name the outcomes of a run."""
-        draw = None if run.draw is None else [run.draw.mix, run.draw.size, run.draw.seed]
         return self._shared | {
-            "twin": run.twin, "scheme": scheme(run.config).to_dict(), "draw": draw,
+            "twin": run.twin, "scheme": scheme(run.config).to_dict(), "draw": self._told(run.draw),
             "corruption": condition.corruption, "severity": condition.severity,
         }  # fmt: skip
 
     def distance_spec(self, twin: str, draw: Draw) -> dict:
         """Plain values that name the distances between a draw and deployment."""
         conditions = [[c.corruption, c.severity] for c in self.deployment]
-        return self._shared | {"distance": [twin, draw.mix, draw.size, draw.seed], "deployment": conditions}
+        return self._shared | {"distance": [twin, self._told(draw)], "deployment": conditions}
 
 
 def run_experiment(
@@ -118,7 +124,9 @@ def run_experiment(
         if not _complete(experiment, store, run):
             missing.setdefault(run.draw, []).append(run)
     with progress_bar(sum(map(len, missing.values())), "runs", progress and bool(missing)) as advance:
-        tasks = [(draw, tuple(runs)) for draw, runs in missing.items()]
+        # the longest first, so that no worker is left alone with one at the end
+        tasks = sorted(missing.items(), key=lambda task: -len(task[1]) * (1 + (task[0].size if task[0] else 0)))
+        tasks = [(draw, tuple(runs)) for draw, runs in tasks]
         for done in run_tasks(_score, tasks, _Job(experiment, store), executor=executor, workers=workers):
             advance(done)
     return _collected(experiment, store)
@@ -137,9 +145,11 @@ class _Job:
     store: CellStore
 
     def for_thread(self) -> _Job:
-        """A job around modules of its own, because calibration hangs hooks on them; the weights are shared."""
-        model = self.experiment.model
-        return _Job(replace(self.experiment, model=model.with_module(shared_copy(model.module))), self.store)
+        """A job around modules of its own, because calibration changes their mode for a while; weights are shared."""
+        e = self.experiment
+        own = replace(e, model=e.model.with_module(shared_copy(e.model.module)))
+        vars(own)["_drawn"] = e._drawn  # the same draws, so nobody needs to look at them again
+        return _Job(own, self.store)
 
     @cached_property
     def reference(self) -> dict[Condition, Tensor]:

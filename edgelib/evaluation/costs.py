@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError
@@ -29,21 +30,34 @@ def weight_bits(module: nn.Module, config: str) -> float:
     return 8 * sum(classes.get(kind, 0) for kind in ("linear_weights", "scales", "zero_points")) / weights
 
 
+def _other_bits(config: str) -> int:
+    """Bits of what a configuration does not quantize: of its activations, where those are wide."""
+    plan = scheme(config)
+    return _WIDE_BITS.get(plan.weight, 32 if plan.activation == "fp32" else 16)
+
+
+def stored_bytes(model: nn.Module, config: str) -> int:
+    """Return the bytes of a model's packed file, everything that is not quantized in the width it computes in."""
+    other = torch.float32 if _other_bits(config) == 32 else torch.float16
+    return packed_size(model, config, other_dtype=other)["total"]
+
+
 def deployment_costs(
     model: nn.Module, tower: nn.Module, shape: Encoder, configs: Sequence[str], devices: Iterable[Device],
     project: Projector, *, batch: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row per device and configuration: bytes, latency_ms with low and high, binds, reason.
 
-    model: what is packed and shipped; tower: the part that sees each image, of dimensions `shape`; both may be on the
-    meta device. latency_ms: projected, of a batch through the tower. reason: why a configuration has no latency there,
-    because its numbers do not run or because a rate is not published; empty otherwise.
+    bytes: of `stored_bytes`. model: what is packed and shipped; tower: the part that sees each image, of dimensions
+    `shape`; both may be on the meta device. latency_ms: projected, of a batch through the tower. reason: why a
+    configuration has no latency there, because its numbers do not run or because a rate is not published; empty
+    otherwise.
     """
-    bytes_of = {config: packed_size(model, config)["total"] for config in configs}
-    work = {}
-    for config in configs:
-        other = _WIDE_BITS.get(scheme(config).weight, 32 if scheme(config).activation == "fp32" else 16)
-        work[config] = encode_work(shape, weight_bits(tower, config), batch=batch, other_bits=other)
+    bytes_of = {config: stored_bytes(model, config) for config in configs}
+    work = {
+        config: encode_work(shape, weight_bits(tower, config), batch=batch, other_bits=_other_bits(config))
+        for config in configs
+    }
     rows = []
     for device in devices:
         for config in configs:

@@ -69,18 +69,22 @@ def drift_table(
     model: GenerativeModel, plans: Mapping[str, KVPlan], data: QuestionSet, steps: int, *, n_boot: int, level: float,
     seed: int,
 ) -> pd.DataFrame:  # fmt: skip
-    """Mean divergence by cache and step with bootstrap intervals over prompts: cache, step, kl, low, high, flips, n.
+    """Mean divergence by cache and step with bootstrap intervals over images.
 
-    The model writes on beyond the end of its answers, as `kv_drift` explains.
+    Columns: cache, step, kl, low, high, flips, n (prompts). The model writes on beyond the end of its
+    answers, as `kv_drift` explains.
     """
     rows, prompts = [], prompt_batches(model, data)
+    asked = np.concatenate([positions for positions, _, _ in data.batches()])  # `kv_drift` counts prompts in this order
+    images = data.rows["image_id"].to_numpy()[asked]
     for cache, plan in plans.items():
         for step, own in kv_drift(model, plan, prompts, steps, beyond_end=True).groupby("step"):
             rng = rng_for(seed, "drift", cache, step)
-            means, _ = replicates(own[["kl"]].to_numpy(), np.ones(len(own)), n_boot, rng)
-            low, high = percentile_interval(means[1:, 0], level, len(own))
+            by_image = own.groupby(images[own["item"]])["kl"].agg(["sum", "size"]).to_numpy(float)
+            means, _ = replicates(by_image[:, :1], by_image[:, 1], n_boot, rng)
+            low, high = percentile_interval(means[1:, 0], level, len(by_image))
             rows.append({
-                "cache": cache, "step": step, "kl": own.kl.mean(), "low": max(low, 1e-9), "high": high,
+                "cache": cache, "step": step, "kl": own.kl.mean(), "low": low, "high": high,
                 "flips": own.flip.mean(), "n": len(own),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -56,7 +56,7 @@ QUICK = Suite(
 )  # fmt: skip
 SUITES = {"full": FULL, "quick": QUICK}
 _TOO_LONG = 15.0  # seconds that one run of a case may take, by the ceilings or in fact, before it is left out
-_COPIES = 4  # of a decoder's weights: the model, its rounded copy, the exported one, the session's
+_COPIES = 5  # of a decoder's weights: the model, its rounded copy, the exporter's, the exported one, the session's
 
 
 def measure_machine(
@@ -67,8 +67,8 @@ def measure_machine(
 
     runners: ways to run a model, the baseline first; None for torch and every kernel that is installed. name: of the
     machine in the book. store: where every case is kept as it is done, so that a run that is killed goes on from there.
-    Cases that would take minutes are left out and named in machine["left_out"]. machine["others"] is the largest share
-    of the machine that other programs took during a case.
+    Cases that would take minutes are left out and named in machine["left_out"]. machine["others"] is the share
+    of the machine that other programs took meanwhile.
     Raises EdgelibError for a suite without cases.
     """
     if not suite.encoders or not suite.decoders:
@@ -87,7 +87,8 @@ def measure_machine(
     readings = [session.limits, session.ceilings("after"), *_reached(tables)]
     best = {key: float(f"{max(reading.get(key, 0) for reading in readings):.4g}") for key in session.limits}
     machine = session.machine | ({} if name is None else {"name": name})
-    facts = {"others": round(max(session.others), 4), "ceilings": best, "left_out": list(dict.fromkeys(left_out))}
+    others, whole = map(sum, zip(*session.seconds, strict=True))
+    facts = {"others": round(others / whole, 4), "ceilings": best, "left_out": list(dict.fromkeys(left_out))}
     return Measurements(machine | facts, **tables)
 
 
@@ -114,7 +115,7 @@ class _Session:
 
     def __init__(self, suite: Suite, runners: Sequence[Runner], machine: dict, store: CellStore | None, report):
         self.suite, self.runners, self.machine, self.store, self.report = suite, runners, machine, store, report
-        self.others: list[float] = []
+        self.seconds: list[tuple[float, float]] = []  # of processors, per case: what others took, and what there was
         self.limits = self.ceilings("before")
 
     def ceilings(self, when: str) -> dict:
@@ -135,10 +136,10 @@ class _Session:
             watch = Watch()
             rows = make()
             kept = pd.DataFrame({"row": [json.dumps(row, default=np.generic.item) for row in rows]})
-            kept["others"] = watch.others()
+            kept["others"], kept["seconds"] = watch.seconds()
             if self.store is not None:
                 self.store.write(spec, kept)
-        self.others += kept["others"].tolist()
+        self.seconds += kept[["others", "seconds"]].iloc[:1].itertuples(index=False, name=None)
         return [json.loads(row) for row in kept["row"]]
 
 
@@ -149,9 +150,9 @@ def _too_long(operations: float, runner: Runner, limits: Mapping[str, float]) ->
     return f"{seconds:.0f} s by the measured rate of {runner.activation}" if seconds > _TOO_LONG else None
 
 
-def _slow(first_ms: float) -> str | None:
-    """Why a case is not repeated after its first run, which warms it up; None where it may be."""
-    return f"its first run took {first_ms / 1e3:.0f} s" if first_ms / 1e3 > _TOO_LONG else None
+def _slow(run_ms: float) -> str | None:
+    """Why a case is not repeated after a first run, which warms it up and tells the time; None where it may be."""
+    return f"a run takes {run_ms / 1e3:.0f} s" if run_ms / 1e3 > _TOO_LONG else None
 
 
 def _head(model: str, runner: Runner, batch: int) -> dict:
@@ -248,7 +249,8 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
     generation = _generation(module, dims, batch, prompt)
     if isinstance(generation, StepGeneration) and prompt > 1:
         return [{"left_out": f"{what}, prompts of several tokens: this decoder reads one token at a time"}]
-    reason = _slow(float(generation.run(2)[-1]))
+    _, first, second = generation.run(2)
+    reason = _slow(first + (second - first) * (suite.new_tokens - 1))
     if reason:
         return [{"left_out": f"{case}: {reason}"}]
     runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]

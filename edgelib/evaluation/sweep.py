@@ -9,13 +9,13 @@ move the last bits of margin and drift.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 
 import pandas as pd
+import psutil
 from torch import nn
 
 from edgelib.errors import EdgelibError, choose
@@ -137,14 +137,16 @@ class Grid:
 
     def spec(self, variant: Variant, condition: Condition) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
-        plan, reference = scheme(variant.config), self.reference(variant.model)
-        used = self.calibration.fingerprint if plan.needs_calibration else None
         return self._shared | {
             "model": self.models[variant.model].fingerprint,
-            "device": self.models[variant.model].device.type, "twin": variant.twin, "scheme": plan.to_dict(),
-            "calibration": used, "corruption": condition.corruption, "severity": condition.severity,
-            "drift_from": [reference.twin, scheme(reference.config).to_dict()],
+            "device": self.models[variant.model].device.type, "variant": self._told(variant),
+            "corruption": condition.corruption, "severity": condition.severity,
+            "drift_from": self._told(self.reference(variant.model)),
         }  # fmt: skip
+
+    def _told(self, variant: Variant) -> list:
+        plan = scheme(variant.config)
+        return [variant.twin, plan.to_dict(), self.calibration.fingerprint if plan.needs_calibration else None]
 
 
 def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:
@@ -264,7 +266,7 @@ def planted(model: ZeroShotModel, twin: str, seed: int = 0) -> ZeroShotModel:
 
 def _groups(grid: Grid, wanted: Sequence[Variant], copies: int = 1) -> Iterator[list[Variant]]:
     """Cut the variants into groups of which `copies` fit half of the memory that is free now."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = psutil.virtual_memory().available
     group, used = [], 0
     for variant in wanted:
         size = copies * sum(p.numel() * p.element_size() for p in grid.module(variant).parameters())

@@ -12,6 +12,7 @@ from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.generative_folder import generative_families, is_generative, load_generative, quiet_transformers
 from edgelib.inputs.generative_model import GenerativeModel
 from edgelib.inputs.hub import ask_hub, first_line, local_hint
+from edgelib.inputs.observe import converted
 from edgelib.inputs.preprocess import from_timm, from_transformers, read_object
 from edgelib.inputs.zero_shot_model import ClipModel, TimmClassifier, ZeroShotModel
 
@@ -34,9 +35,10 @@ def load(
     """Return the model called `name_or_path`: a hub id, a local Hugging Face or timm folder, or an embedded name.
 
     Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
-    or its name. With `offline` a hub id is looked up in the local cache only. Raises EdgelibError for a device that
-    is not there, a dtype that is not floating, a name that leads nowhere, a hub that cannot be reached, pickled or
-    damaged weights, weights that are not finite, configurations that are broken, and unsupported families.
+    or its name; rotary frequencies stay in float32, as transformers keeps them. With `offline` a hub id is looked up in
+    the local cache only. Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that
+    leads nowhere, a hub that cannot be reached, pickled or damaged weights, weights that are not finite, configurations
+    that are broken, and unsupported families.
     """
     _require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
@@ -55,7 +57,7 @@ def load(
     else:
         raise _unknown_family(folder, config)
     _require_finite(model.module, folder)
-    module = model.module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    module = converted(model.module, dtype).to(device).eval().requires_grad_(False)
     return model.with_module(module)
 
 

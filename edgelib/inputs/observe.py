@@ -55,7 +55,8 @@ class _Reading:
 class Observer(TorchFunctionMode):
     """Watches F.linear and F.layer_norm calls that use parameters of one module, and the products of its RMSNorms.
 
-    Linears that read the same tensor (q, k and v) share its tally: one is kept for each set of readers.
+    Linears that read the same tensor (q, k and v) share its tally: one is kept for each set of readers. Linears that
+    share one weight are taken for one: a call does not say whose it is, so each is told all that the weight multiplies.
     """
 
     def __init__(self, module: nn.Module, wanted: Wanted | None = None):
@@ -63,11 +64,12 @@ class Observer(TorchFunctionMode):
         self.wanted = wanted or Wanted()
         uses = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
         self.tied = {key for key, count in uses.items() if count > 1}
-        self.linears, self.norms = {}, {}
+        self.linears: dict[int, tuple[str, ...]] = {}
+        self.norms: dict[int, str] = {}
         for name, layer in module.named_modules():
             key = id(getattr(layer, "weight", None))
             if isinstance(layer, nn.Linear):
-                self.linears[key] = name
+                self.linears[key] = (*self.linears.get(key, ()), name)
             elif _is_norm(layer) and layer.weight is not None and key not in self.tied:
                 self.norms[key] = name
         self.sources: dict[str, set] = {}  # linear -> the norms whose outputs it read, None for any other tensor
@@ -136,20 +138,21 @@ class Observer(TorchFunctionMode):
         return made[1] if made and made[0]() is x else None
 
     def _saw_linear(self, x: Tensor, weight: Tensor) -> None:
-        name, norm = self.linears[id(weight)], self._norm_of(x)
-        self.sources.setdefault(name, set()).add(norm)
+        names, norm = self.linears[id(weight)], self._norm_of(x)
+        for name in names:
+            self.sources.setdefault(name, set()).add(norm)
         if norm and id(weight) in self.tied:
             self.unfoldable.add(norm)
         if not x.numel():
             return
         if self._reading is not None and self._reading.is_of(x):
-            self._reading.readers += (name,)
+            self._reading.readers += names
             return
         self.commit()
         flat = x.detach().reshape(-1, x.shape[-1])
-        tally = Tally.of(flat, self._index(name, x.shape[:-1]), self.wanted)
+        tally = Tally.of(flat, self._index(names[0], x.shape[:-1]), self.wanted)
         version = None if x.is_inference() else x._version
-        self._reading = _Reading(weakref.ref(x), version, tally, (name,))
+        self._reading = _Reading(weakref.ref(x), version, tally, names)
 
     def commit(self) -> None:
         """Add the tally of the last tensor to that of its readers, who are all known once another one is read."""
@@ -257,6 +260,24 @@ def shared_copy(module: nn.Module) -> nn.Module:
     # new Parameter objects, because Module.to() and .half() rewrite the .data of the old ones
     memo = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, memo)
+
+
+def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert our own copy of a module in place to a floating dtype, but for rotary frequencies, and return it.
+
+    transformers keeps those in float32 whatever the dtype of a model: in bfloat16 the angle of position p would be
+    wrong by up to p * frequency / 256.
+    """
+    kept = [
+        (layer._buffers, key, layer._buffers[key])
+        for layer in module.modules()
+        for key in layer._non_persistent_buffers_set
+        if key.endswith("inv_freq")
+    ]
+    module.to(dtype)
+    for buffers, key, buffer in kept:
+        buffers[key] = buffer
+    return module
 
 
 def norm_readers(module: nn.Module, run: Callable[[], object]) -> dict[str, tuple[str, ...]]:

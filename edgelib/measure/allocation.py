@@ -9,6 +9,7 @@ whole model to show. HAWQ (Dong et al., 2019) and AutoQuantize solve the same pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -18,6 +19,8 @@ import pandas as pd
 from scipy import optimize, sparse
 
 from edgelib.errors import EdgelibError, choose
+
+_TRIES = 20  # choices over budget by less than the solver's tolerance before the smallest one is taken
 
 
 @dataclass(frozen=True)
@@ -71,34 +74,50 @@ def allocate(
         raise EdgelibError(f"budget must be a number of bytes above 0, got {budget!r}")
     groups = dict(groups or {})
     cost, size = _joined(losses, groups), _joined(sizes, groups)
-    least = float(size.min(axis=1).sum())
+
+    def named(chosen: np.ndarray) -> pd.Series:
+        of_group = dict(zip(cost.index, cost.columns[chosen], strict=True))
+        given = [of_group[groups.get(layer, layer)] for layer in losses.index]
+        return pd.Series(given, index=losses.index, name="format")
+
+    smallest = named(size.to_numpy(float).argmin(axis=1))
+    least = total(sizes, smallest)
     if least > budget:
         short = f"the smallest takes {least:,.0f}, {least - budget:,.0f} more"
         raise EdgelibError(f"no choice of formats fits {budget:,.0f} bytes: {short}")
     layers, formats = cost.shape
     one_each = sparse.kron(sparse.eye(layers), np.ones((1, formats)))
-    within = optimize.LinearConstraint(size.to_numpy().reshape(1, -1), -np.inf, budget)
-    limits = [optimize.LinearConstraint(one_each, 1, 1), within]
-    # Scaled, because the solver's tolerances are absolute.
-    flat = cost.to_numpy(float).ravel()
+    # Losses and bytes are scaled, because the solver's tolerances are absolute.
+    flat, shares = cost.to_numpy(float).ravel(), size.to_numpy(float).reshape(1, -1) / float(budget)
     scale = np.abs(flat).max() or 1.0
-    solved = {
-        whole: optimize.milp(flat / scale, constraints=limits, bounds=optimize.Bounds(0, 1), integrality=whole)
-        for whole in (0, 1)
-    }
-    if any(result.x is None for result in solved.values()):
-        raise EdgelibError(f"the solver found no allocation: {solved[1].message}")
-    chosen = solved[1].x.reshape(layers, formats).argmax(axis=1)
-    of_group = dict(zip(cost.index, cost.columns[chosen], strict=True))
-    named = pd.Series([of_group[groups.get(layer, layer)] for layer in losses.index], index=losses.index, name="format")
+    limits = [optimize.LinearConstraint(one_each, 1, 1), optimize.LinearConstraint(shares, -np.inf, 1)]
+    least_loss = _solved(flat / scale, limits, whole=False).fun * scale
+    for _ in range(_TRIES):
+        taken = _solved(flat / scale, limits, whole=True).x
+        found = named(taken.reshape(layers, formats).argmax(axis=1))
+        if total(sizes, found) <= budget:
+            break
+        # It fits to a tolerance only: all but this one.
+        limits.append(optimize.LinearConstraint(taken.round()[None], -np.inf, layers - 1))
+    else:
+        found = smallest
     return Allocation(
-        formats=named, loss=total(losses, named), least_loss=float(solved[0].fun * scale), bytes=total(sizes, named),
+        formats=found, loss=total(losses, found), least_loss=float(least_loss), bytes=total(sizes, found),
         budget=float(budget),
     )  # fmt: skip
 
 
+def _solved(cost: np.ndarray, limits: list[optimize.LinearConstraint], *, whole: bool) -> optimize.OptimizeResult:
+    found = optimize.milp(
+        cost, constraints=limits, bounds=optimize.Bounds(0, 1), integrality=int(whole), options={"mip_rel_gap": 0}
+    )
+    if found.x is None:
+        raise EdgelibError(f"the solver found no allocation: {found.message}")
+    return found
+
+
 def total(table: pd.DataFrame, formats: pd.Series | str) -> float:
-    """Return the sum of a table over layers, each in its format, or all in one."""
+    """Return the sum of a table over layers, each in its format, or all in one; no order of layers changes it."""
     if isinstance(formats, str):
-        return float(table[choose({c: c for c in table.columns}, formats, "format")].sum())
-    return float(sum(table.at[layer, formats[layer]] for layer in table.index))
+        return math.fsum(table[choose({c: c for c in table.columns}, formats, "format")])
+    return math.fsum(table.at[layer, formats[layer]] for layer in table.index)

@@ -45,9 +45,13 @@ def benchmark_difference(
 ) -> PairedDifference:
     """Return score(a) - score(b) with interval, p and mde, from answers to the same questions, row by row.
 
-    score: None for the primary one (VQA accuracy, POPE F1, MME total). Both frames are in the same order.
+    score: None for the primary one (VQA accuracy, its only one; POPE F1; MME total). Both frames are in the same order
+    and have image_id; for VQA score (`answer_scores`), for POPE prediction and reference, for MME these and category.
+    boot: level, n_boot and seed; for VQA n_boot changes nothing, as in `paired_difference`.
+    Raises EdgelibError for a benchmark or a score that there is not.
     """
-    score = choose(PRIMARY, task, "benchmark") if score is None else score
+    primary = choose(PRIMARY, task, "benchmark")
+    score = primary if score is None else score
     if task == "mme":
         a, b = (own[own["category"] == score] if score in set(own["category"]) else own for own in (a, b))
         test = mme_difference(_mme_frame(a), _mme_frame(b), score=score, **boot)
@@ -56,5 +60,6 @@ def benchmark_difference(
     if task == "pope":
         said = a["prediction"], b["prediction"]
         return pope_difference(a["reference"], *said, score=score, cluster=a["image_id"], **boot)
+    choose({primary: None}, score, "VQA score")
     scores, drawn = (a["score"].to_numpy(), b["score"].to_numpy()), {k: v for k, v in boot.items() if k != "n_boot"}
     return paired_difference(*scores, cluster=a["image_id"].to_numpy(), **drawn)

@@ -40,7 +40,8 @@ def choose_for_tier(
 
     table: index config, the criteria and the columns of the budgets as numbers. illegal: {config: why it does not run}.
     Where nothing is feasible, binds names the one budget that has to grow the least, relative to itself, to admit a
-    legal configuration, or, if no single one suffices, the one that is exceeded by most.
+    legal configuration, or, if no single one suffices, the one that the nearest configuration exceeds by most: nearest
+    is whose largest excess is the least.
     Raises EdgelibError as `feasible` and `frontier_regret`, and for an empty table.
     """
     if len(table) == 0:
@@ -72,14 +73,10 @@ def _binds(legal: pd.DataFrame, tier) -> dict | None:
         row = single.loc[(single["needed"] / single["budget"]).idxmin()]
         needed = row["needed"]
     else:
-        over = bound[bound["lowest"] > bound["budget"]]
-        row = (
-            (over if len(over) else bound)
-            .assign(ratio=lambda t: t["lowest"] / t["budget"])
-            .nlargest(1, "ratio")
-            .iloc[0]
-        )
-        needed = row["lowest"]
+        shares = legal[list(bound["column"])].to_numpy(float) / bound["budget"].to_numpy()
+        nearest = shares.max(axis=1).argmin()
+        row = bound.loc[shares[nearest].argmax()]
+        needed = legal[row["column"]].iloc[nearest]
     return dict(
         column=str(row["column"]), budget=float(row["budget"]), needed=float(needed),
         short_by=float(needed - row["budget"]), alone=bool(len(single)),

@@ -126,12 +126,12 @@ def memory_table(table: Iterable[Device], needed: Mapping[str, float]) -> pd.Dat
 def devices(path: str | Path | None = None) -> dict[str, Device]:
     """Return the device table by key: the rows of edgelib, and those of a file of your own, which win.
 
-    path: a YAML file in the form of edgelib/measure/devices.yaml.
+    path: a YAML file in the form of edgelib/measure/devices.yaml; ~ is the user's home.
     Raises EdgelibError naming row and fact for a file that cannot be read, a fact of an unknown name, a value of an
     implausible size or sign, and more usable than fitted memory.
     """
     shipped = yaml.safe_load(files("edgelib.measure").joinpath("devices.yaml").read_text(encoding="utf-8"))
-    tables = [shipped] if path is None else [shipped, _read(Path(path))]
+    tables = [shipped] if path is None else [shipped, _read(Path(path).expanduser())]
     families: dict[str, dict] = {}
     found: dict[str, Device] = {}
     for table in tables:

@@ -67,7 +67,10 @@ def _checked(outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame) -> None:
 
 
 def _drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot: int, seed: int) -> np.ndarray:
-    """[1 + B, K, C] means per config and criterion; row 0 is the data, the others redraw clusters and runs."""
+    """[1 + B, K, C] means per config and criterion; row 0 is the data, the others redraw clusters and runs.
+
+    Of S runs S - 1 are drawn, as `runs.crossed_draws` does and why; a config with one run keeps it in every draw.
+    """
     sums, sizes = [], None
     codes = np.arange(len(tables[0])) if cluster is None else pd.factorize(np.asarray(cluster))[0]
     for table in tables:
@@ -75,9 +78,7 @@ def _drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot:
         sums.append(summed.to_numpy())
         sizes = np.bincount(codes)
     means, _ = replicates(np.hstack(sums), sizes, n_boot, rng_for(seed, "frontier items"))
-    runs = sorted({run for table in tables for run in table.columns.get_level_values(1)}, key=str)
-    weights = rng_for(seed, "frontier runs").multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=n_boot)
-    weights = np.vstack([np.ones(len(runs), dtype=int), weights]).astype(float)
+    taken = _taken(tables, n_boot, seed)
     result = np.empty((1 + n_boot, len(configs), len(tables)))
     start = 0
     for c, table in enumerate(tables):
@@ -85,11 +86,23 @@ def _drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot:
         start += table.shape[1]
         for k, config in enumerate(configs):
             here = np.flatnonzero(table.columns.get_level_values(0) == config)
-            place = [runs.index(run) for run in table.columns.get_level_values(1)[here]]
-            share = weights[:, place]
+            own_runs = table.columns.get_level_values(1)[here]
+            share = np.column_stack([taken.get(run, np.ones(1 + n_boot)) for run in own_runs])
             share[share.sum(axis=1) == 0] = 1  # none of this config's runs was drawn: all of them stand in
             result[:, k, c] = (own[:, here] * share).sum(axis=1) / share.sum(axis=1)
     return np.round(result, 12)  # sums in another order are no difference
+
+
+def _taken(tables: list[pd.DataFrame], n_boot: int, seed: int) -> dict[object, np.ndarray]:
+    """{run: how often each draw takes it [1 + B]} for the runs of configs that have several; row 0 takes each once."""
+    configs = [table.columns.get_level_values(0) for table in tables]
+    several = [table.columns[names.duplicated(keep=False)] for table, names in zip(tables, configs, strict=True)]
+    runs = sorted({run for columns in several for _, run in columns}, key=str)
+    if not runs:
+        return {}
+    drawn = max(1, len(runs) - 1)
+    counts = rng_for(seed, "frontier runs").multinomial(drawn, np.full(len(runs), 1 / len(runs)), size=n_boot)
+    return dict(zip(runs, np.vstack([np.ones(len(runs)), counts]).T, strict=True))
 
 
 def _fronts(values: np.ndarray) -> np.ndarray:

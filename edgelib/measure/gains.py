@@ -36,6 +36,22 @@ def speedup_table(table: pd.DataFrame, time: str, baseline: str = "torch-fp32") 
     return found.drop(columns=[f"{column}_base" for column in columns])
 
 
+def quantization_gains(table: pd.DataFrame, time: str, baseline: str = "torch-fp32") -> pd.DataFrame:
+    """Return the cases with speed-ups as `speedup_table`, each over the 32-bit configuration of its own runtime.
+
+    base: that configuration. A runtime without one is compared with `baseline`. What remains is what narrow numbers
+    did; the rest of a speed-up over `baseline` is the runtime's.
+    """
+    parts = []
+    for runtime, own in table.groupby("runtime", sort=False):
+        plain = own.loc[(own["weight"] == "fp32") & (own["activation"] == "fp32"), "config"].unique()
+        base = plain[0] if len(plain) else baseline
+        rows = own if len(plain) else pd.concat([table[table["config"] == baseline], own])
+        found = speedup_table(rows, time, base)
+        parts.append(found[found["runtime"] == runtime].assign(base=base))
+    return pd.concat(parts, ignore_index=True)
+
+
 def separated_gains(table: pd.DataFrame, gains: list[str], same_runtime: str) -> pd.DataFrame:
     """Return <gain>_runtime and <gain>_quantization for each gain: their product is the gain that was reported.
 

@@ -34,7 +34,7 @@ from edgelib.measure.statistics import (
 class Gap:
     """Robustness gap of `config` against `reference` in log odds; positive: quantization makes corruption cost more.
 
-    interval, p and mde come from one bootstrap over n images and n_cells corrupted cells. at_floor is the share of the
+    interval, p and mde come from one bootstrap over n_clusters images with n items and n_cells corrupted cells. at_floor is the share of the
     cells in which the config's accuracy is not clearly above chance: cells that can no longer show a loss.
     `scales` holds the same question asked on every scale (see `gap_table`). An interval of zero width means that the
     two gave the same outcome on every image in every cell.
@@ -46,6 +46,7 @@ class Gap:
     interval: tuple[float, float]
     p: float
     n: int
+    n_clusters: int
     mde: float
     n_cells: int
     at_floor: float
@@ -130,7 +131,7 @@ def gap_table(
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row per config and scale of the robustness gap.
 
-    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_cells, at_floor. Positive effect:
+    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive effect:
     quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs, cells and
     scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
@@ -138,10 +139,11 @@ def gap_table(
     - "logit, no floor": mean over cells of the drop in the ordinary logit; biased towards "robust" near a floor.
     - "accuracy": difference of accuracy drops, a fraction (0.01 = one percentage point); shows the floor effect.
     - "retention": chance-corrected retention of the reference minus that of the config.
-    - "matched accuracy", "matched logit": the config against a control of equal clean accuracy, the reference with a
-      share of its answers replaced by guesses (the share re-estimated in each replicate): mean corrupted accuracy of
-      the control minus that of the config, and their log odds ratio. The control assumes damage that strikes images
-      at random, regardless of difficulty, label and corruption. "matched accuracy" is "retention" times the config's
+    - "matched accuracy", "matched logit": the config against a calculated control of equal clean accuracy, the
+      reference with a share of its answers replaced by guesses (the share re-estimated in each replicate): mean
+      corrupted accuracy of the control minus that of the config, and their log odds ratio. The control assumes damage
+      that strikes images at random, regardless of difficulty, label and corruption; such damage alone makes "logit"
+      negative wherever clean accuracy is the higher one. "matched accuracy" is "retention" times the config's
       clean accuracy above chance. Where the config beats the reference on clean images the map is extended
       linearly. For a control that was really evaluated, pass its name as `reference`.
     Where a scale is undefined (accuracy at or below chance) effect is NaN; undefined replicates widen the interval.
@@ -157,7 +159,8 @@ def gap_table(
     table = []
     for name, place in zip(chosen, places, strict=True):
         floor = wilson(accuracy[0, place, 1:].clip(0, 1), items[0, 0], level)[0] <= chance
-        shared = dict(n_items=int(items[0, 0]), n_cells=len(grid.cells), at_floor=float(floor.mean()))
+        counts = dict(n_items=int(items[0, 0]), n_clusters=len(grid.sizes), n_cells=len(grid.cells))
+        shared = counts | dict(at_floor=float(floor.mean()))
         for scale, values in _gaps(accuracy[:, at_reference], accuracy[:, place], items, chance).items():
             summary = _summary(values, level, len(grid.sizes))
             table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared))
@@ -192,6 +195,7 @@ def robustness_gap(
         interval=(float(first.low), float(first.high)),
         p=float(first.p),
         n=int(first.n_items),
+        n_clusters=int(first.n_clusters),
         mde=minimum_detectable_effect(first.se, level),
         n_cells=int(first.n_cells),
         at_floor=float(first.at_floor),
@@ -227,18 +231,3 @@ def rs_table(
             row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
         table.append(row | dict(n_items=int(items[0, 0]), n_cells=len(grid.cells)))
     return pd.DataFrame(table)
-
-
-def closest_clean(rows: pd.DataFrame, config: str, among) -> tuple[str, float]:
-    """Return (name, its clean accuracy - that of `config`) for the one in `among` closest to `config` on clean images.
-
-    It picks an evaluated control for `robustness_gap(rows, config, reference=name, ...)`, for example among reference
-    models with noisy weights at several doses. Raises EdgelibError for an unknown config or an empty `among`.
-    """
-    check_rows(rows)
-    clean = rows[rows["severity"] == 0].groupby("config")["correct"].mean().to_dict()
-    own = choose(clean, config, "config")
-    gaps = {name: float(choose(clean, name, "control config") - own) for name in among if name != config}
-    if not gaps:
-        raise EdgelibError(f"there is no control to compare {config!r} with: `among` names no other config")
-    return min(gaps.items(), key=lambda pair: abs(pair[1]))

@@ -31,11 +31,10 @@ class Watch:
     def __init__(self):
         self._start = _seconds()
 
-    def others(self) -> float:
-        """Their share of the machine's time since the watch began, 0 to 1."""
+    def seconds(self) -> tuple[float, float]:
+        """Processor seconds since the watch began that others took, and that the machine had."""
         everyone, own, clock = (now - then for now, then in zip(_seconds(), self._start, strict=True))
-        cores = psutil.cpu_count() or 1
-        return min(1.0, max(0.0, everyone - own) / max(cores * clock, 1e-9))
+        return max(0.0, everyone - own), clock * (psutil.cpu_count() or 1)
 
 
 def memory_bytes() -> int:

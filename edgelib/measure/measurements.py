@@ -7,6 +7,7 @@ of the published book lies in edgelib/measure/measured; a folder of your own tak
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -48,13 +49,19 @@ def save_measurements(measured: Measurements, folder: str | Path) -> Path:
     """Write the three files of a machine and return the folder; times keep 4 significant digits."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(dict(measured.machine), sort_keys=False, allow_unicode=True)
-    (folder / "machine.yaml").write_text(text, encoding="utf-8")
+    _write(folder / "machine.yaml", yaml.safe_dump(dict(measured.machine), sort_keys=False, allow_unicode=True))
     for name in COLUMNS:
         table = getattr(measured, name)
         rounded = table.assign(**{c: table[c].map("{:.4g}".format) for c in table.select_dtypes("floating")})
-        rounded.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        _write(folder / f"{name}.csv", rounded.to_csv(index=False, lineterminator="\n"))
     return folder
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole at any moment."""
+    whole = path.with_name(f".{path.name}.new")
+    whole.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(whole, path)
 
 
 def load_measurements(path: str | Path | None = None) -> Measurements:
@@ -66,7 +73,7 @@ def load_measurements(path: str | Path | None = None) -> Measurements:
     try:
         machine = yaml.safe_load(folder.joinpath("machine.yaml").read_text(encoding="utf-8"))
         tables = {name: pd.read_csv(folder.joinpath(f"{name}.csv")) for name in COLUMNS}
-    except (OSError, yaml.YAMLError, pd.errors.ParserError) as error:
+    except (OSError, yaml.YAMLError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise EdgelibError(
             f"no measurements in {folder}: {type(error).__name__}; make them there with `edgelib measure {folder}`"
         ) from None

@@ -1,4 +1,4 @@
-"""Which configurations are worth a look, and which of them fit a device: dominance, budgets, and how sure both are."""
+"""Which configurations are worth a look, and which of them fit a device: dominance, regret and budgets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.measure.dominance import non_dominated
-from edgelib.measure.metrics import fractions
-from edgelib.measure.scores import bootstrap_means
-from edgelib.measure.statistics import REPLICATES, rng_for
 
 _GIB = 2**30
-_CHUNK = 4_000_000  # comparisons of one block of replicates
 
 
 @dataclass(frozen=True)
@@ -115,12 +111,6 @@ def frontier_regret(frame: pd.DataFrame, *, maximize=(), minimize=()) -> pd.Data
     return front.assign(regret=((values.max(axis=0) - values) / np.where(span > 0, span, 1)).max(axis=1))
 
 
-def knee_point(frame: pd.DataFrame, *, maximize=(), minimize=()) -> pd.DataFrame:
-    """Return the rows of `frontier_regret` with the least regret, one but for ties: the compromise to start from."""
-    front = frontier_regret(frame, maximize=maximize, minimize=minimize)
-    return front[front["regret"] == front["regret"].min()]
-
-
 def _budgets(tier) -> dict[str, float]:
     """{column: most} of a tier's name or of a mapping, checked."""
     if isinstance(tier, str):
@@ -172,62 +162,3 @@ def binding(frame: pd.DataFrame, tier) -> pd.DataFrame:
             needed=needed, short_by=np.maximum(needed - most, 0.0),
         ))  # fmt: skip
     return pd.DataFrame(table)
-
-
-def _outcome_tables(outcomes, configs: pd.Index) -> dict[str, pd.DataFrame]:
-    """{criterion: outcomes [items, configs]} with the same items and the configs in order."""
-    tables = dict(outcomes) if isinstance(outcomes, Mapping) else {"accuracy": outcomes}
-    if not tables or not all(isinstance(table, pd.DataFrame) for table in tables.values()):
-        raise EdgelibError("outcomes must be a table of items by configs, or a dict of them {criterion: table}")
-    first = next(iter(tables.values())).index
-    for name, table in tables.items():
-        unmatched = table.columns.symmetric_difference(configs, sort=False)
-        if len(unmatched) or not configs.is_unique or not table.columns.is_unique:
-            raise EdgelibError(
-                f"outcomes of {name!r} and costs must have the same configs, once each: got "
-                f"{', '.join(map(str, table.columns))} and {', '.join(map(str, configs))}"
-            )
-        if not table.index.is_unique or len(table.index) != len(first) or not table.index.isin(first).all():
-            raise EdgelibError(f"the criteria must have the same items, once each; {name!r} has others or repeats some")
-        fractions(table.to_numpy(), f"outcomes of {name!r}")
-    return {name: table.loc[first, configs] for name, table in tables.items()}
-
-
-def frontier_probability(
-    outcomes, costs: pd.DataFrame, *, cluster=None, n_boot: int = REPLICATES, seed: int = 0
-) -> pd.DataFrame:
-    """Return `costs` with each criterion's mean and, per config, on_frontier and the probability of being on it.
-
-    Outcomes vary with the sample of items, costs do not. The probability is the share of bootstrap draws of the items,
-    the same for all configs, in which no config dominates this one. Near 0 or 1 it settles membership, at 0.5 nothing.
-    outcomes: table of items (rows) by configs (columns) with values in [0, 1], or a dict of such tables {criterion:
-    table} over the same items, for example clean and corrupted accuracy; all are maximised. costs: numbers, one row per
-    config (the index), all columns are minimised. cluster: one id per row of the first table, when items share images.
-    Raises EdgelibError for configs or items that do not match, outcomes outside [0, 1], NaN, and no costs or items.
-    """
-    if not isinstance(costs, pd.DataFrame) or len(costs) == 0 or len(costs.columns) == 0:
-        raise EdgelibError("costs must be a table with one row per config (its index) and at least one column")
-    fixed = -np.column_stack([_numbers(costs, column) for column in costs.columns])
-    tables = _outcome_tables(outcomes, costs.index)
-    clash = [name for name in tables if name in costs.columns]
-    if clash:
-        raise EdgelibError(f"{clash[0]!r} is both a criterion and a cost; rename one")
-    columns = np.hstack([table.to_numpy(float) for table in tables.values()])
-    means, _ = bootstrap_means(columns, cluster, columns[:0], n_boot, rng_for(seed, "frontier"))
-    # Rounded because graded outcomes may differ in the last digits of their sums, which is no difference.
-    means = np.round(means, 12).reshape(1 + n_boot, len(tables), len(costs))
-    on_frontier = _undominated(means, fixed)
-    averages = {name: means[0, place] for place, name in enumerate(tables)}
-    return costs.assign(**averages, on_frontier=on_frontier[0], probability=on_frontier[1:].mean(axis=0))
-
-
-def _undominated(means: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """[B, K]: whether no config dominates config k in draw b; means [B, C, K] and fixed [K, D], higher is better."""
-    least, more = (fixed[:, None] >= fixed).all(axis=2), (fixed[:, None] > fixed).any(axis=2)
-    blocks, step = [], max(1, _CHUNK // (means.shape[1] * means.shape[2] ** 2))
-    for start in range(0, len(means), step):
-        part = means[start : start + step]
-        by, of = part[..., :, None], part[..., None, :]
-        dominates = ((by >= of).all(axis=1) & least) & ((by > of).any(axis=1) | more)
-        blocks.append(~dominates.any(axis=1))
-    return np.concatenate(blocks)

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from edgelib.errors import EdgelibError
-from edgelib.measure.runs import check_columns, check_replicates, named
-from edgelib.measure.statistics import REPLICATES, check_level, holm, percentile_interval, rng_for
+from edgelib.measure.runs import check_columns, named
+from edgelib.measure.statistics import REPLICATES, check_level, check_replicates, holm, percentile_interval, rng_for
 
 _BLOCK = 500  # permutations ranked at once
 

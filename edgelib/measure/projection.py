@@ -178,10 +178,15 @@ def left_out(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _factor(errors: pd.DataFrame, kind: str, level: float) -> float:
-    """The factor by which an interval extends both ways: t quantile over devices times their root mean square error."""
-    same = errors[errors["kind"] == kind] if (errors["kind"] == kind).any() else errors
-    squares = (same["log_error"] ** 2).groupby(same["silicon"]).mean()
-    devices = errors["silicon"].nunique()
+    """The factor by which an interval extends both ways: t quantile over devices times their root mean square error.
+
+    The devices are those with errors of this kind. Two tell too little of a third, so where they are fewer than 3, all
+    devices count, each with the kind that is projected worst onto it.
+    """
+    squares = (errors["log_error"] ** 2).groupby([errors["kind"], errors["silicon"]]).mean()
+    same = squares.get(kind, squares[:0])
+    squares = same if len(same) > 2 else squares.groupby("silicon").max()
+    devices = len(squares)
     quantile = stats.t.isf((1 - check_level(level)) / 2, devices - 1)
     return float(np.exp(quantile * np.sqrt(squares.mean() * (1 + 1 / devices))))
 

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from edgelib.errors import EdgelibError
-from edgelib.measure.runs import check_replicates, crossed_draws, crossed_error, named, run_outcomes
-from edgelib.measure.statistics import REPLICATES, check_level, percentile_interval, rng_for
+from edgelib.measure.runs import crossed_draws, crossed_error, named, run_outcomes
+from edgelib.measure.statistics import REPLICATES, check_level, check_replicates, percentile_interval, rng_for
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,26 @@ def rank_stability(scores, *, n_boot: int = REPLICATES, level: float = 0.95, see
 
     Runs that tie all configs rank nothing and do not count. interval: percentile bootstrap over runs. A run drawn twice
     agrees with itself, which would count as stability, so a replicate is the mean over pairs of different runs, and
-    replicates that drew one run only are dropped. It speaks about new runs on the same images.
+    replicates that drew one run only are dropped. The one pair of two runs has no spread to draw from: its interval is
+    the whole range. It speaks about new runs on the same images.
     Raises EdgelibError as `kendall_w`.
     """
     scores, level, n_boot = _scores(scores), check_level(level), check_replicates(n_boot)
     tau = tau_matrix(scores)
     ranked = np.flatnonzero(~np.isnan(np.diag(tau)))
     tau, runs = tau[np.ix_(ranked, ranked)], len(ranked)
-    mean, interval = np.nan, (-1.0, 1.0)
+    mean, w, interval = np.nan, np.nan, (-1.0, 1.0)
     if runs > 1:
+        w = kendall_w(scores[ranked])
         np.fill_diagonal(tau, 0)
         mean = float(tau.sum() / (runs * (runs - 1)))
+    if runs > 2:
         weights = rng_for(seed, "rank stability").multinomial(runs, np.full(runs, 1 / runs), size=n_boot)
         pairs = runs**2 - (weights**2).sum(axis=1)
         draws = ((weights @ tau) * weights).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
         low, high = percentile_interval(draws, level, runs)
         interval = (max(low, -1.0), min(high, 1.0))
-    return RankStability(mean, interval, kendall_w(scores), runs, scores.shape[1], level)
+    return RankStability(mean, interval, w, runs, scores.shape[1], level)
 
 
 def run_scores(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.measure.statistics import check_replicates
 
 _CHUNK = 4_000_000  # elements of one block of draws: 32 MB
 
@@ -56,13 +57,6 @@ def check_columns(rows: pd.DataFrame, columns: Sequence[str], numeric: Sequence[
             raise EdgelibError(f"column {column!r} must hold numbers, got {rows[column].dtype}")
         if not np.isfinite(rows[column].to_numpy(float)).all():
             raise EdgelibError(f"column {column!r} holds infinite values; drop those rows")
-
-
-def check_replicates(n: int, what: str = "n_boot") -> int:
-    """Return `n` if it is a whole number of at least 100; raises EdgelibError otherwise."""
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 100:
-        raise EdgelibError(f"{what} must be a whole number of at least 100 replicates, got {n!r}")
-    return int(n)
 
 
 def run_outcomes(

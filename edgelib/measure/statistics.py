@@ -37,6 +37,13 @@ def check_level(level: float) -> float:
     return level
 
 
+def check_replicates(n: int, what: str = "n_boot") -> int:
+    """Return `n` if it is a whole number of at least 100; raises EdgelibError naming `what` otherwise."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 100:
+        raise EdgelibError(f"{what} must be a whole number of at least 100 replicates, got {n!r}")
+    return int(n)
+
+
 def wilson(p, n, level: float = 0.95):
     """Return (low, high), the Wilson score interval of a proportion p seen on n independent items, within [0, 1].
 
@@ -58,8 +65,7 @@ def replicates(sums, sizes, n_boot: int, rng: np.random.Generator, counts=None):
     for (1 by default). Each replicate draws as many clusters as there are, with replacement, and returns sum / size, so
     clusters may differ in size. Whole-number sums are added exactly in float32, whatever the number of threads.
     """
-    if isinstance(n_boot, bool) or not isinstance(n_boot, (int, np.integer)) or n_boot < 100:
-        raise EdgelibError(f"n_boot must be a whole number of at least 100 replicates, got {n_boot!r}")
+    n_boot = check_replicates(n_boot)
     counts = np.ones(len(sizes), dtype=int) if counts is None else counts
     columns = np.column_stack([sums, sizes])
     exact = (columns == np.round(columns)).all() and np.abs(columns).max() * counts.sum() < 2**24

@@ -9,8 +9,8 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError
 from edgelib.measure.components import incidence, own_space, pivotal_draws, reml, rest_space, sampling_variances
-from edgelib.measure.runs import Runs, check_columns, check_replicates, named, run_outcomes
-from edgelib.measure.statistics import REPLICATES, check_level, rng_for
+from edgelib.measure.runs import Runs, check_columns, named, run_outcomes
+from edgelib.measure.statistics import REPLICATES, check_level, check_replicates, rng_for
 
 REST, IMAGES = "rest", "images"
 
@@ -26,7 +26,8 @@ def variance_shares(
     The mixed model of a run's mean response is mean + one random effect per factor + rest, fitted by restricted maximum
     likelihood (`components.reml`); the design may be unbalanced or fractional. sd: square root of a component, in the
     unit of the response. low, high: generalized pivotal interval of the share (`components.pivotal_draws`), which
-    covers the truth at its level where percentiles of a parametric bootstrap with five seeds are too narrow.
+    covers the truth at its level where percentiles of a parametric bootstrap with five seeds are too narrow; it is
+    extended to the share where that lies outside.
 
     factors: columns, or "mix:size" for an interaction. A seed that starts every mix and size from the same images is a
     factor of its own, crossed with them. The levels count as a sample of those one might have chosen.
@@ -111,6 +112,8 @@ def _shares(
         drawn = _without(pivotal_draws(y, terms, _inside(factors), n_draws, rng), noise, itemised)
         tail = (1 - level) / 2
         low, high = np.quantile(drawn / drawn.sum(axis=1, keepdims=True), [tail, 1 - tail], axis=0)
+        # at the ends of their range the two estimates may disagree; an interval then reaches to the share
+        low, high = np.minimum(low, share), np.maximum(high, share)
     n_levels = [term.shape[1] for term in terms] + [len(y)] + [len(runs.sizes)] * itemised
     counts = dict(level=level, n_levels=n_levels, n_runs=len(y), n_items=runs.n_items)
     return pd.DataFrame(dict(component=names, sd=np.sqrt(variances), share=share, low=low, high=high, **counts))

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import module_of
-from edgelib.quant.floating import Cast
+from edgelib.quant.floating import Cast, Float8
 from edgelib.quant.formats import FORMATS
 from edgelib.quant.grid import joined, split, widened
 from edgelib.quant.integer import Integer
@@ -46,10 +46,20 @@ def full_range_rows(x: Tensor, bits: int) -> Tensor:
     Fewer than three axes share one scale, because the first two are what compressed-tensors takes for tokens
     (`compute_dynamic_scales_and_zp` of version 0.20).
     """
-    rest = tuple(range(2, x.dim())) or tuple(range(x.dim()))
     levels = 2**bits - 1
-    scale = x.abs().amax(rest, keepdim=True).div_(levels / 2).clamp_(min=torch.finfo(x.dtype).tiny)
+    scale = _token_amax(x).div_(levels / 2).clamp_(min=torch.finfo(x.dtype).tiny)
     return (x / scale).round_().clamp_(-(levels + 1) // 2, levels // 2).mul_(scale)
+
+
+def float_rows(x: Tensor, format: Float8) -> Tensor:
+    """Round to fp8 with scale = amax / qmax, shared by the same numbers as in `full_range_rows`."""
+    scale = _token_amax(x).div_(format.qmax).clamp_(min=torch.finfo(x.dtype).tiny)
+    return format.round_static(x, scale)
+
+
+def _token_amax(x: Tensor) -> Tensor:
+    rest = tuple(range(2, x.dim())) or tuple(range(x.dim()))
+    return x.abs().amax(rest, keepdim=True)
 
 
 def dynamic_tensor(x: Tensor) -> Tensor:
@@ -72,12 +82,14 @@ def block_rows(x: Tensor, size: int) -> Tensor:
 
 
 def _compressed_tensors(layer: QuantLinear):
-    if isinstance(layer.activation, Cast):  # it knows no rounding to 16 bits beside the model's own dtype
+    format = layer.activation
+    if isinstance(format, Cast):  # it knows no rounding to 16 bits beside the model's own dtype
         return FORMATS["fp32"]
-    if not isinstance(layer.activation, Integer):
-        return layer.activation
-    bits = layer.activation.bits
-    return Rounding(f"int{bits}_full_range_rows", bits, lambda x: full_range_rows(x, bits))
+    if isinstance(format, Integer):
+        return Rounding(f"{format.name}_full_range_rows", format.bits, lambda x: full_range_rows(x, format.bits))
+    if isinstance(format, Float8) and layer.input_scale is None:
+        return Rounding(f"{format.name}_rows", format.bits, lambda x: float_rows(x, format))
+    return format
 
 
 def _matmul_nbits(layer: QuantLinear):
@@ -95,18 +107,30 @@ ROUNDINGS: dict[str, Callable[[QuantLinear], object]] = {
 }
 
 
+def require_dynamic(name: str, layer: QuantLinear) -> None:
+    """Raise EdgelibError for a layer with a static activation scale, which our ONNX kernels do not multiply by."""
+    if layer.input_scale is not None:
+        raise EdgelibError(
+            f"layer {name!r} has a static activation scale, and this kernel finds its scales while it runs: quantize "
+            "with the scheme without -static"
+        )
+
+
 def computed_by(model, runtime: str):
     """Return a copy of a quantized model whose activations are rounded as `runtime` rounds them.
 
     runtime: "compressed-tensors" (transformers on such a checkpoint), or a kernel of `edgelib.quant.kernels`:
     "onnx-int8" (int8 per row), "onnx-int8-tensor" (DynamicQuantizeLinear), "onnx-int4" (MatMulNBits with int8 compute).
-    Weights stay what they are. Raises EdgelibError for an unknown runtime and a model that is not quantized.
+    Weights stay what they are. Raises EdgelibError for an unknown runtime, a model that is not quantized, and static
+    activation scales where the runtime is a kernel, which has none.
     """
     rounding, module = choose(ROUNDINGS, runtime, "runtime"), module_of(model)
     result = shared_copy(module)
-    layers = [layer for layer in result.modules() if isinstance(layer, QuantLinear)]
+    layers = {name: layer for name, layer in result.named_modules() if isinstance(layer, QuantLinear)}
     if not layers:
         raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
-    for layer in layers:
+    for name, layer in layers.items():
+        if runtime.startswith("onnx"):
+            require_dynamic(name, layer)
         layer.activation = rounding(layer)
     return result if module is model else model.with_module(result)

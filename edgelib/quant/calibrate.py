@@ -16,7 +16,7 @@ from edgelib.errors import EdgelibError, choose
 from edgelib.inputs.attention import value_sources
 from edgelib.inputs.columns import whole_number
 from edgelib.inputs.observe import Observer, Pass, observing
-from edgelib.inputs.tallies import NEEDS, Tally, Wanted
+from edgelib.inputs.tallies import NEEDS, Tally, Wanted, wide_device
 from edgelib.quant.statistics import LayerStatistics, Statistics
 
 __all__ = ["LayerStatistics", "Statistics", "calibrate", "module_of", "weight_norm"]
@@ -76,7 +76,7 @@ def _statistics(observer: Observer, module: nn.Module, fed_by_value: dict[str, s
     rows = {key: tally.sample.sorted() for key, tally in own.items() if tally.sample is not None}
     shared = {key: _plain(tally, *rows.get(key, ())) for key, tally in own.items()}
     layers = {name: LayerStatistics(weight_norm=norms[name], **shared[id(tally)]) for name, tally in tallies.items()}
-    unreached = tuple(name for name in observer.linears.values() if name not in layers)
+    unreached = tuple(name for names in observer.linears.values() for name in names if name not in layers)
     fed_by_value = {out: value for out, value in fed_by_value.items() if out in layers}
     return Statistics(layers, unreached, observer.fed_by_norm(), fed_by_value)
 
@@ -108,7 +108,8 @@ def module_of(model) -> nn.Module:
 
 def weight_norm(weight: Tensor) -> float:
     """Return the Frobenius norm of a weight, summed in float64."""
-    return float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64))
+    weight = weight.detach().to(wide_device(weight.device))
+    return float(torch.linalg.vector_norm(weight, dtype=torch.float64))
 
 
 def _passes(model, calibration, batch_size: int) -> tuple[Iterator[Pass], Callable[[nn.Module], object]]:

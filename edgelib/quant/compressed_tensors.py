@@ -1,6 +1,8 @@
 """Export a quantized model as a compressed-tensors checkpoint, the format that transformers and vLLM load themselves.
 
-Our codes and scales are written as they are, so weights are the same to the last bit. Activations are rounded by
+Our codes are written as they are. Scales are written in the model's dtype, in which the loader keeps them: weights are
+the same to the last bit in a float32 model, and in one of 16 bits their scales are off by up to 2^-8 of their size in
+bfloat16 and 2^-11 in float16. Activations are rounded by
 whoever runs the checkpoint: compressed-tensors takes 2 amax / 255 for 8-bit integers where this library takes
 amax / 127, leaves 16-bit activations in the model's dtype, and rounds the input of a layer that reads [rows, in] with
 one scale for all rows. `edgelib.quant.arithmetic.computed_by(model, "compressed-tensors")` simulates that.
@@ -15,12 +17,14 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 from edgelib.quant.bits import pack_bits
 from edgelib.quant.calibrate import module_of
 from edgelib.quant.floating import E4M3, Cast, Float8
+from edgelib.quant.grid import split
 from edgelib.quant.integer import Integer
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.model_files import is_of_transformers, put_in_place, write_reader
@@ -32,8 +36,8 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
     `transformers.AutoModel.from_pretrained(folder)`, or the class itself, loads it where compressed-tensors is
     installed. Integers of 2 to 8 bits, symmetric or not, per channel or group, and fp8 e4m3 per channel can be written,
     with activations left alone, dynamic per token or static. Floating tensors keep the model's dtype.
-    Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported
-    (named, with the layer), and a folder that exists.
+    Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported and
+    a scale that is 0 in the model's dtype (named, with the layer), and a folder that exists.
     """
     module, folder = module_of(model), Path(folder).expanduser()
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLinear)}
@@ -61,8 +65,9 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
         (temporary / "config.json").write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
         _write_tensors(module, layers, temporary)
         put_in_place(temporary, folder)
-    except OSError as error:
-        raise EdgelibError(f"the checkpoint cannot be written to {folder.name!r} ({error.strerror})") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EdgelibError(f"the checkpoint cannot be written to {folder.name!r} ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -142,7 +147,7 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
 
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(layer).items()}
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
     own = tuple(f"{name}." for name in layers)
     seen: set[int] = set()
     for key, tensor in module.state_dict(keep_vars=True).items():
@@ -153,10 +158,12 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _layer_tensors(layer: QuantLinear) -> dict[str, Tensor]:
+def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
     """Return the tensors of a layer under the names that its format of compressed-tensors has."""
     codes, dtype = layer.codes().cpu(), layer.weight.dtype
-    found = {"weight_scale": layer.scale.cpu().to(dtype)}
+    # a group of zeros is that with any scale, and the loader divides by it
+    empty = ~split(layer.weight, layer.in_features // layer.scale.shape[-1]).any(-1)
+    found = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
     if _format(layer) == "pack-quantized":
         found["weight_packed"] = packed_words(codes, layer.format.bits)
         found["weight_shape"] = torch.tensor(codes.shape)
@@ -165,8 +172,19 @@ def _layer_tensors(layer: QuantLinear) -> dict[str, Tensor]:
     if layer.zero is not None:
         found["weight_zero_point"] = layer.zero.cpu().to(torch.int8)
     if layer.input_scale is not None:
-        found["input_scale"] = layer.input_scale.cpu().to(dtype).reshape(1)
+        found["input_scale"] = _narrowed(name, layer.input_scale, dtype).reshape(1)
     return found
+
+
+def _narrowed(name: str, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return scales in the dtype that the loader keeps them in."""
+    stored = scale.cpu().to(dtype)
+    if not stored.all():
+        raise EdgelibError(
+            f"layer {name!r} has a scale of {float(scale.min()):.3g}, which is 0 in {dtype}, where the loader keeps "
+            "scales: quantize the model in torch.float32 or torch.bfloat16"
+        )
+    return stored
 
 
 def packed_words(codes: Tensor, bits: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import module_of
 from edgelib.quant.kernels import KERNELS, prepared, why_not
 
@@ -91,7 +92,7 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
     if reason:
         raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
     if kernel == "torch-fp32":
-        return TorchDecoder(module)
+        return TorchDecoder(shared_copy(module).float())
     if kernel == "torch-bf16":
         return TorchDecoder(prepared(model, kernel))
     if not kernel.startswith("onnx"):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.inputs.observe import shared_copy
+from edgelib.inputs.observe import converted, shared_copy
 from edgelib.inputs.zero_shot_model import ClipModel, ZeroShotModel
 from edgelib.quant.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
@@ -103,7 +103,8 @@ def with_kernel(
     (`KERNELS[kernel].scheme`), or the baseline for kernels without one. inputs: example tensors for a bare module that
     goes to ONNX Runtime, as forward takes them; dynamic: the axes of each that may change later, the first by default.
     threads: of ONNX Runtime, torch's own number by default.
-    Layers that are not quantized stay in float32. Raises EdgelibError for an unknown kernel, one that cannot run here
+    Whatever the model's dtype, layers that are not quantized compute in float32 by "torch-fp32" and by ONNX Runtime,
+    which runs on the CPU wherever the model is. Raises EdgelibError for an unknown kernel, one that cannot run here
     (with what to install), and layers that the kernel does not multiply.
     """
     chosen = choose(KERNELS, kernel, "kernel")
@@ -140,9 +141,13 @@ def prepared(model, kernel: str) -> nn.Module:
         raise EdgelibError(f"kernel {kernel!r} takes the baseline, and this model is quantized already")
     result = shared_copy(module).eval()
     if kernel == "torch-bf16":
-        return result.to(torch.bfloat16)
+        return converted(result, torch.bfloat16)
+    if chosen.on_onnx:
+        result = result.cpu()
+    if not kernel.startswith("torchao"):
+        result = result.float()
     made = {layer: _layer_maker(kernel)(name, layer) for name, layer in result.named_modules() if name in layers}
-    return swapped(result.float() if chosen.on_onnx and not layers else result, made)
+    return swapped(result, made)
 
 
 def _layer_maker(kernel: str) -> Callable[[str, QuantLinear], nn.Module]:
@@ -166,7 +171,7 @@ def agreement(simulated: Tensor, real: Tensor) -> dict[str, float]:
     if simulated.shape != real.shape or simulated.dim() != 2 or not simulated.numel():
         shapes = f"{tuple(simulated.shape)} and {tuple(real.shape)}"
         raise EdgelibError(f"scores are two tensors of one shape [items, classes], got {shapes}")
-    simulated, real = simulated.double(), real.double()
+    simulated, real = simulated.cpu().double(), real.cpu().double()
     if not (torch.isfinite(simulated).all() and torch.isfinite(real).all()):
         raise EdgelibError("scores hold NaN or inf; look for the layer that made them")
     difference = (simulated - real).abs()
@@ -231,7 +236,7 @@ def _clip(model: ClipModel, module: nn.Module, threads: int | None) -> KernelCli
     from edgelib.quant.onnx_model import export
 
     images = export(Images(module), [torch.zeros(2, 3, *model.preprocess.size)], [[0]], threads=threads)
-    tokens = list(model.text_inputs(["a", "a b"]).values())
+    tokens = [ids.cpu() for ids in model.text_inputs(["a", "a b"]).values()]
     free = [[0]] if len(tokens) == 1 else [[0, 1], [0, 1]]
     return KernelClip(module.config, images, export(Texts(module), tokens, free, threads=threads))
 

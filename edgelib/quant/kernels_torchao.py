@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edgelib.inputs.observe import converted
+
 
 def quantize_by_torchao(module: nn.Module, kernel: str) -> nn.Module:
     """Return our own copy of a module with its Linears replaced by torchao's, for a kernel of `KERNELS`.
@@ -29,6 +31,6 @@ def quantize_by_torchao(module: nn.Module, kernel: str) -> nn.Module:
         "torchao-fp8": lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()),
     }
     if kernel in ("torchao-int4", "torchao-fp8"):
-        module = module.to("cuda", torch.bfloat16)
+        module = converted(module, torch.bfloat16).to("cuda")
     quantize_(module, settings[kernel]())
     return module

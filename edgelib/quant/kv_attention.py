@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,16 +20,30 @@ from edgelib.errors import EdgelibError
 from edgelib.quant.formats import Format, by_name
 from edgelib.quant.kv_context import decoder_of
 
-Watcher = Callable[[int, Tensor, Tensor | None, float], None]  # layer, query, mask, scaling
+Logits = Callable[[Tensor, Tensor], Tensor]  # `visible_logits` of a query and a key, the rest being known
+Watcher = Callable[[int, Tensor, Logits], None]  # layer, query, logits
+Around = Callable[[int, Tensor, Tensor, Tensor, Logits], Tensor]  # layer, query, key, value, logits -> output
+
+NAME = "edgelib_attention"
+# What stands in for attention, by id of the configuration. A thread sees its own blocks only, and transformers, whose
+# table of functions never forgets, holds none of them.
+_RUNNING: ContextVar[dict[int, Around]] = ContextVar("edgelib_attention")
 
 
 def _heads(x: Tensor, groups: int) -> Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, 1)
 
 
-def visible_logits(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """q k^T * scaling [B, Hq, n, T], -inf where `mask` hides a key; key [B, H, T, D] may have fewer heads."""
+def visible_logits(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None = None
+) -> Tensor:
+    """q k^T * scaling [B, Hq, n, T], -inf where `mask` hides a key; key [B, H, T, D] may have fewer heads.
+
+    softcap: the size that no logit exceeds, softcap * tanh(logit / softcap) taking its place (Gemma 2).
+    """
     logits = query @ _heads(key, query.shape[1] // key.shape[1]).transpose(-1, -2) * scaling
+    if softcap is not None:
+        logits = (logits / softcap).tanh() * softcap
     if mask is None:
         n, t = logits.shape[-2:]
         hidden = torch.ones(n, t, dtype=torch.bool, device=logits.device).triu(t - n + 1)
@@ -38,28 +54,45 @@ def visible_logits(query: Tensor, key: Tensor, mask: Tensor | None, scaling: flo
     return logits.masked_fill(hidden, -torch.inf)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask, scaling: float, round_rows=None, round_shares=None):
-    """Attention output [B, n, Hq, D]; the two functions round operands and probabilities."""
-    if round_rows is not None:
-        query, key, value = (round_rows(x) for x in (query, key, value))
-    shares = visible_logits(query, key, mask, scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
+def _attend(query: Tensor, key: Tensor, value: Tensor, logits: Logits, round_shares=None) -> Tensor:
+    """Attention output [B, n, Hq, D]; the function rounds probabilities."""
+    shares = logits(query, key).softmax(-1, dtype=torch.float32).to(query.dtype)
     shares = shares if round_shares is None else round_shares(shares)
     return (shares @ _heads(value, query.shape[1] // value.shape[1])).transpose(1, 2).contiguous()
 
 
+def _dispatch(module, query, key, value, attention_mask, scaling=None, dropout=0.0, softcap=None, s_aux=None, **kwargs):
+    """What transformers calls: the attention of the innermost block around the module's model, else the plain one."""
+    if s_aux is not None:
+        raise EdgelibError(
+            f"{type(module).__name__} has attention sinks, which attention written out here would leave out: a cache "
+            "works, but kv_health, doctor and rounded attention do not"
+        )
+    scaling = module.head_dim**-0.5 if scaling is None else scaling
+    logits = partial(visible_logits, mask=attention_mask, scaling=scaling, softcap=softcap)
+    around = _RUNNING.get({}).get(id(module.config))
+    if around is None:  # another thread runs the model
+        return _attend(query, key, value, logits), None
+    return around(module.layer_idx, query, key, value, logits), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _dispatch)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
 @contextmanager
-def _attention(model, name: str, function: Callable) -> Iterator[None]:
-    """Let the decoder's attention be `function` while the block runs."""
+def _attention(model, around: Around) -> Iterator[None]:
+    """Let the decoder's attention be `around` while the block runs."""
     decoder = decoder_of(model)
     configs = {id(a.block.config): a.block.config for a in decoder.blocks} | {id(decoder.config): decoder.config}
     before = {key: config._attn_implementation for key, config in configs.items()}
-    ALL_ATTENTION_FUNCTIONS.register(name, function)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    outer = _RUNNING.set(_RUNNING.get({}) | dict.fromkeys(configs, around))
     try:
         for config in configs.values():
-            config._attn_implementation = name
+            config._attn_implementation = NAME
         yield
     finally:
+        _RUNNING.reset(outer)
         for key, config in configs.items():
             config._attn_implementation = before[key]
 
@@ -70,29 +103,31 @@ def rounded_attention(model, format: str | Format = "fp8_e4m3") -> Iterator[None
 
     Operands have a scale per token and head found on the fly, so that no row depends on another; probabilities, at most
     1, a fixed one. The softmax itself is not rounded. Of a loaded model or a transformers module; its weights and its
-    cache stay as they are. Raises EdgelibError for an unknown format and a model without a key-value cache.
+    cache stay as they are. Raises EdgelibError for an unknown format, a model without a key-value cache and, when it
+    runs, one with attention sinks.
     """
     number = by_name(format)
     if number.name in ("fp16", "bf16", "fp32"):
         raise EdgelibError(f"{number.name} is no low precision; load the model in that dtype, or choose fp8_e4m3, int8")
 
-    def function(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-        scaling = module.head_dim**-0.5 if scaling is None else scaling
-        shares = lambda p: number.round_static(p, 1 / number.qmax)  # noqa: E731
-        return _attend(query, key, value, attention_mask, scaling, number.round_rows, shares), None
+    def rounded(layer: int, query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:
+        operands = (number.round_rows(x) for x in (query, key, value))
+        return _attend(*operands, logits, lambda shares: number.round_static(shares, 1 / number.qmax))
 
-    with _attention(model, f"edgelib_{number.name}", function):
+    with _attention(model, rounded):
         yield
 
 
 @contextmanager
 def watched_attention(model, watch: Watcher) -> Iterator[None]:
-    """Call watch(layer, query, mask, scaling) before each attention while the block runs."""
+    """Call watch(layer, query, logits) before each attention while the block runs; logits(query, key) is what it reads.
 
-    def function(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-        scaling = module.head_dim**-0.5 if scaling is None else scaling
-        watch(module.layer_idx, query, attention_mask, scaling)
-        return _attend(query, key, value, attention_mask, scaling), None
+    Raises EdgelibError for a model without a key-value cache and, when it runs, one with attention sinks.
+    """
 
-    with _attention(model, "edgelib_watched", function):
+    def watched(layer: int, query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:
+        watch(layer, query, logits)
+        return _attend(query, key, value, logits)
+
+    with _attention(model, watched):
         yield

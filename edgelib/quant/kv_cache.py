@@ -4,7 +4,9 @@
     model.generate(**inputs, past_key_values=cache())
 
 Every token is encoded once, when it is written, and decoded at every step. Attention reads decoded states from the
-first token of the prompt on, so that a prompt in pieces and a whole one give the same answer.
+first token of the prompt on, so that a prompt in pieces and a whole one give the same answer. Three parts of a scheme
+depend on where the first piece ends: tokenmean takes its mean, kivi counts groups of tokens from its end, and with
+exactprefill it alone reads itself unrounded.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ tokens were cut into batches, up to the order in which sums are rounded.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from edgelib.errors import EdgelibError
-from edgelib.inputs.tallies import bucket_counts, bucket_tops
+from edgelib.inputs.tallies import bucket_counts, counted_percentile
 from edgelib.quant.calibrate import weight_norm
 from edgelib.quant.kv_context import UNSTABLE_ROPE, Context, Decoder, decoder_of, rotated_bias, token_mean
 from edgelib.quant.kv_scheme import KVScheme
@@ -78,8 +77,7 @@ class StateStatistics:
 
     def percentile(self, q: float) -> float:
         """Smallest value that q % of the absolute values do not exceed, rounded up by less than one part in 256."""
-        bucket = torch.searchsorted(self.counts.cumsum(0), math.ceil(int(self.counts.sum()) * q / 100))
-        return min(float(bucket_tops()[bucket]), float(self.abs_max().max()))
+        return counted_percentile(self.counts, q, float(self.abs_max().max()))
 
 
 @dataclass(frozen=True)

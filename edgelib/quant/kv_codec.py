@@ -22,6 +22,7 @@ from edgelib.quant.microscaling import NVFP4
 
 Parts = tuple[Tensor, ...]
 SCALE_DTYPE = torch.bfloat16  # of scales that tokens bring along: the range of float32 in two bytes
+START_DTYPE = torch.float16  # of where integers count from, in units of `_unit`: more digits, in two bytes as well
 
 
 def packed(codes: Tensor) -> Tensor:
@@ -177,8 +178,8 @@ class PerToken:
         if isinstance(self.format, Float8):
             scale = _upward(groups.abs().amax(-1) / self.format.qmax)
             return _codes(groups / scale.unsqueeze(-1).to(groups), self.format).flatten(-2), scale
-        low, scale = affine_grid(*groups.aminmax(dim=-1), self.format.bits)
-        return affine_codes(groups, low.unsqueeze(-1), scale.unsqueeze(-1), self.format.bits, flat=-2), scale, low
+        start, scale = affine_grid(*groups.aminmax(dim=-1), self.format.bits)
+        return affine_codes(groups, start.unsqueeze(-1), scale.unsqueeze(-1), self.format.bits, flat=-2), scale, start
 
     def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:
         work = torch.float64 if dtype == torch.float64 else torch.float32
@@ -187,7 +188,8 @@ class PerToken:
             scale = parts[1].to(work).mul_(factor).unsqueeze(-1)
             return _times(values.unflatten(-1, (-1, self.group)), scale, dtype).flatten(-2)
         steps = counted(parts[0], self.format.bits).to(work).unflatten(-1, (-1, self.group))
-        scale, low = (part.to(work).unsqueeze(-1) for part in parts[1:])
+        scale, low = parts[1].to(work), affine_start(parts[2], parts[1], self.format.bits).to(work)
+        scale, low = scale.unsqueeze(-1), low.unsqueeze(-1)
         return _narrowed(torch.addcmul(low, steps, scale), dtype).flatten(-2)
 
 
@@ -198,15 +200,34 @@ def _upward(scale: Tensor) -> Tensor:
 
 
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(start, step) in the storage dtype of a grid of 2**bits values that covers [low, high]."""
+    """(start, step) as stored of a grid of 2**bits values that covers [low, high]; `affine_start` reads the start.
+
+    A channel of keys can be a large constant and little else, and what the start loses widens the grid. It has the
+    digits of a half float, as in KIVI, but counts in a unit of the grid's own size, so that no state is out of range.
+    """
     largest = torch.finfo(SCALE_DTYPE).max / 4
-    low = torch.sub(low, low.abs(), alpha=2.0**-8).clamp_(-largest, largest).to(SCALE_DTYPE)
-    return low, _upward((high.clamp(-largest, largest) - low.to(high)).div_(2**bits - 1))
+    low, high = low.clamp(-largest, largest), high.clamp(-largest, largest)
+    # the start is rounded down, by a last digit at most
+    step = _upward(torch.add(high - low, low.abs(), alpha=2.0**-10).div_(2**bits - 1))
+    start = low / _unit(step, bits).to(low)
+    return torch.sub(start, start.abs(), alpha=2.0**-11).to(START_DTYPE), step
 
 
-def affine_codes(x: Tensor, low: Tensor, scale: Tensor, bits: int, flat: int | None = None) -> Tensor:
+def affine_start(start: Tensor, step: Tensor, bits: int) -> Tensor:
+    """The smallest value of a grid of `affine_grid`, in float32."""
+    return start.float().mul_(_unit(step, bits))
+
+
+def _unit(step: Tensor, bits: int) -> Tensor:
+    """A power of two, in float32, by less than a factor of two off the range of 2**bits steps."""
+    powers = step.view(torch.int16).bitwise_and(0x7F80).view(SCALE_DTYPE)  # exponents without mantissas
+    return powers.float().mul_(2**bits)
+
+
+def affine_codes(x: Tensor, start: Tensor, scale: Tensor, bits: int, flat: int | None = None) -> Tensor:
     """Codes from 0 to 2**bits - 1 as stored: bytes, or pairs of 4 bits; `flat` merges the axes from there first."""
-    codes = (x - low.to(x)).div_(scale.to(x)).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
+    steps = (x - affine_start(start, scale, bits).to(x)).div_(scale.to(x))
+    codes = steps.round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     codes = codes if flat is None else codes.flatten(flat)
     return packed(codes) if bits == 4 else codes
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError
 from edgelib.inputs.attention import Attention, attention_blocks
 from edgelib.quant.calibrate import module_of
+from edgelib.quant.grid import widened
 
 UNSTABLE_ROPE = ("dynamic", "longrope")  # rotations that depend on the length of the sequence
 
@@ -173,11 +174,13 @@ def _remove(hooks: list) -> None:
 
 
 def token_mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean [B, H, 1, D] over the tokens of x [B, H, T, D] that are no padding."""
+    """Mean [B, H, 1, D] over the tokens of x [B, H, T, D] that are no padding, in the dtype of x."""
+    wide = widened(x)  # half floats do not hold the sum
     if valid is None:
-        return x.mean(-2, keepdim=True)
-    weight = valid.to(x.dtype)[:, None, :, None]
-    return (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
+        return wide.mean(-2, keepdim=True).to(x.dtype)
+    weight = valid.to(wide.dtype)[:, None, :, None]
+    mean = (wide * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
+    return mean.to(x.dtype)
 
 
 def rotated_bias(context: Context, layer: int, n: int, like: Tensor) -> Tensor:

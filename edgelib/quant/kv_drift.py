@@ -79,4 +79,6 @@ def kv_drift(
             "flip": (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy(),
         }))  # fmt: skip
         first += len(tokens)
+    if not frames:
+        raise EdgelibError("there is no prompt to look at: the data set is empty")
     return pd.concat(frames, ignore_index=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgelib.errors import EdgelibError
 from edgelib.quant.calibrate import module_of
-from edgelib.quant.kv_attention import visible_logits, watched_attention
+from edgelib.quant.kv_attention import Logits, watched_attention
 from edgelib.quant.kv_cache import KVCache, KVLayer, KVPlan
 from edgelib.quant.kv_context import UNSTABLE_ROPE, Context
 from edgelib.quant.kv_drift import prompt_batches
@@ -23,7 +23,7 @@ MODALITIES = ("text", "image")
 
 @dataclass
 class _Sums:
-    """Sums over tokens of one layer's K or V, per modality, head and channel: [2, H, D] each, tokens [2]."""
+    """Sums over tokens of one layer's K or V per modality, head and channel, on the CPU: [2, H, D] each, tokens [2]."""
 
     tokens: Tensor
     peak: Tensor
@@ -45,11 +45,12 @@ class _Sums:
             return torch.stack([values[part].sum(0) for part in parts])
 
         peak = torch.stack([x[p].abs().amax(0) if p.any() else x.new_zeros(x.shape[1:]) for p in parts])
-        return _Sums(
-            torch.tensor([int(p.sum()) for p in parts]), peak, sums(beyond.double()), sums(error),
+        seen = (
+            torch.stack([p.sum() for p in parts]), peak, sums(beyond.double()), sums(error),
             sums((rounded * x).masked_fill(beyond, 0)), sums(x.square().masked_fill(beyond, 0)), sums(still),
             sums(still.square()),
         )  # fmt: skip
+        return _Sums(*(t.cpu() for t in seen))
 
     def add(self, other: _Sums) -> None:
         for name in self.__dataclass_fields__:
@@ -94,8 +95,8 @@ def kv_health(model, plan: KVPlan, data, batch_size: int = 64) -> KVHealth:
     for batch in prompt_batches(model, data, batch_size):
         cache = _probing(plan)
 
-        def watch(layer: int, query: Tensor, mask: Tensor | None, scaling: float, cache=cache) -> None:
-            _tally(cache, layer, query, mask, scaling, sums, shifts)
+        def watch(layer: int, query: Tensor, logits: Logits, cache=cache) -> None:
+            _tally(cache, layer, query, logits, sums, shifts)
 
         with watched_attention(model, watch):
             module_of(model)(**batch, past_key_values=cache, use_cache=True)
@@ -117,23 +118,26 @@ def _probing(plan: KVPlan) -> KVCache:
     return cache
 
 
-def _tally(cache: KVCache, layer: int, query: Tensor, mask, scaling: float, sums: dict, shifts: dict) -> None:
+def _tally(cache: KVCache, layer: int, query: Tensor, logits: Logits, sums: dict, shifts: dict) -> None:
     context, own = cache.context, cache.layers[layer]
-    kept = torch.ones(query.shape[0], query.shape[2], dtype=torch.bool) if context.valid is None else context.valid
+    tokens = query.shape[0], query.shape[2]
+    kept = torch.ones(tokens, dtype=torch.bool, device=query.device) if context.valid is None else context.valid
     image = torch.zeros_like(kept) if context.image is None else context.image
     (keys, values), (rounded_keys, rounded_values) = own.pair
     for part, x, rounded, side in zip("kv", *own.pair, own.sides, strict=True):
         offset = side.offset_of(x.shape[-2], x, context)
         beyond = (x if offset is None else x - offset).abs() > side.store.bound * (1 + 1e-6)
+        if side.tokens != "all":  # the others are stored as they are
+            beyond &= (image if side.tokens == "image" else ~image)[:, None, :, None]
         still = _turned_back(context, layer, x) if part == "k" else x
         seen = _Sums.of(*(t.transpose(1, 2)[kept] for t in (x, rounded, beyond, still)), image[kept])
         if (layer, part) in sums:
             sums[layer, part].add(seen)
         else:
             sums[layer, part] = seen
-    exact = visible_logits(query, keys, mask, scaling)
+    exact = logits(query, keys)
     hidden = exact.isinf()
-    change = (visible_logits(query, rounded_keys, mask, scaling) - exact).masked_fill(hidden, 0)
+    change = (logits(query, rounded_keys) - exact).masked_fill(hidden, 0)
     count = (~hidden).sum(-1, keepdim=True).clamp(min=1)
     change = (change - change.sum(-1, keepdim=True) / count).masked_fill(hidden, 0)  # a shift of all cancels
     rows = kept[:, None, :, None]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgelib.quant.kv_codec import Exact, Parts, affine_codes, affine_grid, counted
+from edgelib.quant.kv_codec import Exact, Parts, affine_codes, affine_grid, affine_start, counted
 
 
 def nbytes(tensors) -> int:
@@ -82,19 +82,19 @@ class Groups:
         empty = outside.all(-2)
         low = groups.masked_fill(outside, torch.inf).amin(-2).masked_fill(empty, 0)
         high = groups.masked_fill(outside, -torch.inf).amax(-2).masked_fill(empty, 0)
-        low, step = affine_grid(low, high, self.bits)
-        codes = affine_codes(groups, low.unsqueeze(-2), step.unsqueeze(-2), self.bits).flatten(-3, -2)
+        start, step = affine_grid(low, high, self.bits)
+        codes = affine_codes(groups, start.unsqueeze(-2), step.unsqueeze(-2), self.bits).flatten(-3, -2)
         if self.parts is None:
-            self.parts, self.skipped = (codes, step, low), missing
+            self.parts, self.skipped = (codes, step, start), missing
         elif missing:
             raise AssertionError("only the first group of a prompt may be short")
         else:
-            self.parts = tuple(torch.cat(pair, -2) for pair in zip(self.parts, (codes, step, low), strict=True))
+            self.parts = tuple(torch.cat(pair, -2) for pair in zip(self.parts, (codes, step, start), strict=True))
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        codes, step, low = self.parts
+        codes, step, start = self.parts
         values = counted(codes, self.bits).to(torch.float32).unflatten(-2, (-1, self.group))
-        scale, low = (part.float().unsqueeze(-2) for part in (step, low))
+        scale, low = step.float().unsqueeze(-2), affine_start(start, step, self.bits).unsqueeze(-2)
         return torch.addcmul(low, values, scale).flatten(-3, -2)[..., self.skipped :, :].to(dtype)
 
     def select(self, rows: Tensor) -> None:
@@ -106,8 +106,8 @@ class Groups:
             return
         self.skipped += n
         whole = self.skipped // self.group
-        codes, step, low = self.parts
-        self.parts = codes[..., whole * self.group :, :].clone(), step[..., whole:, :], low[..., whole:, :]
+        codes, step, start = self.parts
+        self.parts = codes[..., whole * self.group :, :].clone(), step[..., whole:, :], start[..., whole:, :]
         self.skipped -= whole * self.group
 
     @property

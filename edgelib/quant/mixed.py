@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.inputs.observe import shared_copy
 from edgelib.quant.calibrate import module_of
-from edgelib.quant.quantize import quantize, target_layers
+from edgelib.quant.quantize import quantize, swapped, target_layers
 from edgelib.quant.scheme import Scheme
 from edgelib.quant.scheme import scheme as parse_scheme
 
@@ -39,6 +39,5 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
             continue
         only = parse_scheme({**plan.to_dict(), "targets": names, "exclude": []})
         part = module_of(quantize(model, only, calibration))
-        for name in names:
-            result.set_submodule(name, part.get_submodule(name))
+        result = swapped(result, {result.get_submodule(name): part.get_submodule(name) for name in names})
     return result if model is module else model.with_module(result)

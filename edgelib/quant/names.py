@@ -8,9 +8,11 @@ numbers: fp32, fp16 and bf16 cast the whole model. w<bits>a<bits> are integers: 
 method: a name in `METHODS`; floating formats take minmax when none is written, integers name one.
 options: -g<size> one weight scale per group of <size> along a row, -channel one per output channel; -asym and -full
     other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales; -static one activation
-    scale per layer, from calibration; -alpha<number> or -search the strength of a migration; -clip or -noclip whether
-    weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse and -imatrix where gptq takes its grid
-    from; -vision quantizes the vision tower of a model that writes too, not its decoder alone.
+    scale per layer, from calibration, up to the largest |x| or, with -p<number> after it, up to that percentile of all
+    |x| (-static-p99.9: the largest 0.1 % saturate), which no migration takes; -alpha<number> or -search the strength of
+    a migration; -clip or -noclip whether weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse
+    and -imatrix where gptq takes its grid from; -vision quantizes the vision tower of a model that writes too, not its
+    decoder alone. Two options that set the same thing are refused.
 
 Unless an option says otherwise, weights have one symmetric scale per output channel and activations one per token
 found on the fly, the setting of EdgeVLM-Bench. Integer weights below 8 bits with 16-bit activations have groups of 128,
@@ -110,8 +112,16 @@ def read_name(name: str) -> dict:
         raise EdgelibError(f"{wrong} scheme {name!r}{hint}; choose from {', '.join(methods)}, as in {numbers}-minmax")
     fields = {"weight": weight, "activation": activation, "method": method}
     fields["group_size"] = usual_group(**fields)
+    said: dict[str, str] = {}
     for part in rest:
-        fields |= _read_option(part, name, methods, numbers)
+        option = _read_option(part, name, methods, numbers)
+        twice = sorted(option.keys() & said.keys())
+        if twice:
+            raise EdgelibError(
+                f"{said[twice[0]]!r} and {part!r} in scheme {name!r} both set {twice[0]}; keep one of them"
+            )
+        fields |= option
+        said |= dict.fromkeys(option, part)
     return fields
 
 
@@ -133,6 +143,8 @@ def _read_option(part: str, name: str, methods: Iterable[str], numbers: str) -> 
         return {"group_size": int(part[1:])}
     if re.fullmatch(r"alpha(\d+\.?\d*|\.\d+)", part):
         return {"alpha": float(part[5:])}
+    if re.fullmatch(r"p(\d+\.?\d*|\.\d+)", part):
+        return {"percentile": float(part[1:])}
     if re.fullmatch(r"w\d+a\d+", part):
         known = ", ".join(known for known in NUMBERS if known.startswith(numbers))
         raise EdgelibError(f"unknown numbers {part!r} in scheme {name!r}; choose from {known}")
@@ -185,5 +197,8 @@ def _options(scheme) -> list[tuple[str, str]]:
     if scheme.weight_range != defaults.get("weight_range"):
         found += [(scheme.weight_range, f"{RANGES[scheme.weight_range].label} ranges")]
     found += [("static", "static activations")] if scheme.activation_granularity == "tensor" else []
+    if scheme.percentile is not None:
+        number = f"{Decimal(repr(scheme.percentile)).normalize():f}"
+        found += [(f"p{number}", f"{number} % range")]
     found += [("vision", "vision tower too")] if scheme.targets == WORDS["vision"]["targets"] else []
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
-from edgelib.quant.arithmetic import block_rows, dynamic_tensor
+from edgelib.quant.arithmetic import block_rows, dynamic_tensor, require_dynamic
 from edgelib.quant.bits import pack_bits
 from edgelib.quant.formats import FORMATS
 from edgelib.quant.integer import Integer
@@ -38,6 +38,7 @@ class Int8Linear(nn.Module):
                 f"layer {name!r} has {layer.format.name} weights with {groups} scales per row; this kernel multiplies "
                 "int8 with one scale per output channel: quantize with w8a8-minmax, -smoothquant or another w8a8 scheme"
             )
+        require_dynamic(name, layer)
         zero = torch.zeros(layer.out_features) if layer.zero is None else layer.zero[:, 0].float()
         shift, dtype = (128, torch.uint8) if unsigned else (0, torch.int8)
         self.per_row = per_row
@@ -64,6 +65,7 @@ class NBitsLinear(nn.Module):
                 f"layer {name!r} has {format.name} weights in groups of {size}; this kernel multiplies int4 or int8 in "
                 "groups of 16, 32, 64, 128 or 256, or with one scale per channel: quantize with w4a16-minmax-g32"
             )
+        require_dynamic(name, layer)
         self.width, self.bits, self.block = layer.in_features, format.bits, size
         blocks, offset = -(-layer.in_features // size), 2 ** (format.bits - 1)
         codes = nn.functional.pad(layer.codes(), (0, blocks * size - layer.in_features)).to(torch.int16) + offset

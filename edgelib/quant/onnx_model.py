@@ -16,7 +16,7 @@ from edgelib.quant.onnx_layers import CONTRIB, Int8Linear, NBitsLinear
 
 
 class OnnxModule(nn.Module):
-    """What `export` made of a module: forward takes its tensors in order and returns its only output.
+    """What `export` made of a module: forward takes its tensors in order and returns its only output, float32.
 
     session: of onnxruntime. bytes: the size of the ONNX file. digest: its SHA-256.
     """
@@ -28,18 +28,24 @@ class OnnxModule(nn.Module):
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it computes in float32 on the CPU
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        feeds = {name: tensor.detach().cpu().numpy() for name, tensor in zip(self.names, tensors, strict=True)}
+        feeds = {name: _taken(tensor).numpy() for name, tensor in zip(self.names, tensors, strict=True)}
         return torch.from_numpy(self.session.run(None, feeds)[0])
 
     def extra_repr(self) -> str:
         return f"onnx {self.digest[:16]}"
 
 
+def _taken(tensor: Tensor) -> Tensor:
+    """Return a tensor as a session takes it: on the CPU, and in float32 if it is floating."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def export(
     module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[Sequence[int]], *, threads: int | None = None,
     outputs: Sequence[str] = ("output",),
 ) -> OnnxModule:  # fmt: skip
-    """Export a module in evaluation mode and open it in ONNX Runtime.
+    """Export a float32 module on the CPU, in evaluation mode, and open it in ONNX Runtime.
 
     inputs: example tensors, as forward takes them. dynamic: for each the axes whose size may change later. outputs:
     their names. threads: of one operator; None for torch's own number, so that the two are timed alike.
@@ -52,7 +58,7 @@ def export(
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _write(module, tuple(inputs), dynamic, outputs, path)
+        _write(module, tuple(map(_taken, inputs)), dynamic, outputs, path)
         digest, size = hashlib.sha256(), 0
         for part in sorted(Path(folder).iterdir()):  # a model beyond 2 GB has several
             with part.open("rb") as file:

@@ -80,7 +80,7 @@ def packed_size(
 
     Weights of b bits take ceil(in * b / 8) bytes per output row, and their scales what the format says: fp32 per row or
     group (and a zero point of b bits), a byte per block for mx and nvfp4. Tensors that layers share count once. The
-    file adds a header of a few kB.
+    file adds a header of a few kB, and buffers that a model does not save, such as rotary frequencies, lie in another.
     Raises EdgelibError for a scheme that the model does not take and an other_dtype that is not floating.
     """
     module = module_of(model)

@@ -1,8 +1,8 @@
 """Save a quantized model in as many bytes as its formats need, and load it back: same codes, same scales, same logits.
 
-A folder holds packed.safetensors (see `edgelib.quant.packed_file`), packing.json, which says how each layer is stored,
-and what makes the model: config.json and, for an image classifier, tokenizer and preprocessor. Nothing is pickled, and
-loading runs no code of the folder.
+A folder holds packed.safetensors (and computed.safetensors, see `edgelib.quant.packed_file`), packing.json, which says
+how each layer is stored, and what makes the model: config.json and, for an image classifier, tokenizer and
+preprocessor. Nothing is pickled, and loading runs no code of the folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
@@ -22,13 +23,12 @@ from edgelib.inputs.observe import shared_copy
 from edgelib.inputs.preprocess import read_object
 from edgelib.quant.bits import pack_bits, unpack_bits
 from edgelib.quant.calibrate import module_of
-from edgelib.quant.floating import Cast
 from edgelib.quant.formats import FORMATS, Encoded, Format
 from edgelib.quant.integer import Integer
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.microscaling import MX, NVFP4
 from edgelib.quant.model_files import build_module, put_in_place, wrapped, write_model_files
-from edgelib.quant.packed_file import WEIGHTS, read_slots, write_slots
+from edgelib.quant.packed_file import COMPUTED, WEIGHTS, read_computed, read_slots, write_computed, write_slots
 from edgelib.quant.packed_size import Plan, Slot, plans_of, slots
 from edgelib.quant.quantize import swapped
 
@@ -43,7 +43,9 @@ def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = 
 
     Weights keep their codes (int8; packed int4, int3, int2 and fp4; fp8; fp16 and bf16 for casts) and scales;
     everything else becomes `other_dtype`, which is exact unless that is narrower than the model. A model that is not
-    quantized is stored in `other_dtype` altogether. `packed_size(model, other_dtype=...)` tells the bytes beforehand.
+    quantized is stored in `other_dtype` altogether. `packed_size(model, other_dtype=...)` tells the bytes of
+    packed.safetensors beforehand. Floating buffers that the model itself does not save, such as rotary frequencies, are
+    kept as they are in a file of their own.
     A folder that holds a packed model is replaced.
     Raises EdgelibError for values that do not fit into other_dtype, and for a folder that holds something else or
     cannot be written.
@@ -62,11 +64,13 @@ def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write_slots(parts, temporary / WEIGHTS)
-        known = {"format": _FORMAT, **_description(module, plans, other_dtype), **write_model_files(model, temporary)}
+        known = {"format": _FORMAT, "computed": write_computed(module, temporary / COMPUTED)}
+        known |= {**_description(module, plans, other_dtype), **write_model_files(model, temporary)}
         (temporary / DESCRIPTION).write_text(json.dumps(known, indent=1), encoding="utf-8")
         put_in_place(temporary, folder)
-    except OSError as error:
-        raise EdgelibError(f"a packed model cannot be written to {folder.name!r} ({error.strerror})") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EdgelibError(f"a packed model cannot be written to {folder.name!r} ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -85,8 +89,10 @@ def load_packed(folder: str | os.PathLike, *, like=None):
     known = read_object(folder / DESCRIPTION)
     if known.get("format") != _FORMAT:
         raise EdgelibError(f"{folder.name!r} holds no packed model of this version of edgelib; save it again")
-    base = build_module(folder, known) if like is None else shared_copy(module_of(like))
+    base = build_module(folder, known) if like is None else shared_copy(module_of(like)).cpu()
     module = _filled(base, _read_description(known, folder.name), folder / WEIGHTS)
+    if known.get("computed"):
+        read_computed(module, folder / COMPUTED)
     if like is None:
         return wrapped(module, folder, known)
     return module if module_of(like) is like else like.with_module(module)
@@ -214,7 +220,6 @@ def _filled(base: nn.Module, known: _Known, path: Path) -> nn.Module:
         if at.plan.tied:
             stored[name]["codes"] = values[at.plan.tied]
         layers[modules[name]] = _layer(modules[name], at, stored[name], known.dtype_of(f"{name}.weight"))
-    _round_buffers(base, known)
     return swapped(base, layers)
 
 
@@ -233,11 +238,3 @@ def _layer(linear: nn.Linear | QuantLinear, at: _Layer, stored: dict[str, Tensor
         scale = scale * stored["outer"]
     encoded = Encoded(format, codes, scale, zero, stored.get("outer"))
     return QuantLinear(encoded, linear.bias, dtype, at.activation, stored.get("input_scale"), at.notes)
-
-
-def _round_buffers(module: nn.Module, known: _Known) -> None:
-    """Round what a constructor computes, such as rotary frequencies, as a cast of the whole model rounds it."""
-    for format in {at.plan.format for at in known.layers.values() if isinstance(at.plan.format, Cast)}:
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                buffer.data = format.round_rows(buffer)

@@ -34,15 +34,16 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     converting it leaves the baseline alone, but parameters that are not rounded share their storage with it
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
-    for a scheme whose `needs` are empty.
+    for a scheme whose `needs` are empty, where Statistics only serve to tell the losses.
 
-    "fp16" and "bf16" round every parameter, every buffer and the inputs of every Linear to 16 bits and compute in the
-    model's own dtype; "fp32" only copies. All other schemes replace every Linear that they select; of a GenerativeModel
-    the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs something that can absorb it
-    exactly: a norm whose readers are all selected, or, for awq, the value projection of the same attention. A Linear
-    behind an activation function has neither: awq only clips it, the others round it to nearest. A norm's output that
-    the model also returns (CLIP's pooler_output) comes back divided by s. `quantization_report` tells what was decided
-    for each layer; losses=False leaves out its columns of losses, for those who make many models and never look.
+    "fp16" and "bf16" round every parameter, every buffer that a checkpoint holds and the inputs of every Linear to 16
+    bits and compute in the model's own dtype; "fp32" only copies. All other schemes replace every Linear that they
+    select; of a GenerativeModel the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs
+    something that can absorb it exactly: a norm whose readers are all selected, or, for awq, the value projection of
+    the same attention. A Linear behind an activation function has neither: awq only clips it, the others round it to
+    nearest. A norm's output that the model also returns (CLIP's pooler_output) comes back divided by s.
+    `quantization_report` tells what was decided for each layer; losses=False leaves out its columns of losses, for
+    those who make many models and never look.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
@@ -53,7 +54,12 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     _check_model(module)
     targets = target_layers(module, plan)
     check_groups(module, plan, targets)
-    statistics = _statistics(model, plan, targets, calibration) if plan.needs_calibration else None
+    statistics = None
+    if plan.needs_calibration:
+        statistics = _statistics(model, plan, targets, calibration)
+    elif losses and plan.method != "cast" and isinstance(calibration, Statistics):
+        statistics = calibration
+        _require_of(module, targets, statistics)
     result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration, losses=losses)
     return result if model is module else model.with_module(result)
 
@@ -92,7 +98,7 @@ def _quant_linear(
     notes = {"method": plan.method}
     if migration is not None:
         layer, notes = original.scaled(migration.scales), notes | migration.notes
-    if statistics is not None and seen is None:
+    if plan.needs_calibration and seen is None:
         notes["fallback"] = "calibration never reached it"
     act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
     encoded, decided = act(layer)
@@ -114,7 +120,7 @@ def _losses(original: Layer, layer: Layer, encoded: Encoded) -> dict[str, float]
 
 
 def _cast(module: nn.Module, format: Format) -> None:
-    """Round every floating parameter and buffer of our own copy to a 16-bit format."""
+    """Round every floating parameter and saved buffer of our own copy to a 16-bit format."""
     for name, parameter in module.named_parameters():
         if parameter.is_floating_point():
             rounded = format.round_rows(parameter.detach())
@@ -124,9 +130,12 @@ def _cast(module: nn.Module, format: Format) -> None:
                     f"{name!r} does not fit into {format.name}: its largest value is {peak:.4g}; try bf16"
                 )
             parameter.data = rounded
-    for buffer in module.buffers():
-        if buffer.is_floating_point():  # a mask may hold -inf, so overflow is no error here
-            buffer.data = format.round_rows(buffer)
+    for layer in module.modules():
+        # what a constructor computes, such as rotary frequencies, is not rounded in a 16-bit model of transformers
+        for key in layer._buffers.keys() - layer._non_persistent_buffers_set:
+            buffer = layer._buffers[key]
+            if buffer is not None and buffer.is_floating_point():  # a mask may hold -inf: overflow is no error here
+                buffer.data = format.round_rows(buffer)
 
 
 def swapped(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -190,15 +199,10 @@ def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statist
     needs = sorted(plan.needs)
     known = isinstance(calibration, Statistics)
     statistics = calibration if known else calibrate(model, calibration, needs=needs)
-    layers = dict(module_of(model).named_modules())
+    _require_of(module_of(model), targets, statistics)
     for name in targets:
         seen = statistics.layers.get(name)
-        same = name in statistics.unreached if seen is None else _describes(seen, layers[name].weight)
-        if not same:
-            raise EdgelibError(
-                f"these statistics are of another model, they do not fit layer {name!r}: calibrate this one"
-            )
-        lacking = [need for need in needs if seen is not None and need != "moments" and getattr(seen, need) is None]
+        lacking = [need for need in needs if seen is not None and not seen.holds(need)]
         if lacking:
             raise EdgelibError(
                 f"scheme {plan.name!r} needs {', '.join(lacking)} of layer {name!r}, which these statistics do not "
@@ -211,6 +215,18 @@ def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statist
         text = f"calibration never reached {len(missing)} layers, such as {missing[0]!r}: rounded to nearest"
         warnings.warn(text, stacklevel=3)
     return statistics
+
+
+def _require_of(module: nn.Module, targets: list[str], statistics: Statistics) -> None:
+    """Raise EdgelibError unless the statistics are of this model."""
+    layers = dict(module.named_modules())
+    for name in targets:
+        seen = statistics.layers.get(name)
+        same = name in statistics.unreached if seen is None else _describes(seen, layers[name].weight)
+        if not same:
+            raise EdgelibError(
+                f"these statistics are of another model, they do not fit layer {name!r}: calibrate this one"
+            )
 
 
 def _describes(seen, weight: torch.Tensor) -> bool:

@@ -23,9 +23,10 @@ def quantization_report(model) -> pd.DataFrame:
     layer, method. ratio: the alpha of the migration that the layer took part in, NaN where nothing could absorb one
     (or the search preferred none). clip_share: share of weight groups with a range below their largest weight.
     damping: what GPTQ's Hessian took, as a share of its mean diagonal. loss, loss_rtn: mean squared error of the
-    layer's output over the calibration rows, relative to the output's mean square, with the method and with
-    round-to-nearest on the same format; NaN where calibration kept neither rows nor a Hessian. fallback: why the layer
-    was rounded to nearest instead, else empty.
+    layer's output on the calibration set, inputs rounded as the scheme rounds them, relative to the output's mean
+    square, with the method and with round-to-nearest on the same format; NaN where calibration did not keep what that
+    takes: "rows" where inputs are rounded below 16 bits, elsewhere a "hessian". fallback: why the layer was rounded to
+    nearest instead, else empty.
     Raises EdgelibError for a model that holds no quantized layer.
     """
     import pandas as pd

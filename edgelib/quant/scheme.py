@@ -33,10 +33,11 @@ class Scheme:
 
     weight, activation: number formats. method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes).
     group_size: None for one weight scale per output channel, or for the format's own blocks. activation_granularity:
-    "token" (dynamic) or "tensor" (static, needs calibration). symmetric, full_range, scale_rule: as `fake_quantize`
-    takes them. alpha: strength of a migration in [0, 1], or "search"; clip: whether weight ranges are searched after
-    it; weight_range: where gptq takes its grid from, a name in RANGES. A method that has no use for one of the three
-    leaves it None.
+    "token" (dynamic) or "tensor" (static, needs calibration). percentile: that of |x| over calibration up to which
+    static scales reach, such as 99.9, while what lies beyond saturates; None for the largest |x|. symmetric,
+    full_range, scale_rule: as `fake_quantize` takes them. alpha: strength of a migration in [0, 1], or "search"; clip:
+    whether weight ranges are searched after it; weight_range: where gptq takes its grid from, a name in RANGES. A
+    method that has no use for one of the three leaves it None.
     targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*". Of a model
     that writes, "decoder", "vision" and "head" name its parts, and "*", the default, is its decoder.
     """
@@ -46,6 +47,7 @@ class Scheme:
     method: str = "minmax"
     group_size: int | None = None
     activation_granularity: str = "token"
+    percentile: float | None = None
     symmetric: bool = True
     full_range: bool = False
     scale_rule: str | None = None
@@ -72,6 +74,7 @@ class Scheme:
         _fill_options(self)
         _check_options(self)
         _check_grids(self)
+        _check_percentile(self)
 
     @property
     def weight_format(self) -> Format:
@@ -92,14 +95,14 @@ class Scheme:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `calibrate` has to collect for this scheme: "moments", "hessian", "rows"; empty when nothing.
+        """What `calibrate` has to collect: "moments", "hessian", "rows", "percentiles"; empty when nothing.
 
         A search compares losses, which the Hessian gives exactly where the inputs keep 16 bits; elsewhere rounding the
         inputs is part of the loss, and it takes rows of them.
         """
         parts = set(METHODS[self.method].needs)
         if self.activation_granularity == "tensor":
-            parts.add("moments")
+            parts |= {"moments"} if self.percentile is None else {"moments", "percentiles"}
         if "loss" in parts:
             parts.remove("loss")
             parts |= {"rows" if self.rounds_inputs else "hessian"} if self.alpha == "search" or self.clip else set()
@@ -177,6 +180,22 @@ def _check_grids(scheme: Scheme) -> None:
         if not any(format.startswith("mx") for format in (scheme.weight, scheme.activation)):
             raise EdgelibError(f"scale_rule={scheme.scale_rule!r} belongs to the mx formats, not to {scheme.weight}")
     _ = scheme.weight_format, scheme.activation_format  # refuses grids that the formats do not have
+
+
+def _check_percentile(scheme: Scheme) -> None:
+    q = scheme.percentile
+    if q is None:
+        return
+    if isinstance(q, bool) or not isinstance(q, int | float) or not 0 < q < 100:
+        raise EdgelibError(f"percentile is a number between 0 and 100, or None for the largest value, got {q!r}")
+    if scheme.activation_granularity != "tensor":
+        raise EdgelibError(f"percentile={q!r} chooses a static activation scale: add -static, or drop it")
+    if METHODS[scheme.method].migrate is not None:
+        raise EdgelibError(
+            f"percentile={q!r} does not go with {scheme.method}, which divides inputs channel by channel: calibration "
+            "keeps percentiles of whole layers; choose minmax, mse, imatrix or gptq"
+        )
+    object.__setattr__(scheme, "percentile", float(q))
 
 
 def scheme(spec: str | Mapping | Scheme) -> Scheme:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
-from edgelib.inputs.tallies import bucket_tops
+from edgelib.inputs.tallies import counted_percentile
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,21 @@ class LayerStatistics:
     def percentile(self, q: float) -> float:
         """Smallest value that at least q % of |x| do not exceed, over all rows and channels; 100 is the peak.
 
-        Read from a histogram with 256 buckets in each power of two, as the largest value of its bucket: never below
-        the exact order statistic (numpy's "inverted_cdf") and above it by less than one part in 256; denormals are 0.
-        EdgeVLM-Bench names an AbsPercentileObserver without saying how it works.
+        Read from a histogram with 256 buckets in each power of two, as `counted_percentile` says. The static scales of
+        "-p99.9" and the like (Wu et al., 2020, arXiv:2004.09602) are made of it; EdgeVLM-Bench names an
+        AbsPercentileObserver without saying how it works.
         Raises EdgelibError for q outside (0, 100], and where calibration kept no histogram.
         """
         if isinstance(q, bool) or not isinstance(q, int | float) or not 0 < q <= 100:
             raise EdgelibError(f"a percentile is a number above 0 and at most 100, such as 99.9, got {q!r}")
         if self.counts is None:
             raise EdgelibError('these statistics hold no percentiles; calibrate with needs=("percentiles",)')
-        total = int(self.counts.sum())
-        rank = min(max(math.ceil(total * (q / 100)), 1), total)
-        bucket = int(torch.searchsorted(self.counts.cumsum(0), rank))
-        top = min(float(bucket_tops()[bucket]), float(self.abs_max.max()))
-        return top if top >= torch.finfo(torch.float32).tiny else 0.0
+        return counted_percentile(self.counts, q, float(self.abs_max.max()))
+
+    def holds(self, need: str) -> bool:
+        """Whether calibration kept what one of the `needs` of a scheme stands for."""
+        part = {"moments": "abs_max", "percentiles": "counts"}.get(need, need)
+        return getattr(self, part) is not None
 
 
 @dataclass(frozen=True)

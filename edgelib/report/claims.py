@@ -41,31 +41,39 @@ def difference_claim(
     adjusted: the p value corrected for a family of tests (Holm), which then decides with the interval.
     """
     interval = interval_text(difference.interval, difference.level, 100)
-    support = f"{interval} points, {_p_texts(difference.p, adjusted)}, n = {difference.n:,}"
+    support = f"{interval} points, {_p_texts(difference.p, adjusted)}, {count_text(difference)}"
     if settled(difference, adjusted):
         more = "more" if difference.effect > 0 else "less"
         return f"{first} has {abs(100 * difference.effect):.1f} points {more} {quantity} than {second} ({support})"
-    power = f"a difference of {100 * difference.mde:.1f} points would have been found four times in five"
+    power = f"one such test finds a difference of {100 * difference.mde:.1f} points four times in five"
+    among = " once all tests are counted" if settled(difference) else ""
     return (
-        f"the {quantity} of {first} and {second} cannot be told apart "
+        f"the {quantity} of {first} and {second} cannot be told apart{among} "
         f"(difference {100 * difference.effect:+.1f} points, {support}; {power})"
     )
 
 
+def count_text(test: PairedDifference | Gap) -> str:
+    """What a test looked at: "n = 600 images", or "n = 786 items of 80 images" where images share items."""
+    items = "" if test.n == test.n_clusters else f"{test.n:,} items of "
+    return f"n = {items}{test.n_clusters:,} images"
+
+
 def difference_summary(differences: Mapping[str, PairedDifference]) -> str:
-    """Count the verdicts on several differences to one reference, Holm-corrected over them, and name the largest.
+    """Count the verdicts on several differences to one reference, Holm-corrected over them, and name the clearest.
 
     differences: what is compared -> its difference, in fractions.
     """
     adjusted = holm([x.p for x in differences.values()])
     known = [x.effect for x, p in zip(differences.values(), adjusted, strict=True) if settled(x, p)]
     lose, gain = sum(effect < 0 for effect in known), sum(effect > 0 for effect in known)
-    largest = max(differences, key=lambda name: abs(differences[name].effect))
-    test = differences[largest]
+    # in standard errors, because benchmarks count in different points
+    clearest = max(differences, key=lambda name: abs(differences[name].effect) / max(differences[name].mde, 1e-12))
+    test = differences[clearest]
     return (
         f"{lose} of {len(differences)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
-        f"the largest difference is that of {largest}, {100 * test.effect:+.1f} points "
-        f"({interval_text(test.interval, test.level, 100)}, n = {test.n:,})"
+        f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+.1f} points "
+        f"({interval_text(test.interval, test.level, 100)}, {count_text(test)})"
     )
 
 
@@ -87,19 +95,19 @@ def bullets(claims: Iterable[str]) -> str:
 def gap_claim(gap: Gap, name: str, adjusted: float | None = None) -> str:
     """Say what a configuration does to the robustness gap, on the log-odds scale, and how sure it is."""
     if not math.isfinite(gap.effect):
-        return f"the gap of {name} cannot be estimated: it is at the level of guessing (n = {gap.n:,} images)"
+        return f"the gap of {name} cannot be estimated: it is at the level of guessing ({count_text(gap)})"
     interval = interval_text(gap.interval, gap.level, digits=2)
-    numbers = f"{gap.effect:+.2f} log odds, {interval}, {_p_texts(gap.p, adjusted)}, n = {gap.n:,} images"
+    numbers = f"{gap.effect:+.2f} log odds, {interval}, {_p_texts(gap.p, adjusted)}, {count_text(gap)}"
     if not settled(gap, adjusted):
         known = math.isfinite(gap.mde)
-        power = f"; a gap of {gap.mde:.2f} would have been found four times in five" if known else ""
+        power = f"; one such test finds a gap of {gap.mde:.2f} four times in five" if known else ""
         return f"for {name} the sign of the gap stays open ({numbers}{power})"
     verdict, effect = ("widens", "more") if gap.effect > 0 else ("narrows", "less")
     return f"{name} {verdict} the robustness gap: corruption costs it {effect} than it costs the reference ({numbers})"
 
 
 def gap_summary(gaps: Mapping[str, Gap]) -> str:
-    """Count the verdicts on several configurations, Holm-corrected over them, and name the largest gap.
+    """Count the verdicts on several configurations, Holm-corrected over them, and name the gap farthest from zero.
 
     gaps: label of each configuration -> its gap.
     """
@@ -113,8 +121,27 @@ def gap_summary(gaps: Mapping[str, Gap]) -> str:
     test = estimated[largest]
     return (
         f"{widen} of {len(gaps)} configurations {'widens' if widen == 1 else 'widen'} the robustness gap and {narrow} "
-        f"{'narrows' if narrow == 1 else 'narrow'} it (Holm-corrected); the largest gap is that of {largest}, "
-        f"{test.effect:+.2f} log odds ({interval_text(test.interval, test.level, digits=2)}, n = {test.n:,} images)"
+        f"{'narrows' if narrow == 1 else 'narrow'} it (Holm-corrected); the gap farthest from zero is that of "
+        f"{largest}, {test.effect:+.2f} log odds ({interval_text(test.interval, test.level, digits=2)}, "
+        f"{count_text(test)})"
+    )
+
+
+def matched_claim(gaps: Mapping[str, Gap]) -> str:
+    """Say how many gaps remain against a reference that guesses until its clean accuracy is the same (Holm-corrected).
+
+    gaps: label of each configuration -> its gap.
+    """
+    found = [gap.scales.loc["matched logit"] for gap in gaps.values()]
+    adjusted = holm([row.p for row in found])
+    known = [
+        row.effect for row, gap, p in zip(found, gaps.values(), adjusted, strict=True)
+        if (row.low > 0 or row.high < 0) and p < 1 - gap.level
+    ]  # fmt: skip
+    more, less = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
+    return (
+        "against a reference that is calculated to guess until its clean accuracy is the same, corruption costs "
+        f"{more} of {len(gaps)} configurations more and {less} less (Holm-corrected)"
     )
 
 
@@ -150,8 +177,9 @@ def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str
     """Say whether a label-free predictor ranks the runs of groups it was not fitted on, and how sure it is."""
     interval = interval_text(prediction.interval, prediction.level, digits=2)
     numbers = (
-        f"rank correlation {prediction.spearman:.2f}, {interval}, {p_text(prediction.p)}, n = {prediction.n:,} runs, "
-        f"each predicted from the other groups ({prediction.n_groups} by {prediction.group})"
+        f"rank correlation {prediction.spearman:.2f}, {interval}, one-sided {p_text(prediction.p)}, within one "
+        f"{prediction.group} {prediction.within:.2f} on average; n = {prediction.n:,} runs, each predicted from the "
+        f"other groups ({prediction.n_groups}, by {prediction.group})"
     )
     if prediction.interval[0] > 0 and prediction.p < 1 - prediction.level:
         return f"without labels the {what} of a run can be ranked ({numbers})"
@@ -167,7 +195,7 @@ def recommendation_claim(
     """
     r = recommendation
     bound = f"at most {100 * r.margin:g} points less {quantity} than every other one"
-    counts = f"n = {r.n:,} items, {r.n_runs} {'run' if r.n_runs == 1 else 'runs'} per setting"
+    counts = f"n = {r.n:,} scored items, {r.n_runs} {'run' if r.n_runs == 1 else 'runs'} per setting"
     if r.choice is None:
         return (
             f"none of {r.n_settings} settings is shown to have {bound}; the highest {quantity} is that of "
@@ -185,7 +213,7 @@ def recovery_claim(recovery: Recovery, name: str, baseline: str, quantity: str =
     test = recovery.test
     numbers = (
         f"difference {100 * test.effect:+.1f} points, {interval_text(test.interval, 1 - 2 * recovery.alpha, 100)} "
-        f"points, Holm-adjusted {p_text(recovery.adjusted)}, n = {test.n:,}"
+        f"points, Holm-adjusted {p_text(recovery.adjusted)}, n = {test.n:,} items"
     )
     shown = "is shown to lose" if recovery.non_inferior else "is not shown to lose"
     return f"{name} {shown} less than {100 * test.margin:g} points of {quantity} against {baseline} ({numbers})"
@@ -194,7 +222,7 @@ def recovery_claim(recovery: Recovery, name: str, baseline: str, quantity: str =
 def attribution_claim(found: Attribution, quantity: str = "accuracy") -> str:
     """Say how a loss is shared out to its factors, the largest part first, or that there is no loss to share out."""
     total = found.total
-    numbers = f"{interval_text(total.interval, total.level, 100)} points, {p_text(total.p)}, n = {total.n:,}"
+    numbers = f"{interval_text(total.interval, total.level, 100)} points, {p_text(total.p)}, {count_text(total)}"
     if not settled(total) or total.effect < 0:
         return f"no loss of {quantity} is shown that could be shared out ({100 * total.effect:.1f} points, {numbers})"
     ordered = sorted(found.parts.items(), key=lambda part: -part[1].effect)

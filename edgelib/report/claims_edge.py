@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -10,7 +10,7 @@ from edgelib.measure.allocation import Allocation
 from edgelib.measure.choice import TierChoice
 from edgelib.measure.frontier import Frontier
 from edgelib.measure.projection import Projection, Validation
-from edgelib.measure.statistics import PairedDifference
+from edgelib.measure.statistics import PairedDifference, holm
 from edgelib.report.claims import difference_claim, interval_text, settled
 
 # Columns of budgets in words: how to print a value of it.
@@ -39,14 +39,17 @@ def speedup_claim(row: pd.Series, name: str, baseline: str, machine: str) -> str
 
 
 def validation_claim(validation: Validation) -> str:
-    """Say how far projections are from published measurements of devices that they have not seen."""
-    rows = validation.by_step.set_index("step")
-    whole = rows.loc["all"]
-    decode = f", {100 * rows.loc['decode', 'error']:.0f} % for tokens" if "decode" in rows.index else ""
+    """Say how far projections are from published measurements of devices that they have not seen, step by step."""
+    words = {"decode": "tokens", "prefill": "prompts", "encode": "images"}
+    parts = [
+        f"of {words[row.step]} by {100 * row.error:.0f} % on average ({row.n} points of {row.devices} "
+        f"{'device' if row.devices == 1 else 'devices'}, {100 * row.coverage:.0f} % inside)"
+        for row in validation.by_step.itertuples()
+        if row.step in words
+    ]
     return (
-        f"projections onto devices that they have not seen miss {whole.n:.0f} published measurements by "
-        f"{100 * whole.error:.0f} % on average{decode} (median {100 * whole.median_error:.0f} %, {whole.devices:.0f} "
-        f"devices); {100 * whole.coverage:.0f} % lie inside their {100 * validation.level:g} % interval"
+        f"projections with {100 * validation.level:g} % intervals onto devices that they have not seen miss published "
+        f"times {', '.join(parts)}"
     )
 
 
@@ -70,32 +73,55 @@ def projection_text(projection: Projection, digits: int = 3) -> str:
 def tier_claim(choice: TierChoice, table: pd.DataFrame, labels: Mapping[str, str], costs: list[str]) -> str:
     """Say what to ship within a tier, or which budget forbids it and by how much.
 
-    table: index config with criteria and costs; labels: config -> label; costs: columns to quote.
+    table: index config with criteria and costs, and <cost>_low and _high where a cost is projected; labels: config ->
+    label; costs: columns to quote.
     """
     where = f"{choice.tier} ({choice.device})"
-    refused = f"; {len(choice.illegal)} of {choice.n} do not run there" if choice.illegal else ""
+    refused = (
+        f"; {len(choice.illegal)} of {choice.n} do not run there or lack a published rate" if choice.illegal else ""
+    )
     if choice.choice is None:
         if choice.binds is None:
             reasons = "; ".join(dict.fromkeys(choice.illegal.values()))
             return f"{where}: none of {choice.n} configurations runs there ({reasons})"
         binds = choice.binds
-        only = "alone would have to grow" if binds["alone"] else "is exceeded by most and would have to grow"
+        only = (
+            "alone would have to grow"
+            if binds["alone"]
+            else "is what the nearest one exceeds most and would have to grow"
+        )
         return (
             f"{where}: no legal configuration is within the budgets; that of {binds['column']}, "
             f"{amount(binds['column'], binds['budget'])}, {only} by {amount(binds['column'], binds['short_by'])}, to "
             f"{amount(binds['column'], binds['needed'])}{refused}"
         )
     row = table.loc[choice.choice]
-    quoted = ", ".join(amount(column, row[column]) for column in costs)
+    quoted = ", ".join(_quoted(column, row) for column in costs)
     sure = f", on the frontier with probability {row['probability']:.2f}" if "probability" in table else ""
     evidence = f"{choice.regret:.2f} of the range{sure}; {quoted}"
     within = f"of {choice.n_feasible} within the budgets"
     return f"{where}: {within}, {labels[choice.choice]} has the least regret ({evidence}){refused}"
 
 
-def frontier_claim(frontier: Frontier, labels: Mapping[str, str]) -> str:
-    """Say which configurations are on the frontier for sure, and how large it is."""
+def _quoted(column: str, row: pd.Series) -> str:
+    """A cost with its unit, and with its interval where it is projected."""
+    if pd.isna(row.get(f"{column}_low")):
+        return amount(column, row[column])
+    low, high = (f"{row[f'{column}_{end}'] / _UNITS.get(column, (1,))[0]:.3g}" for end in ("low", "high"))
+    return f"projected {amount(column, row[column])} ({low} to {high})"
+
+
+def frontier_claim(frontier: Frontier, labels: Mapping[str, str], costs: Sequence[str]) -> str:
+    """Say which configurations are on the frontier for sure, and how large it is.
+
+    costs: columns of the frontier; a configuration that alone has the least of one is on it whatever its accuracy, so
+    it is named apart.
+    """
     table = frontier.table
+    cheapest = {c: table.index[table[c] == table[c].min()] for c in costs}
+    given = list(dict.fromkeys(found[0] for found in cheapest.values() if len(found) == 1))
+    apart = f", beside {', '.join(labels[c] for c in given)}, which nothing undercuts" if given else ""
+    table = table.drop(index=given)
     sure = [labels[c] for c in table.index[table["probability"] >= 0.95]]
     open_ = int(((table["probability"] > 0.05) & (table["probability"] < 0.95)).sum())
     named = ", ".join(sure) if sure else "none"
@@ -103,8 +129,8 @@ def frontier_claim(frontier: Frontier, labels: Mapping[str, str]) -> str:
     size = interval_text(frontier.hypervolume_interval, frontier.level, 100, 0)
     return (
         f"{len(sure)} of {len(table)} configurations are on the frontier in at least 95 % of resamplings ({named}) and "
-        f"{open_} may or may not be; the frontier dominates {100 * frontier.hypervolume:.0f} % of the box ({size}, "
-        f"n = {frontier.n_items:,} images{runs})"
+        f"{open_} may or may not be{apart}; the frontier dominates {100 * frontier.hypervolume:.0f} % of the box from "
+        f"the worst to the best value of every criterion ({size}, n = {frontier.n_items:,} images{runs})"
     )
 
 
@@ -113,12 +139,13 @@ def allocation_claim(
 ) -> str:
     """Say whether a mix of formats beats the uniform scheme of the same bytes, on its own loss and in accuracy.
 
-    tests: {quantity: mixed minus uniform}.
+    tests: {quantity: mixed minus uniform}, Holm-corrected over them.
     """
     kept = 100 * found.loss / uniform_loss if uniform_loss > 0 else 100.0
-    parts = [difference_claim(test, "the mix", uniform, quantity) for quantity, test in tests.items()]
-    wins = any(settled(test) and test.effect > 0 for test in tests.values())
-    loses = any(settled(test) and test.effect < 0 for test in tests.values())
+    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    parts = [difference_claim(test, "the mix", uniform, name, adjusted[name]) for name, test in tests.items()]
+    known = [test.effect for name, test in tests.items() if settled(test, adjusted[name])]
+    loses, wins = any(effect < 0 for effect in known), any(effect > 0 for effect in known)
     verdict = "is beaten by" if loses else "beats" if wins else "is not shown to beat"
     mix = f"at no more than {amount('bytes', found.budget)} of weights, a mix of {found.formats.nunique()} formats"
     return f"{mix} {verdict} {uniform} (summed divergence {kept:.0f} % of it): {'; '.join(parts)}"

@@ -155,8 +155,9 @@ def frontier(
     styles = looks(table.index)
     legal = table["legal"] if "legal" in table else pd.Series(True, index=table.index)
     y = 100 * table[criterion]
+    at = table[cost] / scale
     # Of equal cost, each a little further right than the one before, so that none hides another.
-    x = table[cost] / scale * 1.025 ** table.groupby(cost).cumcount()
+    x = at * 1.025 ** table.groupby(cost).cumcount()
     for config in table.index:
         style, open_ = styles[config], not legal[config]
         spread = np.abs(100 * wanted.loc[config, [f"{criterion}_low", f"{criterion}_high"]].to_numpy(float) - y[config])
@@ -167,7 +168,7 @@ def frontier(
             ax.annotate(style.label, (x[config], y[config]), xytext=(5, 4), textcoords="offset points", fontsize=7,
                         color=style.ink)  # fmt: skip
     inside = legal & ((table[cost] <= budget) if budget is not None else True)
-    best = pd.DataFrame({"x": x[inside], "y": y[inside]}).sort_values(["x", "y"], ascending=[True, False])
+    best = pd.DataFrame({"x": at[inside], "y": y[inside]}).sort_values(["x", "y"], ascending=[True, False])
     best = best[best["y"] > best["y"].cummax().shift(fill_value=-np.inf)]
     if len(best):
         ax.step(best["x"], best["y"], where="post", color=GREY, linewidth=1.2, zorder=0)

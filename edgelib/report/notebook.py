@@ -1,12 +1,10 @@
-"""What a chapter does in its set-up cell: figure style, deterministic SVG, a folder for results, provenance."""
+"""What a chapter does in its set-up cell: figure style, deterministic SVG, a folder for results."""
 
 from __future__ import annotations
 
 import os
-import platform
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgelib.errors import EdgelibError
@@ -72,19 +70,6 @@ def setup(chapter: str, results: str | Path = "results") -> Workspace:
             f"cannot write results under {folder}: {error.strerror}; set 'results' to a folder you may write"
         ) from None
     return Workspace(chapter=chapter, root=root, results=base, folder=folder)
-
-
-def provenance(*packages: str) -> dict[str, str]:
-    """Return versions of Python, the platform and the named packages (torch and transformers where none is named)."""
-    names = packages or ("edgelib", "torch", "transformers", "timm", "numpy")
-    return {"python": platform.python_version(), "machine": platform.machine(), **{n: _version(n) for n in names}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _quiet_libraries() -> None:

@@ -26,7 +26,10 @@ from edgelib.errors import EdgelibError
 from edgelib.report.notebook import find_root
 from edgelib.source import files_behind, imported_names
 
-NAMING_INPUTS = ("model", "baseline_model", "dataset", "measurements", "device_table")
+NAMING_INPUTS = (
+    "model", "baseline_model", "dataset", "vqa", "pope", "mme", "measurements", "device_table", "architectures",
+    "cost_of",
+)  # fmt: skip
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
@@ -207,15 +210,18 @@ def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, int, int]]]:
     """Return (relative name, size, mtime_ns) of each file under the paths that parameters name."""
     named = {}
     for parameter in NAMING_INPUTS:
-        value = chapter.parameters.get(parameter)
+        value = chapter.parameters.get(parameter) or []
         # The kernel runs in the checkout, so that is where a relative path starts.
-        top = chapter.root / os.path.expanduser(value) if value else None
-        if top is None or not top.exists():
-            continue
-        files = {path.relative_to(top): path for path in sorted(top.rglob("*"))} if top.is_dir() else {Path(): top}
-        stats = {name.as_posix(): path.stat() for name, path in files.items() if path.is_file() and _is_visible(name)}
-        named[parameter] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
+        tops = [chapter.root / os.path.expanduser(path) for path in ([value] if isinstance(value, str) else value)]
+        if stats := [stat for top in tops for stat in _stats_below(top)]:
+            named[parameter] = stats
     return named
+
+
+def _stats_below(top: Path) -> list[tuple[str, int, int]]:
+    files = {path.relative_to(top): path for path in sorted(top.rglob("*"))} if top.is_dir() else {Path(): top}
+    stats = {name.as_posix(): path.stat() for name, path in files.items() if path.is_file() and _is_visible(name)}
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
 
 
 def _digests(paths: list[Path]) -> dict[str, str]:

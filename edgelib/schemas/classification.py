@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -111,7 +112,7 @@ class CalibrationSensitivity(ZeroShot):
         list[Annotated[int, Field(ge=1)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
     ] = Field([8, 64], description="numbers of calibration images")
     seeds: int = Field(2, ge=2, le=1000, description="calibration draws of the crossed design, seeds 0, 1, ...")
-    fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed")
+    fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed; divides seeds")
     ladder_size: int = Field(64, ge=1, description="calibration images of the ladder; its mix is the first one")
     ladder_seeds: int = Field(2, ge=1, le=1000, description="calibration draws of the ladder, seeds 0, 1, ...")
     twins: Twins = Field(
@@ -122,7 +123,17 @@ class CalibrationSensitivity(ZeroShot):
 
     @model_validator(mode="after")
     def _fraction_of_the_design(self) -> CalibrationSensitivity:
-        longest = max(len(self.mixes), len(self.sizes), self.seeds)
-        if self.fraction > longest:
-            raise EdgelibError(f"fraction = {self.fraction} of a design whose longest factor has {longest} levels")
+        if self.seeds % self.fraction:
+            raise EdgelibError(
+                f"fraction = {self.fraction} of seeds = {self.seeds} leaves some mixes and sizes more draws than "
+                "others; take a divisor of seeds, or seeds that are a multiple of the fraction"
+            )
+        levels = len(self.mixes), len(self.sizes), self.seeds
+        draws, least = math.prod(levels) // self.fraction, 2 + sum(levels) - len(levels)
+        if draws < least:
+            raise EdgelibError(
+                f"fraction = {self.fraction} of {levels[0]} mixes x {levels[1]} sizes x seeds = {levels[2]} keeps "
+                f"{draws} draws, but telling their effects from the rest needs {least}; "
+                "take a smaller fraction or more seeds"
+            )
         return self

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.schemas.base import Parameters, ZeroShot
-from edgelib.schemas.fields import Configs, Corruptions, Mix, Name, Names, Severities, at_least_two
+from edgelib.schemas.fields import (
+    Configs,
+    Corruptions,
+    Mix,
+    Name,
+    Names,
+    Severities,
+    at_least_two,
+    each,
+    one,
+    scheme_of,
+)
+
+
+def _in_checkout(path: str) -> str:
+    """The path as a kernel of `edgelib publish` reads it, from the checkout or from home; one that is nowhere stays."""
+    from edgelib.report.notebook import find_root
+
+    own = find_root() / os.path.expanduser(path)
+    return str(own) if own.exists() else path
 
 
 def _check_devices(keys: list[str] | None, table: str | None) -> None:
     from edgelib.measure.edge import devices, select
 
     select(devices(table), keys or [])
+
+
+def _alone(config: str) -> None:
+    plan = scheme_of(config)
+    if plan.needs_calibration or (plan.method == "cast" and plan.weight != "fp32"):
+        why = "needs a calibration set" if plan.needs_calibration else "casts the whole model"
+        raise EdgelibError(f"{config} {why}, so the sensitivity of one layer to it cannot be measured; leave it out")
+
+
+def _check_costs(name: str) -> None:
+    from edgelib.measure.workload import encoder_of
+    from edgelib.quant.architectures import architecture
+
+    shapes = architecture(_in_checkout(name))
+    if not hasattr(shapes, "vision_model"):
+        raise EdgelibError(f"{name} has no vision_model to cost; choose a dual encoder such as 'clip-vit-base-patch32'")
+    encoder_of(shapes.config.vision_config)
+
+
+DeviceTable = Annotated[str, AfterValidator(_in_checkout)]
 
 
 class Efficiency(Parameters):
@@ -35,7 +75,7 @@ class Efficiency(Parameters):
         None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
     )
     devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
-    device_table: str | None = Field(None, description="YAML file with device rows of your own")
+    device_table: DeviceTable | None = Field(None, description="YAML file with device rows of your own")
     encoder: str = Field("clip-vit-b32", description="vision encoder that is projected onto the devices")
     decoder: str = Field("qwen2-vl-2b", description="language model that is projected onto the devices")
     context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
@@ -67,7 +107,7 @@ class Pareto(ZeroShot):
     calibration: Mix = Field("balanced", description="calibration mix")
     n_calibration: int = Field(32, ge=1, description="images in a calibration set")
     seeds: int = Field(2, ge=1, le=100, description="calibration draws of the configurations that need one")
-    cost_of: str | None = Field(
+    cost_of: Annotated[str, one(_check_costs)] | None = Field(
         "clip-vit-base-patch32",
         description="architecture whose bytes and latency stand for a deployed model; null: the evaluated model itself",
     )
@@ -79,8 +119,8 @@ class Pareto(ZeroShot):
         None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
     )
     devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
-    device_table: str | None = Field(None, description="YAML file with device rows of your own")
-    mix: Annotated[Configs, at_least_two("configurations to choose from")] = Field(
+    device_table: DeviceTable | None = Field(None, description="YAML file with device rows of your own")
+    mix: Annotated[Configs, each(_alone), at_least_two("configurations to choose from")] = Field(
         ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
         description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
     )

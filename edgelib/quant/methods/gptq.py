@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edgelib.inputs.tallies import wide_device
 from edgelib.quant.formats import Encoded, Format, as_blocks, decode
 from edgelib.quant.grid import Grid, joined, split
 from edgelib.quant.methods.layer import Layer, Rounded
@@ -38,15 +39,16 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING, dtype: torch.dtype
 
     One Cholesky factorisation read backwards: H = M M^T with M upper triangular, so U = M^-1. Computed in `dtype`.
     """
+    place = wide_device(hessian.device)
     for step in DAMPING_STEPS:
-        damped = hessian.flip(0, 1).to(dtype)  # a copy
+        damped = hessian.to(place).flip(0, 1).to(dtype)  # a copy
         damped.diagonal().add_(step * damping * damped.diagonal().mean())
         lower, failed = torch.linalg.cholesky_ex(damped)
         del damped
         if not failed and torch.isfinite(lower.diagonal()).all():
             inverse = torch.eye(len(lower), dtype=dtype, device=lower.device)
             torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
-            return Factor(inverse.to(hessian.dtype).flip(0, 1), step * damping)
+            return Factor(inverse.to(hessian.dtype).to(hessian.device).flip(0, 1), step * damping)
     return None
 
 

@@ -37,7 +37,7 @@ class Migration(NamedTuple):
 class Layer:
     """One Linear as a method sees it: weight [out, in], the scheme, and what calibration saw of its input.
 
-    `seen` is None where the scheme needs no calibration, and holds what the scheme's `needs` name elsewhere.
+    `seen` holds what the scheme's `needs` name; it may be None where there are none.
     """
 
     name: str
@@ -62,8 +62,9 @@ class Layer:
         return format.round_static(rows, self.input_scale())
 
     def input_scale(self) -> Tensor:
-        """The static activation scale: the largest value seen becomes the largest of the format."""
-        peak = self.part("abs_max").amax()
+        """The static activation scale: the largest value seen, or a percentile, becomes the largest of the format."""
+        q = self.scheme.percentile
+        peak = self.part("abs_max").amax() if q is None else self.weight.new_tensor(self.seen.percentile(q))
         return (peak / self.scheme.activation_format.qmax).clamp_(min=torch.finfo(peak.dtype).tiny)
 
 

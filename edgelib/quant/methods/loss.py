@@ -21,9 +21,9 @@ def output_error(layer: Layer, rounded: Tensor, target: Tensor | None = None) ->
     """Return the mean squared error of each output channel [out] when `rounded` [out, in] replaces the weight.
 
     Where the scheme rounds inputs it is E[(x' Q^T - x W^T)^2] over the sampled rows, with x' the rounded input;
-    elsewhere, and where calibration kept no rows, `weight_error`. target: x W^T [n, out] if the caller has it already.
+    elsewhere `weight_error`. target: x W^T [n, out] if the caller has it already.
     """
-    if not layer.scheme.rounds_inputs or layer.seen.rows is None:
+    if not layer.scheme.rounds_inputs:
         return weight_error(layer, rounded)
     target = layer.part("rows") @ layer.weight.T if target is None else target
     return (layer.rounded_inputs() @ rounded.T).sub_(target).square_().mean(0)
@@ -31,12 +31,11 @@ def output_error(layer: Layer, rounded: Tensor, target: Tensor | None = None) ->
 
 def output_power(layer: Layer) -> Tensor:
     """Return the mean square of each output channel [out] before any rounding, over what `output_error` looks at."""
-    if not layer.scheme.rounds_inputs or layer.seen.rows is None:
+    if not layer.scheme.rounds_inputs:
         return (layer.weight @ layer.part("hessian")).mul_(layer.weight).sum(1).clamp_(min=0)
     return (layer.part("rows") @ layer.weight.T).square_().mean(0)
 
 
 def has_loss(layer: Layer) -> bool:
     """Whether calibration kept what `output_error` needs."""
-    seen = layer.seen
-    return seen is not None and (seen.hessian is not None or (layer.scheme.rounds_inputs and seen.rows is not None))
+    return layer.seen is not None and layer.seen.holds("rows" if layer.scheme.rounds_inputs else "hessian")

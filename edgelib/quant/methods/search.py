@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from edgelib.inputs.tallies import wide_device
 from edgelib.quant.methods.layer import Layer
 from edgelib.quant.methods.loss import output_error
 from edgelib.quant.methods.rtn import nearest
@@ -35,5 +36,6 @@ def lowest_loss(
         format, group_size = moved.scheme.weight_format, moved.scheme.group_size
         # each Linear by itself, because a format may have one scale for a whole weight
         rounded = torch.cat([nearest(weight, format, group_size) for weight in moved.weight.split(parts)])
-        history[key] = float(error_of(moved, rounded, target).mean(dtype=torch.float64))
+        error = error_of(moved, rounded, target)
+        history[key] = float(error.to(wide_device(error.device)).mean(dtype=torch.float64))
     return min(history, key=lambda key: history[key] if math.isfinite(history[key]) else math.inf), history
