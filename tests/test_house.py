@@ -29,7 +29,7 @@ FLOORS = ["errors", "source", "measure", "inputs", "quant", "evaluation", "repor
 # Their work is to run a notebook or to be run in one; only the book's tools have these packages.
 BOOK_ONLY = {"report/publish.py", "report/notebook.py", "report/tables.py", "report/claims.py", "report/explorer.py"}
 # They look at models themselves; everything else that measures reads tables.
-MODELLERS = {"profiling.py", "ceilings.py"}
+MODELLERS = {"profiling.py", "ceilings.py", "machine.py"}
 
 
 def ids(path: Path) -> str:

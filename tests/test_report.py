@@ -186,7 +186,7 @@ def test_a_predictor_is_praised_only_with_evidence(low, p, shown):
     prediction = Prediction(0.75, (low, 0.9), p, 0.6, 0.01, 0.03, 120, 6, "config", 0.95, table, table)
     said = prediction_claim(prediction)
     assert said.startswith("without labels the accuracy drop" if shown else "it is not shown")
-    assert "rank correlation 0.75" in said and "6 by config" in said
+    assert "rank correlation 0.75" in said and "(6, by config)" in said
 
 
 def test_a_recommendation_names_the_setting_and_its_evidence():
@@ -199,7 +199,7 @@ def test_a_recommendation_names_the_setting_and_its_evidence():
     assert "is 8 images (difference to 64 images, its strongest rival, +0.0 points, 90 % interval -0." in said
     said = recommendation_claim(recommend(rows, {"size": None}, margin=0.001), "{0[size]} images".format)
     assert said.startswith("none of 2 settings is shown to have at most 0.1 points less accuracy")
-    assert "n = 400 items, 1 run per setting" in said
+    assert "n = 400 scored items, 1 run per setting" in said
 
 
 def test_variance_dots_keep_components_and_unit(ax):

@@ -34,8 +34,9 @@ from edgelib.measure.statistics import (
 class Gap:
     """Robustness gap of `config` against `reference` in log odds; positive: quantization makes corruption cost more.
 
-    interval, p and mde come from one bootstrap over n_clusters images with n items and n_cells corrupted cells. at_floor is the share of the
-    cells in which the config's accuracy is not clearly above chance: cells that can no longer show a loss.
+    interval, p and mde come from one bootstrap over n_clusters images with n items and n_cells corrupted cells.
+    at_floor is the share of the cells in which the config's accuracy is not clearly above chance: cells that can no
+    longer show a loss.
     `scales` holds the same question asked on every scale (see `gap_table`). An interval of zero width means that the
     two gave the same outcome on every image in every cell.
     """
@@ -131,8 +132,8 @@ def gap_table(
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row per config and scale of the robustness gap.
 
-    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive effect:
-    quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs, cells and
+    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive
+    effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs, cells and
     scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
       above chance, Mantel-Haenszel over cells, 1/2 added to right and to wrong answers (Haldane and Anscombe).

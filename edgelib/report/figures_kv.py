@@ -86,7 +86,8 @@ def drift_by_step(table: pd.DataFrame, ax: Axes) -> Axes:
     for cache, rows in table.groupby("cache", sort=False):
         rows = rows.sort_values("step")
         ax.plot(rows["step"] + 1, rows["kl"], markersize=5, **looks[cache])
-        ax.fill_between(rows["step"] + 1, rows["low"], rows["high"], color=looks[cache]["color"], alpha=0.15, lw=0)
+        low = rows["low"].clip(lower=1e-9)  # a logarithmic axis has no zero
+        ax.fill_between(rows["step"] + 1, low, rows["high"], color=looks[cache]["color"], alpha=0.15, lw=0)
     ax.set_yscale("log")
     ax.set(xlabel="Token of the answer", ylabel="KL from the exact cache (nats)")
     return ax
