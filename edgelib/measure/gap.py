@@ -133,8 +133,8 @@ def gap_table(
     """Return one row per config and scale of the robustness gap.
 
     Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive
-    effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs, cells and
-    scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
+    effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs,
+    cells and scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
       above chance, Mantel-Haenszel over cells, 1/2 added to right and to wrong answers (Haldane and Anscombe).
     - "logit, no floor": mean over cells of the drop in the ordinary logit; biased towards "robust" near a floor.
