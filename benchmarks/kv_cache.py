@@ -18,6 +18,7 @@ import time
 import torch
 from transformers import DynamicCache, QuantizedCache, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from edgelib.inputs.observe import converted
 from edgelib.quant.kv_cache import kv_cache
 from edgelib.quant.kv_calibrate import calibrate_kv
 
@@ -39,7 +40,7 @@ def decoder(device: str, **text) -> Qwen2VLForConditionalGeneration:
         vision_config=VISION | dict(hidden_size=text["hidden_size"]), image_token_id=1, video_token_id=2,
     )  # fmt: skip
     model = Qwen2VLForConditionalGeneration(config).eval().requires_grad_(False)
-    return model.to(device, torch.float32 if device == "cpu" else torch.bfloat16)
+    return converted(model, torch.float32 if device == "cpu" else torch.bfloat16).to(device)
 
 
 def step_ms(model, inputs: dict, cache) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.evaluation.costs import weight_bits
+from edgelib.inputs.observe import converted
 from edgelib.quant.architectures import architecture
 from edgelib.quant.kernels import KERNELS, available_kernels, with_kernel
 from edgelib.quant.quantize import quantize
@@ -35,7 +36,7 @@ class Runner:
 
 
 def _bf16(module: nn.Module) -> nn.Module:
-    return module.to(torch.bfloat16)
+    return converted(module, torch.bfloat16)
 
 
 TORCH = (

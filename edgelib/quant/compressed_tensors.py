@@ -161,7 +161,7 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
 def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
     """Return the tensors of a layer under the names that its format of compressed-tensors has."""
     codes, dtype = layer.codes().cpu(), layer.weight.dtype
-    # a group of zeros is that with any scale, and the loader divides by it
+    # any scale will do for a group of zeros, and the one that it has is too small for float16
     empty = ~split(layer.weight, layer.in_features // layer.scale.shape[-1]).any(-1)
     found = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
     if _format(layer) == "pack-quantized":
