@@ -116,7 +116,7 @@ from edgelib.measure.statistics import paired_difference
 from edgelib.measure.workload import encoder_of
 from edgelib.quant.architectures import architecture
 from edgelib.report.claims import Sentence, bullets
-from edgelib.report.claims_edge import allocation_claim, frontier_claim, tier_claim
+from edgelib.report.claims_edge import allocation_claim, frontier_claim, spread_text, tier_claim
 from edgelib.report.explorer import scatter
 from edgelib.report.figures import look
 from edgelib.report.figures_edge import bits_by_depth, frontier
@@ -166,9 +166,7 @@ shown = pd.DataFrame({"Configuration": list(labels.values())})
 shown["Packed, MiB"] = [f"{stored_bytes(shipped, c) / MIB:.1f}" for c in P.configs]
 for key in dict.fromkeys(P.tiers.values()):
     own = cost[cost.device == key].set_index("config").loc[P.configs]
-    shown[known[key].name] = [
-        "no" if r.reason else f"{r.latency_ms:.3g} ({r.low:.3g} to {r.high:.3g})" for r in own.itertuples()
-    ]
+    shown[known[key].name] = ["no" if r.reason else spread_text(r.latency_ms, r.low, r.high) for r in own.itertuples()]
 what = P.cost_of or next(iter(grid.models))
 caption = f"Packed size of {escaped(what)}, what is not quantized in 16 bits (FP32: 32), and projected latency of one image (ms, {100 * project.level:g} % interval) on the device of each tier; 'no': it does not run, or no rate is published."
 display(Markdown(myst_table(shown, caption, "tab-costs", dict.fromkeys(shown.columns[1:], str))))
@@ -350,7 +348,7 @@ for place in places:
     front = pareto_frontier(full, maximize=criteria, minimize=costs).index
     guide.append({
         "Device": place.name, "Least regret": labels[pick.choice], "Packed, MiB": f"{row.bytes / MIB:.0f}",
-        "Projected, ms": f"{row.latency_ms:.3g} ({row.low:.3g} to {row.high:.3g})", "Bound by": row.binds,
+        "Projected, ms": spread_text(row.latency_ms, row.low, row.high), "Bound by": row.binds,
         "Also on the frontier": ", ".join(labels[c] for c in front if c != pick.choice),
         "Why not the others": "; ".join(barred),
     })  # fmt: skip

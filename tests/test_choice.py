@@ -214,3 +214,10 @@ def test_an_explorer_carries_its_rows_and_loads_nothing_from_elsewhere():
 def test_a_bad_chart_is_named(rows, name, words):
     with pytest.raises(EdgelibError, match=words):
         explorer.scatter(rows, name, "label", **AXES)
+
+
+def test_projected_costs_come_with_their_interval():
+    own = TABLE.assign(latency_ms_low=1.5, latency_ms_high=1340.4)
+    found = choose_for_tier(own, {"bytes": 1e12}, "board", **BOTH)
+    said = claims_edge.tier_claim(found, own, LABELS, ["bytes", "latency_ms"])
+    assert "projected " in said and "(1.5 to 1,340) ms" in said and "MiB" in said

@@ -62,12 +62,16 @@ def speed_ratio_claim(row: pd.Series, low: float, high: float, device: str) -> s
 
 def projection_text(projection: Projection, digits: int = 3) -> str:
     """A projected time with its interval: "12.5 (8.1 to 19.2)"."""
+    return spread_text(projection.ms, *projection.interval, digits)
 
-    def text(ms: float) -> str:
-        return f"{ms:,.0f}" if ms >= 10 ** (digits - 1) else f"{ms:.{digits}g}"
 
-    low, high = projection.interval
-    return f"{text(projection.ms)} ({text(low)} to {text(high)})"
+def spread_text(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A number with its interval, in so many digits and never with an exponent: "150 (16.8 to 1,340)"."""
+
+    def text(x: float) -> str:
+        return f"{x:,.0f}" if x >= 10 ** (digits - 1) else f"{x:.{digits}g}"
+
+    return f"{text(value)} ({text(low)} to {text(high)})"
 
 
 def tier_claim(choice: TierChoice, table: pd.DataFrame, labels: Mapping[str, str], costs: list[str]) -> str:
@@ -107,8 +111,9 @@ def _quoted(column: str, row: pd.Series) -> str:
     """A cost with its unit, and with its interval where it is projected."""
     if pd.isna(row.get(f"{column}_low")):
         return amount(column, row[column])
-    low, high = (f"{row[f'{column}_{end}'] / _UNITS.get(column, (1,))[0]:.3g}" for end in ("low", "high"))
-    return f"projected {amount(column, row[column])} ({low} to {high})"
+    scale, unit = _UNITS.get(column, (1, column))
+    numbers = (row[name] / scale for name in (column, f"{column}_low", f"{column}_high"))
+    return f"projected {spread_text(*numbers)} {unit}"
 
 
 def frontier_claim(frontier: Frontier, labels: Mapping[str, str], costs: Sequence[str]) -> str:

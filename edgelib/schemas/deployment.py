@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -45,10 +46,12 @@ def _alone(config: str) -> None:
 
 
 def _check_costs(name: str) -> None:
-    from edgelib.measure.workload import encoder_of
-    from edgelib.quant.architectures import architecture
+    with warnings.catch_warnings():  # parameters are checked before a chapter's setup quiets the libraries
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from edgelib.measure.workload import encoder_of
+        from edgelib.quant.architectures import architecture
 
-    shapes = architecture(_in_checkout(name))
+        shapes = architecture(_in_checkout(name))
     if not hasattr(shapes, "vision_model"):
         raise EdgelibError(f"{name} has no vision_model to cost; choose a dual encoder such as 'clip-vit-base-patch32'")
     encoder_of(shapes.config.vision_config)
