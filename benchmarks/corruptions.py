@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgelib.inputs.corruptions import CORRUPTIONS, corrupt
+from edgelib.corruptions import CORRUPTIONS, corrupt
 
 BATCHES = {224: 32, 48: 256, 32: 256}  # side in pixels -> images in a batch
 PEER_IMAGES = 3

@@ -15,7 +15,7 @@ import time
 import torch
 
 import edgelib
-from edgelib.evaluation.generate import generate
+from edgelib.infer.generate import generate
 
 TASK, NEW_TOKENS, BATCH, REPEATS = "scenes-pope", 8, 128, 3
 

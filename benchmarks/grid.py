@@ -19,10 +19,10 @@ from corruptions import import_peer
 from torch import Tensor, nn
 
 import edgelib
-from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import Grid, conditions_of, sweep, variants_of
-from edgelib.quant.formats import fake_quantize
+from edgelib.formats.table import fake_quantize
 from edgelib.quant.quantize import QuantLinear
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import Grid, conditions_of, sweep, variants_of
 
 CONFIGS = ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"]
 CORRUPTIONS = ["gaussian_noise", "defocus_blur", "motion_blur", "fog", "brightness", "jpeg_compression"]

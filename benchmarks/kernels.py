@@ -20,10 +20,10 @@ import onnxruntime
 import torch
 
 import edgelib
-from edgelib.quant.arithmetic import computed_by
-from edgelib.quant.decoder import decoder_of
-from edgelib.quant.kernels import Images, agreement, with_kernel
-from edgelib.quant.onnx_layers import saturates
+from edgelib.kernels.onnx_layers import saturates
+from edgelib.kernels.roundings import computed_by
+from edgelib.kernels.steps import decoder_of
+from edgelib.kernels.table import Images, agreement, with_kernel
 
 TOWER = ["vision_model.*", "visual_projection"]
 ENCODERS = {

@@ -18,9 +18,9 @@ import time
 import torch
 from transformers import DynamicCache, QuantizedCache, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from edgelib.inputs.observe import converted
-from edgelib.quant.kv_cache import kv_cache
-from edgelib.quant.kv_calibrate import calibrate_kv
+from edgelib.ground.modules import converted
+from edgelib.kv.cache import kv_cache
+from edgelib.kv.calibrate import calibrate_kv
 
 SCHEMES = (
     "e4m3-amax", "e4m3-channel", "e5m2-amax", "int8-amax", "int8-channel-mean", "int8-token", "int4-channel",

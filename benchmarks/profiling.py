@@ -14,7 +14,7 @@ import torch
 from torch.utils import benchmark
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from edgelib.measure.profiling import Generation, percentiles, times_ms, token_times
+from edgelib.devices.profiling import Generation, percentiles, times_ms, token_times
 
 NEW_TOKENS = 32
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from edgelib.quant.calibrate import calibrate
-from edgelib.quant.formats import encode
+from edgelib.formats.table import encode
+from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import QuantLinear, quantize, shared_copy
 
 

@@ -13,61 +13,61 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EdgelibError": "errors",
-    "load": "inputs.models",
-    "dataset": "inputs.datasets",
-    "calibration_set": "inputs.calibration",
-    "corrupt": "inputs.corruptions",
-    "CORRUPTIONS": "inputs.corruptions",
-    "with_outliers": "inputs.outliers",
-    "fake_quantize": "quant.formats",
+    "load": "models.load",
+    "dataset": "data.datasets",
+    "calibration_set": "data.calibration",
+    "corrupt": "corruptions",
+    "CORRUPTIONS": "corruptions",
+    "with_outliers": "models.twins",
+    "fake_quantize": "formats.table",
     "quantize": "quant.quantize",
     "needs_of": "quant.scheme",
     "quantization_report": "quant.report",
-    "architecture": "quant.architectures",
-    "packed_size": "quant.packed_size",
-    "save_packed": "quant.packing",
-    "load_packed": "quant.packing",
-    "evaluate": "evaluation.evaluate",
-    "robustness_score": "measure.metrics",
-    "accuracy_drop": "measure.metrics",
-    "mce": "measure.metrics",
-    "relative_mce": "measure.metrics",
-    "paired_difference": "measure.statistics",
-    "vqa_accuracy": "measure.vqa",
-    "pope_scores": "measure.pope",
-    "mme_scores": "measure.mme",
-    "pareto_frontier": "measure.pareto",
-    "feasible": "measure.pareto",
+    "architecture": "models.architectures",
+    "packed_size": "files.size",
+    "save_packed": "files.pack",
+    "load_packed": "files.pack",
+    "evaluate": "infer.evaluate",
+    "robustness_score": "stats.metrics",
+    "accuracy_drop": "stats.metrics",
+    "mce": "stats.metrics",
+    "relative_mce": "stats.metrics",
+    "paired_difference": "stats.paired",
+    "vqa_accuracy": "tasks.vqa",
+    "pope_scores": "tasks.pope",
+    "mme_scores": "tasks.mme",
+    "pareto_frontier": "decide.pareto",
+    "feasible": "decide.pareto",
 }
 __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
+    from edgelib.corruptions import CORRUPTIONS as CORRUPTIONS
+    from edgelib.corruptions import corrupt as corrupt
+    from edgelib.data.calibration import calibration_set as calibration_set
+    from edgelib.data.datasets import dataset as dataset
+    from edgelib.decide.pareto import feasible as feasible
+    from edgelib.decide.pareto import pareto_frontier as pareto_frontier
     from edgelib.errors import EdgelibError as EdgelibError
-    from edgelib.evaluation.evaluate import evaluate as evaluate
-    from edgelib.inputs.calibration import calibration_set as calibration_set
-    from edgelib.inputs.corruptions import CORRUPTIONS as CORRUPTIONS
-    from edgelib.inputs.corruptions import corrupt as corrupt
-    from edgelib.inputs.datasets import dataset as dataset
-    from edgelib.inputs.models import load as load
-    from edgelib.inputs.outliers import with_outliers as with_outliers
-    from edgelib.measure.metrics import accuracy_drop as accuracy_drop
-    from edgelib.measure.metrics import mce as mce
-    from edgelib.measure.metrics import relative_mce as relative_mce
-    from edgelib.measure.metrics import robustness_score as robustness_score
-    from edgelib.measure.mme import mme_scores as mme_scores
-    from edgelib.measure.pareto import feasible as feasible
-    from edgelib.measure.pareto import pareto_frontier as pareto_frontier
-    from edgelib.measure.pope import pope_scores as pope_scores
-    from edgelib.measure.statistics import paired_difference as paired_difference
-    from edgelib.measure.vqa import vqa_accuracy as vqa_accuracy
-    from edgelib.quant.architectures import architecture as architecture
-    from edgelib.quant.formats import fake_quantize as fake_quantize
-    from edgelib.quant.packed_size import packed_size as packed_size
-    from edgelib.quant.packing import load_packed as load_packed
-    from edgelib.quant.packing import save_packed as save_packed
+    from edgelib.files.pack import load_packed as load_packed
+    from edgelib.files.pack import save_packed as save_packed
+    from edgelib.files.size import packed_size as packed_size
+    from edgelib.formats.table import fake_quantize as fake_quantize
+    from edgelib.infer.evaluate import evaluate as evaluate
+    from edgelib.models.architectures import architecture as architecture
+    from edgelib.models.load import load as load
+    from edgelib.models.twins import with_outliers as with_outliers
     from edgelib.quant.quantize import quantize as quantize
     from edgelib.quant.report import quantization_report as quantization_report
     from edgelib.quant.scheme import needs_of as needs_of
+    from edgelib.stats.metrics import accuracy_drop as accuracy_drop
+    from edgelib.stats.metrics import mce as mce
+    from edgelib.stats.metrics import relative_mce as relative_mce
+    from edgelib.stats.metrics import robustness_score as robustness_score
+    from edgelib.stats.paired import paired_difference as paired_difference
+    from edgelib.tasks.mme import mme_scores as mme_scores
+    from edgelib.tasks.pope import pope_scores as pope_scores
+    from edgelib.tasks.vqa import vqa_accuracy as vqa_accuracy
 
 
 def __getattr__(name: str):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from edgelib import params
+from edgelib.chapters import params
 from edgelib.errors import EdgelibError, choose
 
 app = typer.Typer(
@@ -53,8 +53,8 @@ def publish(
     force: Annotated[bool, typer.Option("--force", help="Execute fresh chapters too.")] = False,
 ) -> None:
     """Execute the chapters that are stale into book/chapters."""
+    from edgelib.ground.paths import find_root
     from edgelib.report import publish as press
-    from edgelib.report.notebook import find_root
 
     root = find_root()
     folder = _existing_folder(params_dir, root)
@@ -99,15 +99,15 @@ def sweep(
     name = file.stem if chapter is None else chapter
     module, make = choose(STUDIES, name, "chapter with a grid")
     plan = params.check(params.read(file, name)[1], params.SCHEMAS[name])
-    from edgelib.evaluation.store import CellStore
-    from edgelib.evaluation.sweep import sweep as run
-    from edgelib.report.notebook import find_root
+    from edgelib.ground.paths import find_root
+    from edgelib.study.store import CellStore
+    from edgelib.study.sweep import sweep as run
 
-    study = getattr(import_module(f"edgelib.evaluation.{module}"), make)(plan)
+    study = getattr(import_module(f"edgelib.chapters.{module}"), make)(plan)
     results = find_root() / os.path.expanduser(plan.results)
     rows = run(study, CellStore(results), executor=plan.executor, workers=plan.workers)
     if name == "vlm_accuracy":  # whose rows hold answers; the other grids score their own
-        from edgelib.evaluation.answer_grid import score_rows
+        from edgelib.study.answer_grid import score_rows
 
         rows = score_rows(rows, study.sets).drop(columns="reference")  # of several types
     out = out or results / "sweeps" / f"{file.stem}.parquet"
@@ -135,10 +135,10 @@ def measure(
     """
     import torch
 
-    from edgelib.evaluation import suite as measuring
-    from edgelib.evaluation.store import CellStore
-    from edgelib.measure.machine import BUSY
-    from edgelib.measure.measurements import save_measurements
+    from edgelib.devices.machine import BUSY
+    from edgelib.devices.measurements import save_measurements
+    from edgelib.study import machine as measuring
+    from edgelib.study.store import CellStore
 
     plan = choose(measuring.SUITES, suite, "suite")
     if threads is not None and threads < 1:
@@ -154,9 +154,9 @@ def measure(
 
 
 TRAINERS = {
-    "scenes-clip": ("train_clip", "ClipRecipe"),
-    "scenes-vit": ("train_vit", "VitRecipe"),
-    "scenes-vlm": ("train_vlm", "VlmRecipe"),
+    "scenes-clip": ("clip", "ClipRecipe"),
+    "scenes-vit": ("vit", "VitRecipe"),
+    "scenes-vlm": ("vlm", "VlmRecipe"),
 }
 
 
@@ -169,7 +169,7 @@ def train(
 ) -> None:
     """Train an embedded model from scratch; tens of minutes on two cores."""
     module, recipe = choose(TRAINERS, name, "embedded model")
-    home = import_module(f"edgelib.inputs.{module}")
+    home = import_module(f"edgelib.train.{module}")
     out = out or Path("results") / name
     home.train(out, getattr(home, recipe)(seed=seed), report=functools.partial(print, flush=True))
     print(f"trained model in {out}; use it by its path, as in edgelib.load({str(out)!r})")

@@ -45,7 +45,7 @@
 
 from typing import Optional
 
-from edgelib.params import CalibrationSensitivity, begin, validate
+from edgelib.chapters.params import CalibrationSensitivity, begin, validate
 
 begin(globals())
 
@@ -91,19 +91,10 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.calibration_runs import REFERENCE, Draw, layer_report, run_experiment
-from edgelib.evaluation.plan import design_of, experiment_of
-from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import PLAIN
-from edgelib.inputs.mixes import mix_table
-from edgelib.measure.grid import accuracy_table
-from edgelib.measure.predictor import drop_predictor
-from edgelib.measure.ranks import rank_stability, rank_table, run_scores
-from edgelib.measure.recommend import recommend
-from edgelib.measure.statistics import holm, paired_difference
-from edgelib.measure.variance import variance_shares
-from edgelib.quant.distance import DISTANCES
-from edgelib.report.claims import (
+from edgelib.chapters.plan import design_of, experiment_of
+from edgelib.data.mixes import mix_table
+from edgelib.observe.distance import DISTANCES
+from edgelib.report.claims.base import (
     Sentence,
     bullets,
     difference_claim,
@@ -113,10 +104,19 @@ from edgelib.report.claims import (
     settled,
     variance_claim,
 )
-from edgelib.report.figures import forest, image_grid, look, readable
-from edgelib.report.figures_calibration import accuracy_by_size, by_depth, predicted_and_observed, variance_dots
+from edgelib.report.figures.base import forest, image_grid, look, readable
+from edgelib.report.figures.calibration import accuracy_by_size, by_depth, predicted_and_observed, variance_dots
 from edgelib.report.notebook import setup
 from edgelib.report.tables import myst_table, with_interval
+from edgelib.stats.outcomes import accuracy_table
+from edgelib.stats.paired import holm, paired_difference
+from edgelib.stats.predictor import drop_predictor
+from edgelib.stats.ranks import rank_stability, rank_table, run_scores
+from edgelib.stats.recommend import recommend
+from edgelib.stats.variance import variance_shares
+from edgelib.study.calibration_runs import REFERENCE, Draw, layer_report, run_experiment
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import PLAIN
 
 work = setup("calibration_sensitivity", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}

@@ -41,7 +41,7 @@
 
 from typing import Optional
 
-from edgelib.params import Efficiency, begin, validate
+from edgelib.chapters.params import Efficiency, begin, validate
 
 begin(globals())
 
@@ -74,37 +74,36 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.costs import weight_bits
-from edgelib.evaluation.packed import packed_round_trip
-from edgelib.evaluation.suite import measurements_of
-from edgelib.inputs.datasets import dataset as read_images
-from edgelib.inputs.models import load
-from edgelib.measure.edge import devices as device_rows
-from edgelib.measure.edge import legality, memory_table, select
-from edgelib.measure.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
-from edgelib.measure.measurements import achieved, machine_device
-from edgelib.measure.projection import (
+from edgelib.data.datasets import dataset as read_images
+from edgelib.devices.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
+from edgelib.devices.measurements import achieved, machine_device
+from edgelib.devices.projection import (
     calibrated,
     projector,
     published_points,
     speedups,
 )
-from edgelib.measure.projection import (
+from edgelib.devices.projection import (
     validate as validate_projection,
 )
-from edgelib.measure.workload import decode_work, encode_work
-from edgelib.measure.workload import decoder as decoder_shape
-from edgelib.measure.workload import encoder as encoder_shape
-from edgelib.quant.architectures import architecture
-from edgelib.quant.packed_size import packed_size
+from edgelib.devices.table import devices as device_rows
+from edgelib.devices.table import legality, memory_table, select
+from edgelib.devices.workload import decode_work, encode_work
+from edgelib.devices.workload import decoder as decoder_shape
+from edgelib.devices.workload import encoder as encoder_shape
+from edgelib.files.size import packed_size, weight_bits
+from edgelib.infer.packed import packed_round_trip
+from edgelib.models.architectures import architecture
+from edgelib.models.load import load
 from edgelib.quant.scheme import scheme
-from edgelib.report.claims import Sentence, bullets
-from edgelib.report.claims_edge import projection_text, speed_ratio_claim, speedup_claim, validation_claim
-from edgelib.report.figures import look
-from edgelib.report.figures_edge import legality_grid, memory_split, projected_and_measured, roofline
-from edgelib.report.figures_edge import speedups as speedup_lines
+from edgelib.report.claims.base import Sentence, bullets
+from edgelib.report.claims.devices import projection_text, speed_ratio_claim, speedup_claim, validation_claim
+from edgelib.report.figures.base import look
+from edgelib.report.figures.devices import legality_grid, memory_split, projected_and_measured, roofline
+from edgelib.report.figures.devices import speedups as speedup_lines
 from edgelib.report.notebook import setup
 from edgelib.report.tables import escaped, myst_table
+from edgelib.study.machine import measurements_of
 
 work = setup("efficiency", P.results)
 MIB = 2**20

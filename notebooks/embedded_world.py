@@ -35,7 +35,7 @@
 # computes.
 
 # %% tags=["remove-cell"]
-from edgelib.params import EmbeddedWorld, begin, validate
+from edgelib.chapters.params import EmbeddedWorld, begin, validate
 
 begin(globals())
 
@@ -68,17 +68,17 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.evaluate import evaluate
-from edgelib.evaluation.sweep import planted
-from edgelib.inputs.captions import TEMPLATES, captions
-from edgelib.inputs.datasets import dataset
-from edgelib.inputs.models import EMBEDDED, embedded_models, load
-from edgelib.inputs.outliers import outlier_ratios
-from edgelib.measure.benchmarks import PRIMARY, benchmark_scores
-from edgelib.measure.statistics import wilson
-from edgelib.report.claims import Sentence, bullets
-from edgelib.report.figures import GREY, image_grid
+from edgelib.data.datasets import dataset
+from edgelib.data.scenes.captions import TEMPLATES, captions
+from edgelib.infer.evaluate import evaluate
+from edgelib.models.load import EMBEDDED, embedded_models, load
+from edgelib.models.twins import outlier_ratios
+from edgelib.report.claims.base import Sentence, bullets
+from edgelib.report.figures.base import GREY, image_grid
 from edgelib.report.tables import myst_table, with_interval
+from edgelib.stats.paired import wilson
+from edgelib.study.sweep import planted
+from edgelib.tasks.benchmarks import PRIMARY, benchmark_scores
 
 # %% [markdown]
 # ## Scenes

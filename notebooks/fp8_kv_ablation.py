@@ -41,7 +41,7 @@
 
 # %% tags=["remove-cell"]
 
-from edgelib.params import Fp8KvAblation, begin, validate
+from edgelib.chapters.params import Fp8KvAblation, begin, validate
 
 begin(globals())
 
@@ -89,18 +89,12 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.kv_design import dosed, games, study_of
-from edgelib.evaluation.kv_study import EXACT, FLOAT, plans_of
-from edgelib.evaluation.kv_tables import cache_costs, drift_table, state_rows, weights_digest
-from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import PLAIN, planted, sweep
-from edgelib.measure.ladder import attribute, recoveries
-from edgelib.measure.statistics import holm, paired_difference
-from edgelib.quant.kv_calibrate import calibrate_kv
-from edgelib.quant.kv_doctor import doctor
-from edgelib.quant.kv_health import kv_health
-from edgelib.quant.kv_scheme import kv_scheme
-from edgelib.report.claims import (
+from edgelib.chapters.kv_design import dosed, games, study_of
+from edgelib.kv.calibrate import calibrate_kv
+from edgelib.kv.doctor import doctor
+from edgelib.kv.health import kv_health
+from edgelib.kv.scheme import kv_scheme
+from edgelib.report.claims.base import (
     Sentence,
     attribution_claim,
     bullets,
@@ -108,8 +102,14 @@ from edgelib.report.claims import (
     recovery_claim,
     settled,
 )
-from edgelib.report.figures_kv import cache_label, drift_by_step, loss_by_amplitude, parts_of_loss, state_ranges
+from edgelib.report.figures.kv import cache_label, drift_by_step, loss_by_amplitude, parts_of_loss, state_ranges
 from edgelib.report.tables import myst_table, with_interval
+from edgelib.stats.ladder import attribute, recoveries
+from edgelib.stats.paired import holm, paired_difference
+from edgelib.study.kv_grid import EXACT, FLOAT, plans_of
+from edgelib.study.kv_tables import cache_costs, drift_table, state_rows, weights_digest
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import PLAIN, planted, sweep
 
 # %% [markdown]
 # ## What a cache is given

@@ -46,7 +46,7 @@
 
 from typing import Optional
 
-from edgelib.params import Pareto, begin, validate
+from edgelib.chapters.params import Pareto, begin, validate
 
 begin(globals())
 
@@ -99,29 +99,30 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.choices import calibration_sweeps, mixed_outcomes, outcome_tables
-from edgelib.evaluation.costs import deployment_costs, stored_bytes
-from edgelib.evaluation.plan import grid_of
-from edgelib.evaluation.sensitivity import layer_sensitivity
-from edgelib.evaluation.store import CellStore
-from edgelib.inputs.calibration import calibration_set
-from edgelib.measure.allocation import allocate, total
-from edgelib.measure.choice import choose_for_tier
-from edgelib.measure.edge import devices as device_rows
-from edgelib.measure.edge import select
-from edgelib.measure.frontier import uncertain_frontier
-from edgelib.measure.pareto import TIERS, pareto_frontier
-from edgelib.measure.projection import own_spread, projector, published_points
-from edgelib.measure.statistics import paired_difference
-from edgelib.measure.workload import encoder_of
-from edgelib.quant.architectures import architecture
-from edgelib.report.claims import Sentence, bullets
-from edgelib.report.claims_edge import allocation_claim, frontier_claim, spread_text, tier_claim
+from edgelib.chapters.plan import grid_of
+from edgelib.data.calibration import calibration_set
+from edgelib.decide.allocation import allocate, total
+from edgelib.decide.choice import choose_for_tier
+from edgelib.decide.frontier import uncertain_frontier
+from edgelib.decide.pareto import TIERS, pareto_frontier
+from edgelib.devices.projection import own_spread, projector, published_points
+from edgelib.devices.table import devices as device_rows
+from edgelib.devices.table import select
+from edgelib.devices.workload import encoder_of
+from edgelib.files.size import stored_bytes
+from edgelib.infer.sensitivity import layer_sensitivity
+from edgelib.models.architectures import architecture
+from edgelib.report.claims.base import Sentence, bullets
+from edgelib.report.claims.devices import allocation_claim, frontier_claim, spread_text, tier_claim
 from edgelib.report.explorer import scatter
-from edgelib.report.figures import look
-from edgelib.report.figures_edge import bits_by_depth, frontier
+from edgelib.report.figures.base import look
+from edgelib.report.figures.devices import bits_by_depth, frontier
 from edgelib.report.notebook import setup
 from edgelib.report.tables import escaped, myst_table, with_interval
+from edgelib.stats.paired import paired_difference
+from edgelib.study.costs import deployment_costs
+from edgelib.study.draws import calibration_sweeps, mixed_outcomes, outcome_tables
+from edgelib.study.store import CellStore
 
 work = setup("pareto", P.results)
 MIB = 2**20

@@ -51,7 +51,7 @@
 
 from typing import Optional
 
-from edgelib.params import RobustnessGap, begin, validate
+from edgelib.chapters.params import RobustnessGap, begin, validate
 
 begin(globals())
 
@@ -94,15 +94,10 @@ import torch
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.plan import grid_of
-from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import PLAIN, sweep
-from edgelib.inputs.corruptions import corrupt
-from edgelib.measure.gap import gap_table, robustness_gap, rs_table
-from edgelib.measure.grid import cell_table, severity_table
-from edgelib.measure.statistics import holm, paired_difference
-from edgelib.report.claims import Sentence, bullets, difference_claim, gap_claim, gap_summary, matched_claim
-from edgelib.report.figures import (
+from edgelib.chapters.plan import grid_of
+from edgelib.corruptions import corrupt
+from edgelib.report.claims.base import Sentence, bullets, difference_claim, gap_claim, gap_summary, matched_claim
+from edgelib.report.figures.base import (
     accuracy_by_severity,
     dose_response,
     forest,
@@ -113,6 +108,11 @@ from edgelib.report.figures import (
 )
 from edgelib.report.notebook import setup
 from edgelib.report.tables import escaped, myst_table, with_interval
+from edgelib.stats.gap import gap_table, robustness_gap, rs_table
+from edgelib.stats.outcomes import cell_table, severity_table
+from edgelib.stats.paired import holm, paired_difference
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import PLAIN, sweep
 
 work = setup("robustness_gap", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}

@@ -43,7 +43,7 @@
 
 from typing import Optional
 
-from edgelib.params import VlmAccuracy, begin, validate
+from edgelib.chapters.params import VlmAccuracy, begin, validate
 
 begin(globals())
 
@@ -108,18 +108,18 @@ import pandas as pd
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.evaluation.answer_grid import score_rows
-from edgelib.evaluation.answer_plan import TRANSLATION, answer_grid_of, draw_name
-from edgelib.evaluation.store import CellStore
-from edgelib.evaluation.sweep import PLAIN, sweep
-from edgelib.measure.benchmarks import NAMES, PRIMARY, benchmark_difference, benchmark_scores
-from edgelib.measure.gap import gap_table, robustness_gap
-from edgelib.measure.grid import accuracy_table
-from edgelib.measure.statistics import holm, paired_difference
-from edgelib.report.claims import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
-from edgelib.report.figures import forest, look, readable
-from edgelib.report.figures_vlm import question_gallery, share_dots, sub_task_panels
+from edgelib.chapters.answer_plan import TRANSLATION, answer_grid_of, draw_name
+from edgelib.report.claims.base import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
+from edgelib.report.figures.base import forest, look, readable
+from edgelib.report.figures.vlm import question_gallery, share_dots, sub_task_panels
 from edgelib.report.tables import escaped, myst_table, with_interval
+from edgelib.stats.gap import gap_table, robustness_gap
+from edgelib.stats.outcomes import accuracy_table
+from edgelib.stats.paired import holm, paired_difference
+from edgelib.study.answer_grid import score_rows
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import PLAIN, sweep
+from edgelib.tasks.benchmarks import NAMES, PRIMARY, benchmark_difference, benchmark_scores
 
 # %% [markdown]
 # ## What is asked

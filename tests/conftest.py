@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from helpers import ROOT
+
 # Set before any library reads them: workers share two cores, and nothing may reach for a hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,8 +15,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

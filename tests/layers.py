@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
+from helpers import REFERENCE
 from torch import Tensor
 
+from edgelib.observe.statistics import LayerStatistics
 from edgelib.quant.methods.layer import Layer
 from edgelib.quant.scheme import scheme
-from edgelib.quant.statistics import LayerStatistics
 
-REFERENCE = Path(__file__).parent / "reference" / "ptq"
-PEERS = np.load(REFERENCE / "methods.npz")
-WEIGHT = torch.from_numpy(np.load(REFERENCE / "integers.npz")["inputs/W_64x128"])
+PTQ = REFERENCE / "ptq"
+PEERS = np.load(PTQ / "methods.npz")
+WEIGHT = torch.from_numpy(np.load(PTQ / "integers.npz")["inputs/W_64x128"])
 INPUTS = torch.from_numpy(PEERS["inputs/X_256x128"])
 
 

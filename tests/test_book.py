@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PHONE, DESKTOP = 390, 1280
 # The size of a screenshot's viewport is the reader's; the heights are typical.
 HEIGHTS = {PHONE: 844, DESKTOP: 900}

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from edgelib.cli import app
-from edgelib.evaluation import sweep
+from edgelib.study import sweep
 
 
 def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:

@@ -11,11 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
+from helpers import ROOT
 
-from edgelib.inputs.models import EMBEDDED
+from edgelib.models.load import EMBEDDED
 from edgelib.report.publish import Chapter, execute
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 pytestmark = pytest.mark.book

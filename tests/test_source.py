@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgelib.evaluation.store import code_version
 from edgelib.source import ROOT, files_behind, imported_names
+from edgelib.study.store import code_version
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_names_are_read_from_notebook_cells_too():
 
 
 def test_a_sweep_depends_on_the_methods_and_not_on_training_or_reports():
-    names = {p.relative_to(ROOT).as_posix() for p in files_behind(["edgelib.evaluation.sweep"])}
-    assert {"evaluation/zero_shot.py", "quant/methods/gptq.py", "inputs/corruptions/blur.py", "errors.py"} <= names
-    assert not any(name.startswith("report/") or "train" in name for name in names)
-    assert code_version("edgelib.evaluation.sweep") != code_version("edgelib.evaluation.calibration_runs")
+    names = {p.relative_to(ROOT).as_posix() for p in files_behind(["edgelib.study.sweep"])}
+    assert {"infer/classify.py", "quant/methods/gptq.py", "corruptions/blur.py", "errors.py"} <= names
+    assert not any(name.startswith(("report/", "train/")) for name in names)
+    assert code_version("edgelib.study.sweep") != code_version("edgelib.study.calibration_runs")

@@ -111,7 +111,7 @@ class Parameters(Generated):
     def lines(self, schema: str) -> list[str]:
         if str(ROOT) not in sys.path:
             sys.path.insert(0, str(ROOT))
-        from edgelib import schemas
+        from edgelib import chapters as schemas
 
         for file in sorted(Path(schemas.__file__).parent.glob("*.py")):
             self.env.note_dependency(str(file))

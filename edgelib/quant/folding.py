@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from edgelib.quant.calibrate import Statistics
-from edgelib.quant.grid import widened
+from edgelib.formats.blocks import widened
+from edgelib.observe.calibrate import Statistics
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.scheme import Scheme

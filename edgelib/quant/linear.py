@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgelib.quant.formats import Encoded, Format, codes_on_grid, decode
-from edgelib.quant.grid import saturated
+from edgelib.formats.blocks import saturated
+from edgelib.formats.table import Encoded, Format, codes_on_grid, decode
 
 
 class QuantLinear(nn.Module):

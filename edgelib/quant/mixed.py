@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.inputs.observe import shared_copy
-from edgelib.quant.calibrate import module_of
+from edgelib.ground.modules import shared_copy
+from edgelib.observe.calibrate import module_of
 from edgelib.quant.quantize import quantize, swapped, target_layers
 from edgelib.quant.scheme import Scheme
 from edgelib.quant.scheme import scheme as parse_scheme

@@ -26,11 +26,11 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.formats.microscaling import SCALE_RULES
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
-from edgelib.quant.microscaling import SCALE_RULES
+from edgelib.quant.setting import CASTS
 
-CASTS = ("fp32", "fp16", "bf16")
 WEIGHTS = {f"w{bits}": f"int{bits}" for bits in (2, 3, 4, 8)}
 WIDE = {"a16": "fp16", "a32": "fp32"}
 ACTIVATIONS = {**{f"a{bits}": f"int{bits}" for bits in (2, 3, 4, 8)}, **WIDE}

@@ -14,11 +14,11 @@ from torch import nn
 from tqdm import tqdm
 
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.inputs.observe import shared_copy
-from edgelib.quant.calibrate import Statistics, calibrate, module_of, weight_norm
+from edgelib.formats.blocks import widened
+from edgelib.formats.table import FORMATS, Encoded, Format, check_group_size, decode
+from edgelib.ground.modules import shared_copy
+from edgelib.observe.calibrate import Statistics, calibrate, module_of, weight_norm
 from edgelib.quant.folding import fold, places
-from edgelib.quant.formats import FORMATS, Encoded, Format, check_group_size, decode
-from edgelib.quant.grid import widened
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgelib.errors import EdgelibError
-from edgelib.quant.calibrate import module_of
+from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.quant.formats import FORMATS, Format
+from edgelib.formats.table import FORMATS
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
 from edgelib.quant.names import (
-    CASTS,
     GRAMMAR,
     NUMBERS_OF,
     PRESET_NAMES,
@@ -22,38 +21,23 @@ from edgelib.quant.names import (
     write_label,
     write_name,
 )
+from edgelib.quant.setting import CASTS, Setting
 
 GRANULARITIES = ("token", "tensor")
 STATIC = ("int", "fp8", "nvfp4")  # formats that a scale chosen beforehand means something to
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """One quantization setting; building one checks it and raises EdgelibError naming the field that is wrong.
+class Scheme(Setting):
+    """A setting, its method and the layers it is for; building one raises EdgelibError naming a field that is wrong.
 
-    weight, activation: number formats. method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes).
-    group_size: None for one weight scale per output channel, or for the format's own blocks. activation_granularity:
-    "token" (dynamic) or "tensor" (static, needs calibration). percentile: that of |x| over calibration up to which
-    static scales reach, such as 99.9, while what lies beyond saturates; None for the largest |x|. symmetric,
-    full_range, scale_rule: as `fake_quantize` takes them. alpha: strength of a migration in [0, 1], or "search"; clip:
-    whether weight ranges are searched after it; weight_range: where gptq takes its grid from, a name in RANGES. A
-    method that has no use for one of the three leaves it None.
+    method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes); one that has no use for alpha, clip or
+    weight_range leaves it None.
     targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*". Of a model
     that writes, "decoder", "vision" and "head" name its parts, and "*", the default, is its decoder.
     """
 
-    weight: str = "int8"
-    activation: str = "int8"
     method: str = "minmax"
-    group_size: int | None = None
-    activation_granularity: str = "token"
-    percentile: float | None = None
-    symmetric: bool = True
-    full_range: bool = False
-    scale_rule: str | None = None
-    alpha: float | str | None = None
-    clip: bool | None = None
-    weight_range: str | None = None
     targets: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -75,23 +59,6 @@ class Scheme:
         _check_options(self)
         _check_grids(self)
         _check_percentile(self)
-
-    @property
-    def weight_format(self) -> Format:
-        """The format of the weights, on the grid that the scheme asks for."""
-        rule = self.scale_rule if self.weight.startswith("mx") else None
-        return FORMATS[self.weight].variant(self.symmetric, self.full_range, rule)
-
-    @property
-    def activation_format(self) -> Format:
-        """The format of the activations; always symmetric."""
-        rule = self.scale_rule if self.activation.startswith("mx") else None
-        return FORMATS[self.activation].variant(scale_rule=rule)
-
-    @property
-    def rounds_inputs(self) -> bool:
-        """Whether rounding the inputs costs enough for a search to reckon with; 16 and 32 bits do not."""
-        return self.activation not in CASTS
 
     @property
     def needs(self) -> frozenset[str]:

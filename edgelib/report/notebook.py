@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import find_root
 
 STYLE = Path(__file__).with_name("edgelib.mplstyle")
 
@@ -36,15 +37,6 @@ class Workspace:
         path = self.folder / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None, "Creator": None})
         return path
-
-
-def find_root(start: str | Path | None = None) -> Path:
-    """Return the checkout of edgelib around `start`, else the one edgelib is imported from, else the current folder."""
-    start = Path.cwd() if start is None else Path(start).resolve()
-    for folder in [start, *start.parents, Path(__file__).resolve().parents[2]]:
-        if (folder / "pyproject.toml").is_file() and (folder / "edgelib" / "errors.py").is_file():
-            return folder
-    return start
 
 
 def setup(chapter: str, results: str | Path = "results") -> Workspace:

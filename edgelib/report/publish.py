@@ -23,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from edgelib.errors import EdgelibError
-from edgelib.report.notebook import find_root
+from edgelib.ground.paths import find_root
 from edgelib.source import files_behind, imported_names
 
 NAMING_INPUTS = (

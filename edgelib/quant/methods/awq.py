@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgelib.quant.formats import as_blocks, decode
-from edgelib.quant.grid import joined, split
+from edgelib.formats.blocks import joined, split
+from edgelib.formats.table import as_blocks, decode
 from edgelib.quant.methods.layer import Layer, Migration, Rounded
 from edgelib.quant.methods.loss import output_error
 from edgelib.quant.methods.ranges import clip_share

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edgelib.inputs.tallies import wide_device
-from edgelib.quant.formats import Encoded, Format, as_blocks, decode
-from edgelib.quant.grid import Grid, joined, split
+from edgelib.formats.blocks import Grid, joined, split
+from edgelib.formats.table import Encoded, Format, as_blocks, decode
+from edgelib.observe.tallies import wide_device
 from edgelib.quant.methods.layer import Layer, Rounded
 from edgelib.quant.methods.loss import weight_error
 from edgelib.quant.methods.ranges import RANGES, clip_share

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from edgelib.quant.formats import Encoded
-from edgelib.quant.statistics import LayerStatistics
-
-if TYPE_CHECKING:
-    from edgelib.quant.scheme import Scheme
+from edgelib.formats.table import Encoded
+from edgelib.observe.statistics import LayerStatistics
+from edgelib.quant.setting import Setting
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -35,14 +33,14 @@ class Migration(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """One Linear as a method sees it: weight [out, in], the scheme, and what calibration saw of its input.
+    """One Linear as a method sees it: weight [out, in], its setting, and what calibration saw of its input.
 
     `seen` holds what the scheme's `needs` name; it may be None where there are none.
     """
 
     name: str
     weight: Tensor
-    scheme: Scheme
+    scheme: Setting
     seen: LayerStatistics | None = None
 
     def scaled(self, scales: Tensor) -> Layer:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgelib.quant.formats import Format, as_blocks
-from edgelib.quant.grid import split
+from edgelib.formats.blocks import split
+from edgelib.formats.table import Format, as_blocks
 from edgelib.quant.methods.layer import Layer, Rounded
 from edgelib.quant.methods.rtn import granularity_of, round_to_nearest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from edgelib.quant.formats import Encoded, Format, as_blocks, encode
-from edgelib.quant.grid import joined
+from edgelib.formats.blocks import joined
+from edgelib.formats.table import Encoded, Format, as_blocks, encode
 from edgelib.quant.methods.layer import Layer, Rounded
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgelib.inputs.tallies import wide_device
+from edgelib.observe.tallies import wide_device
 from edgelib.quant.methods.layer import Layer
 from edgelib.quant.methods.loss import output_error
 from edgelib.quant.methods.rtn import nearest

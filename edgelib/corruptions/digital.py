@@ -1,0 +1,137 @@
+"""What digital pipelines do to pictures: contrast, compression, resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.Image import Resampling
+from PIL.JpegImagePlugin import JpegImageFile
+from torch import Tensor
+
+from edgelib.corruptions.jpeg import jpeg_round_trip
+from edgelib.corruptions.registry import corruption
+
+_PILLOW_ONE = 1 << 22
+_CODEC_PIXELS, _RESIZED_PIXELS = 1 << 14, 1 << 15  # from here on Pillow is faster on a CPU
+
+
+@corruption(
+    "digital",
+    "multiplier of the distance to the mean of the channel",
+    imagenet_c=(0.4, 0.3, 0.2, 0.1, 0.05),
+    cifar_c=(0.75, 0.5, 0.4, 0.3, 0.15),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness",
+)
+def contrast(images, factor, _keys):
+    """floor(factor v + (1 - factor) mean), exactly; the mean is taken per channel over the whole image."""
+    share = Fraction(str(factor))  # k / q
+    values = images.float()
+    sums = values.sum(dim=3).long().sum(dim=2)  # exact: integers below 2**24, then below 2**63
+    rest = sums * (share.denominator - share.numerator) // images[0, 0].numel()  # floor((q - k) mean)
+    rest = ((rest + 0.5) / share.denominator).to(torch.float32)[:, :, None, None]  # 1 / 2q off any integer
+    return values.mul_(float(share)).add_(rest).to(torch.int16).to(torch.uint8)  # int16: faster than uint8 at once
+
+
+@corruption(
+    "digital",
+    "JPEG quality, 1 to 100",
+    imagenet_c=(25, 18, 15, 10, 7),
+    cifar_c=(80, 65, 58, 50, 40),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by Pillow",
+)
+def jpeg_compression(images, quality, _keys):
+    """A JPEG file and back with libjpeg's defaults, so 4:2:0 chroma; the same by arithmetic or, if large, by Pillow."""
+    if images.device.type == "cpu" and images[0, 0].numel() >= _CODEC_PIXELS:
+        return _coded_by_pillow(images, quality)
+    return jpeg_round_trip(images, quality)
+
+
+def _coded_by_pillow(images: Tensor, quality: int) -> Tensor:
+    with TemporaryFile(buffering=0) as file:  # while it writes to a real file Pillow lets other threads run
+
+        def coded(image: Image.Image) -> Image.Image:
+            file.seek(0)
+            image.save(file, "JPEG", quality=quality)
+            file.seek(0)
+            return JpegImageFile(BytesIO(file.read()))  # what follows the end marker is ignored
+
+        return _by_pillow(images, coded)
+
+
+def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Return CPU images [n, 3, H, W], each changed by a function of Pillow's images that keeps their size."""
+    result, size = torch.empty_like(images), images.shape[:1:-1]
+    for image, planes in zip(images.numpy(), result.numpy(), strict=True):
+        bands = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in image]
+        changed = change(Image.merge("RGB", bands))
+        for plane, band in zip(planes, "RGB", strict=True):
+            plane[:] = np.frombuffer(changed.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
+    return result
+
+
+@lru_cache
+def box_windows(size: int, small: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first, count) of the pixels that Pillow's BOX filter averages when it shrinks `size` to `small`."""
+    used = np.asarray(Image.fromarray(np.eye(size, dtype=np.float32)).resize((small, size), Resampling.BOX)) > 0
+    return used.argmax(axis=0), used.sum(axis=0)
+
+
+@lru_cache
+def nearest_sources(small: int, size: int) -> np.ndarray:
+    """Return which of `small` pixels Pillow's NEAREST filter copies to each of `size` pixels."""
+    ramp = Image.fromarray(np.arange(small, dtype=np.int32)[None])
+    return np.array(ramp.resize((size, 1), Resampling.NEAREST))[0]
+
+
+def _picked(values: Tensor, places: np.ndarray) -> Tensor:
+    """Return values[:, places] of [L, S, K]."""
+    if values.shape[2] == 1 and values.device.type == "cpu":  # NumPy takes small items several times faster than torch
+        return torch.from_numpy(values.squeeze(2).numpy().take(places, axis=1)).unsqueeze(2)
+    return values.index_select(1, torch.from_numpy(places).to(values.device))
+
+
+def _box_averages(values: Tensor, small: int) -> Tensor:
+    """Return int16 [L, small, K]: levels [L, S, K] shrunk by averages along S, rounded as Pillow rounds them."""
+    lines, size, width = values.shape
+    first, count = box_windows(size, small)
+    least, most = int(count.min()), int(count.max())
+    sums = values.new_empty(lines, most - least + 1, size, width)  # of `least` to `most` neighbours, from each on
+    for number in range(1, most + 1):
+        total, before = (sums[:, max(n - least, 0), : size - number + 1] for n in (number, number - 1))
+        total.copy_(values) if number == 1 else torch.add(before, values[:, number - 1 :], out=total)
+    picked = _picked(sums.view(lines, -1, width), first + (count - least) * size).to(torch.int32)
+    weights = torch.from_numpy(np.floor(_PILLOW_ONE / count + 0.5)).to(values.device, torch.int32)
+    return picked.mul_(weights[:, None]).add_(_PILLOW_ONE // 2).bitwise_right_shift_(22).to(torch.int16)
+
+
+@corruption(
+    "digital",
+    "scale factor of the small copy",
+    imagenet_c=(0.6, 0.5, 0.4, 0.3, 0.25),
+    cifar_c=(0.95, 0.9, 0.85, 0.75, 0.65),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by Pillow",
+)
+def pixelate(images, factor, _keys):
+    """Shrunk with BOX to int(side * factor), enlarged with NEAREST as in imagecorruptions.
+
+    CIFAR-10-C enlarges with BOX: the same at its 32 pixels, and wherever no block border falls on the centre of a
+    pixel.
+    """
+    planes, (height, width) = images.flatten(0, 1), images.shape[2:]
+    few_rows, few_columns = int(height * factor), int(width * factor)
+    if images.device.type == "cpu" and height * width >= _RESIZED_PIXELS:
+        return _by_pillow(
+            images,
+            lambda i: i.resize((few_columns, few_rows), Resampling.BOX).resize((width, height), Resampling.NEAREST),
+        )
+    narrow = _box_averages(planes.to(torch.int16).view(-1, width, 1), few_columns)
+    small = _box_averages(narrow.view(-1, height, few_columns), few_rows).to(torch.uint8)
+    wide = _picked(small.view(-1, few_columns, 1), nearest_sources(few_columns, width))
+    return _picked(wide.view(-1, few_rows, width), nearest_sources(few_rows, height)).view(images.shape)

@@ -1,0 +1,205 @@
+"""Arrow tables in the layout of the Hugging Face hub: parquet files, and data sets of the `datasets` package.
+
+An image cell is {"bytes": ..., "path": ...}, raw bytes or a path; a label column is whole numbers whose names
+stand in the "huggingface" entry of the schema's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+from pyarrow import types
+
+from edgelib.data.images import ImageList
+from edgelib.data.question_tables import (
+    Asked,
+    is_question_table,
+    question_rows,
+    question_task,
+    wanted_columns,
+    with_images,
+)
+from edgelib.data.sources import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Labelled,
+    Options,
+    first_given,
+    indexed_names,
+    integer_labels,
+    label_rows,
+    pick_column,
+    read_names_file,
+)
+from edgelib.errors import EdgelibError
+
+_BROKEN = (pa.ArrowException, OSError)
+
+
+@dataclass(frozen=True)
+class ArrowRows:
+    """A table on disk: its schema, its columns by name, and one column's cells at chosen rows."""
+
+    schema: pa.Schema
+    columns: Callable[[list[str]], pa.Table]
+    cells: Callable[[np.ndarray, str], pa.ChunkedArray]
+    folder: Path  # where relative image paths and class_names.json are looked up
+
+
+def parquet_rows(files: Sequence[Path]) -> ArrowRows:
+    """One table of several parquet files, in the order of their names. Raises EdgelibError for a broken file."""
+    try:
+        table = pyarrow.dataset.dataset([str(file) for file in sorted(files)], format="parquet")
+        table.count_rows()  # opens every file's footer
+    except _BROKEN as error:
+        raise _unreadable([file.name for file in files[:3]], error) from error
+    return ArrowRows(
+        table.schema,
+        lambda names: _read(table, names, lambda: table.to_table(columns=names)),
+        lambda positions, name: _read(table, [name], lambda: table.take(positions, columns=[name])[name]),
+        files[0].parent,
+    )
+
+
+def _read(table: pyarrow.dataset.Dataset, names: list[str], read: Callable):
+    """Return read(). Raises EdgelibError naming the file whose data pages of the columns `names` are damaged."""
+    try:
+        return read()
+    except _BROKEN as error:  # footers were read before, pages only now; the error itself names no file
+        fragments = list(table.get_fragments())
+        broken = [fragment for fragment in fragments if _is_broken(fragment, names)] or fragments
+        raise _unreadable([Path(fragment.path).name for fragment in broken[:3]], error) from error
+
+
+def _is_broken(fragment: pyarrow.dataset.Fragment, names: list[str]) -> bool:
+    try:
+        for _ in fragment.to_batches(columns=names):
+            pass
+    except _BROKEN:
+        return True
+    return False
+
+
+def _unreadable(names: list[str], error: Exception) -> EdgelibError:
+    reason = " ".join(str(error).split())
+    return EdgelibError(
+        f"cannot read the parquet file(s) {', '.join(names)} ({reason}); restore or remove the broken file"
+    )
+
+
+def huggingface_rows(data, folder: Path) -> ArrowRows:
+    """The table of a `datasets.Dataset`, its rows in the data set's own order, images left encoded."""
+    data = data.with_format("arrow")
+    return ArrowRows(
+        data.features.arrow_schema,
+        lambda names: data.select_columns(names)[:],
+        lambda positions, name: data.select_columns([name]).select(positions)[:][name],
+        folder,
+    )
+
+
+def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> Labelled | Asked:
+    """Read the labels, or the questions and answers, and the other plain columns of a table; images come later.
+
+    Raises EdgelibError for a missing column, a column of the wrong kind, bad labels or missing class names.
+    """
+    names = table.schema.names
+    image = pick_column(names, options.image_column, IMAGE_COLUMNS, "image", where)
+    asked = is_question_table(names, options)
+    label = None if asked else pick_column(names, options.label_column, LABEL_COLUMNS, "label", where)
+    kind = table.schema.field(image).type
+    if not (_is_bytes(kind) or _is_text(kind) or types.is_struct(kind)):
+        raise EdgelibError(
+            f"column {image!r} of {where} holds {kind}, expected encoded images: bytes, a path, or "
+            '{"bytes", "path"}; name another with image_column=..., or save arrays as npz'
+        )
+    if asked:
+        return _read_questions(table, image, split, where)
+    others = [name for name in names if name not in (image, label) and _is_plain(table.schema.field(name).type)]
+    plain = table.columns([label, *others])
+    given = options.class_names
+    if given is None:
+        given = first_given(_names_in(table.schema, label, where), read_names_file(table.folder))
+    class_names = indexed_names(given, where)
+    labels = integer_labels(_label_values(plain[label], label, where), class_names, where)
+    rows = label_rows(split, labels, {name: plain[name].to_pandas() for name in others})
+
+    def fetch(positions: np.ndarray) -> ImageList:
+        cells = table.cells(positions, image).to_pylist()
+        items = [f"{rows['item'][p]} of {where}" for p in positions]
+        return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
+
+    return Labelled(rows, class_names, fetch)
+
+
+def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Asked:
+    names = table.schema.names
+    task = question_task(names, where)
+    plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
+    columns = table.columns(list(dict.fromkeys([*wanted_columns(task), *plain])))
+    own = {
+        name: columns[name].to_pylist() if name == "answers" else columns[name].to_pandas()
+        for name in columns.column_names
+    }
+    rows, first = question_rows(pd.DataFrame(own), task, split, where)
+
+    def fetch(positions: np.ndarray) -> ImageList:
+        cells = table.cells(positions, image).to_pylist()
+        items = [f"{rows['image_id'][p]} of {where}" for p in positions]
+        return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
+
+    return with_images((rows, first), task, fetch)
+
+
+def _cell(cell: object, folder: Path, name: str) -> Path | bytes:
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, str):
+        cell = folder / cell
+    if cell is None:
+        raise EdgelibError(f"image {name} is missing: its cell is empty; remove the row, or restore the image")
+    return cell
+
+
+def _label_values(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
+    if column.null_count:
+        raise EdgelibError(
+            f"column {name!r} of {where} misses {column.null_count} of its {len(column)} labels; remove those rows"
+        )
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.to_pandas().to_numpy()
+
+
+def _names_in(schema: pa.Schema, label: str, where: str) -> list[str] | dict | None:
+    """Class names from the hub's own description of a column, or None. Raises EdgelibError if that is not JSON."""
+    described = (schema.metadata or {}).get(b"huggingface")
+    try:
+        found = json.loads(described) if described else None
+    except ValueError as error:
+        raise EdgelibError(
+            f"the 'huggingface' entry in the schema metadata of {where} is not valid JSON ({error}); "
+            "write it anew, or pass class_names=[...]"
+        ) from error
+    for key in ("info", "features", label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, list | dict) else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return _is_text(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)

@@ -1,0 +1,45 @@
+"""Generated sets: worlds that are drawn instead of read, with no last item."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from edgelib.data.question_tables import open_scene_questions
+from edgelib.data.questions import TASKS
+from edgelib.data.scenes import records as scenes
+from edgelib.data.sources import Labelled, Options, Source, first_given, indexed_names, refuse_columns
+
+DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
+_RENDER_BATCH = 256  # bounds the memory of drawing, not the result
+
+
+@lru_cache(maxsize=4)  # a study draws many calibration sets from one pool
+def _scene_rows(split: str, length: int, seed: int) -> pd.DataFrame:
+    names = [f"scenes/{split}/{seed}/{i:06d}" for i in range(length)]
+    return scenes.record_table(scenes.draw_records(split, torch.arange(length), seed), names)
+
+
+def open_scenes(length: int, seed: int) -> Source:
+    """The first `length` scenes of every split of the embedded world `seed`; only fetched scenes are drawn."""
+
+    def read(split: str, options: Options) -> Labelled:
+        refuse_columns(options, "scenes")
+        names = indexed_names(first_given(options.class_names, tuple(scenes.SHAPES)), "scenes")
+
+        def fetch(positions: np.ndarray) -> Tensor:
+            parts = torch.from_numpy(positions).split(_RENDER_BATCH)
+            return torch.cat([scenes.render(scenes.draw_records(split, part, seed))[0] for part in parts])
+
+        return Labelled(_scene_rows(split, length, seed).copy(), names, fetch)
+
+    return Source("scenes", {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
+
+
+# name -> function of (length, seed); the length of questions is that of their images
+QUESTIONS = {f"scenes-{task}": open_scene_questions(task) for task in TASKS}
+GENERATED = {"scenes": open_scenes, **QUESTIONS}

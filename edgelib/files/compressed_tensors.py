@@ -1,0 +1,197 @@
+"""Export a quantized model as a compressed-tensors checkpoint, the format that transformers and vLLM load themselves.
+
+Our codes are written as they are. Scales are written in the model's dtype, in which the loader keeps them: weights are
+the same to the last bit in a float32 model, and in one of 16 bits their scales are off by up to 2^-8 of their size in
+bfloat16 and 2^-11 in float16. Activations are rounded by
+whoever runs the checkpoint: compressed-tensors takes 2 amax / 255 for 8-bit integers where this library takes
+amax / 127, leaves 16-bit activations in the model's dtype, and rounds the input of a layer that reads [rows, in] with
+one scale for all rows. `edgelib.kernels.roundings.computed_by(model, "compressed-tensors")` simulates that.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from edgelib.errors import EdgelibError
+from edgelib.files.model_files import is_of_transformers, put_in_place, write_reader
+from edgelib.formats.bits import pack_bits
+from edgelib.formats.blocks import split
+from edgelib.formats.floating import E4M3, Cast, Float8
+from edgelib.formats.integer import Integer
+from edgelib.observe.calibrate import module_of
+from edgelib.quant.linear import QuantLinear
+
+
+def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
+    """Write a quantized transformers model as a compressed-tensors checkpoint, whole or not at all; return its path.
+
+    `transformers.AutoModel.from_pretrained(folder)`, or the class itself, loads it where compressed-tensors is
+    installed. Integers of 2 to 8 bits, symmetric or not, per channel or group, and fp8 e4m3 per channel can be written,
+    with activations left alone, dynamic per token or static. Floating tensors keep the model's dtype.
+    Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported and
+    a scale that is 0 in the model's dtype (named, with the layer), and a folder that exists.
+    """
+    module, folder = module_of(model), Path(folder).expanduser()
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLinear)}
+    if not layers:
+        raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
+    if not is_of_transformers(module):
+        raise EdgelibError(f"{type(module).__name__} is no model class of transformers, which has to load the export")
+    if folder.exists():
+        raise EdgelibError(f"{folder.name!r} exists; choose a new folder")
+    config = copy.deepcopy(module.config)
+    config.architectures = [type(module).__name__]
+    config.dtype = module.dtype
+    settings = config.to_dict() | {"quantization_config": quantization_config(module, layers)}
+    if module.get_output_embeddings() in layers.values():  # no longer the same tensor
+        settings["tie_word_embeddings"] = False
+        for key in settings.keys() & {"text_config"}:
+            settings[key]["tie_word_embeddings"] = False
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        if module.can_generate():
+            module.generation_config.save_pretrained(temporary)
+        write_reader(model, temporary)
+        (temporary / "config.json").write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
+        _write_tensors(module, layers, temporary)
+        put_in_place(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EdgelibError(f"the checkpoint cannot be written to {folder.name!r} ({reason})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def quantization_config(module: nn.Module, layers: dict[str, QuantLinear]) -> dict:
+    """Return the quantization_config of a checkpoint: one group for every way in which layers are quantized."""
+    groups: list[dict] = []
+    for name, layer in layers.items():
+        group = {"weights": _weights(name, layer), "input_activations": _inputs(name, layer), "format": _format(layer)}
+        known = next((g for g in groups if {k: v for k, v in g.items() if k != "targets"} == group), None)
+        if known is None:
+            groups.append(known := {"targets": [], **group})
+        known["targets"].append(name)
+    formats = {group["format"] for group in groups}
+    return {
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "config_groups": {f"group_{i}": group for i, group in enumerate(groups)},
+        "ignore": [n for n, m in module.named_modules() if isinstance(m, nn.Linear)],
+    }
+
+
+def _weights(name: str, layer: QuantLinear) -> dict:
+    format, groups = layer.format, 0 if layer.scale is None else layer.scale.shape[-1]
+    if isinstance(format, Integer):
+        kind = "int"
+    elif isinstance(format, Float8) and format.element is E4M3:
+        kind = "float"
+    else:
+        raise EdgelibError(
+            f"layer {name!r} has {format.name} weights, which this export does not write; it writes integers of 2 to 8 "
+            "bits and fp8 e4m3, such as w8a8-minmax, w4a16 and fp8 (save_packed takes every format)"
+        )
+    if kind == "int" and not format.symmetric and format.bits < 8:
+        raise EdgelibError(
+            f"layer {name!r} has packed zero points, which transformers cannot load: compressed-tensors expects them "
+            "unpacked while it builds the model and packed once it reads it; leave out -asym, or use save_packed"
+        )
+    grouped = groups > 1
+    return {
+        "num_bits": format.bits, "type": kind, "symmetric": format.symmetric if kind == "int" else True,
+        "strategy": "group" if grouped else "channel",
+        "group_size": layer.in_features // groups if grouped else None, "dynamic": False,
+    }  # fmt: skip
+
+
+def _inputs(name: str, layer: QuantLinear) -> dict | None:
+    format = layer.activation
+    if isinstance(format, Cast):
+        return None
+    kind = "int" if isinstance(format, Integer) else "float"
+    if kind == "float" and not (isinstance(format, Float8) and format.element is E4M3):
+        raise EdgelibError(
+            f"layer {name!r} rounds its inputs to {format.name}, which this export does not write; it writes int8, "
+            "other integers and fp8 e4m3"
+        )
+    static = layer.input_scale is not None
+    return {
+        "num_bits": format.bits, "type": kind, "symmetric": True, "strategy": "tensor" if static else "token",
+        "dynamic": not static,
+    }  # fmt: skip
+
+
+def _format(layer: QuantLinear) -> str:
+    rounded = not isinstance(layer.activation, Cast)
+    if isinstance(layer.format, Float8):
+        return "float-quantized" if rounded else "naive-quantized"
+    if layer.format.bits == 8 and rounded:
+        return "int-quantized"
+    return "pack-quantized" if layer.format.symmetric else "naive-quantized"
+
+
+def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
+    own = tuple(f"{name}." for name in layers)
+    seen: set[int] = set()
+    for key, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and not (key.startswith(own) and not key.endswith(".bias")):
+            seen.add(id(tensor))
+            tensors[key] = tensor.detach()
+    tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
+    """Return the tensors of a layer under the names that its format of compressed-tensors has."""
+    codes, dtype = layer.codes().cpu(), layer.weight.dtype
+    # any scale will do for a group of zeros, and the one that it has is too small for float16
+    empty = ~split(layer.weight, layer.in_features // layer.scale.shape[-1]).any(-1)
+    found = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
+    if _format(layer) == "pack-quantized":
+        found["weight_packed"] = packed_words(codes, layer.format.bits)
+        found["weight_shape"] = torch.tensor(codes.shape)
+    else:
+        found["weight"] = codes
+    if layer.zero is not None:
+        found["weight_zero_point"] = layer.zero.cpu().to(torch.int8)
+    if layer.input_scale is not None:
+        found["input_scale"] = _narrowed(name, layer.input_scale, dtype).reshape(1)
+    return found
+
+
+def _narrowed(name: str, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return scales in the dtype that the loader keeps them in."""
+    stored = scale.cpu().to(dtype)
+    if not stored.all():
+        raise EdgelibError(
+            f"layer {name!r} has a scale of {float(scale.min()):.3g}, which is 0 in {dtype}, where the loader keeps "
+            "scales: quantize the model in torch.float32 or torch.bfloat16"
+        )
+    return stored
+
+
+def packed_words(codes: Tensor, bits: int) -> Tensor:
+    """Pack int8 codes [rows, width] densely into int32 words [rows, ceil(width * bits / 32)], each code + 2**(bits-1).
+
+    Codes follow one another from the lowest bit of the first word upwards (compressed-tensors `pack_to_int32`).
+    """
+    offset = codes.to(torch.int16).add_(2 ** (bits - 1)).to(torch.uint8)
+    packed = pack_bits(offset, bits)
+    return torch.nn.functional.pad(packed, (0, -packed.shape[1] % 4)).contiguous().view(torch.int32)

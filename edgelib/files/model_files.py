@@ -1,0 +1,133 @@
+"""What a packed model needs beside its weights to be built again: configuration, tokenizer, preprocessor."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.transforms import InterpolationMode
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.models.architectures import model_class
+from edgelib.models.generative import GenerativeModel
+from edgelib.models.preprocess import Preprocess, from_transformers, read_object
+from edgelib.models.zero_shot import ClipModel
+from edgelib.observe.calibrate import module_of
+
+# any other name would be a kernel to fetch from the hub and run
+_ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")}
+_RESAMPLE = {InterpolationMode.NEAREST: 0, InterpolationMode.BILINEAR: 2, InterpolationMode.BICUBIC: 3}
+
+
+def is_of_transformers(module: nn.Module) -> bool:
+    """Whether transformers offers the module's class under its own name, so that a configuration can bring it back."""
+    import transformers
+
+    return getattr(transformers, type(module).__name__, None) is type(module)
+
+
+def write_model_files(model, folder: Path) -> dict:
+    """Write configuration, tokenizer and preprocessor as far as the model has them; return what the files cannot say.
+
+    Keys: "wrapper", the type that wraps the module, and its "name"; "attention", transformers' implementation of it.
+    """
+    module = module_of(model)
+    known = {"wrapper": None if module is model else type(model).__name__, "name": getattr(model, "name", None)}
+    if not is_of_transformers(module):
+        return known
+    config = copy.deepcopy(module.config)
+    config.architectures = [type(module).__name__]
+    config.save_pretrained(folder)
+    if module.can_generate():
+        module.generation_config.save_pretrained(folder)
+    write_reader(model, folder)
+    return known | {"attention": module.config._attn_implementation}
+
+
+def write_reader(model, folder: Path) -> None:
+    """Write what turns images and texts into inputs: tokenizer and preprocessor, or the processor that has both."""
+    if isinstance(model, GenerativeModel):
+        model.processor.save_pretrained(folder)
+    if isinstance(model, ClipModel):
+        model.tokenizer.save_pretrained(folder)
+        write_preprocess(model.preprocess, folder)
+
+
+def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
+    """Write a preprocessor_config.json from which `from_transformers` reads the same Preprocess."""
+    size, crop, sides = preprocess.resize, preprocess.crop, ("height", "width")
+    values = {
+        "do_resize": size is not None,
+        "size": {"shortest_edge": size} if isinstance(size, int) else size and dict(zip(sides, size, strict=True)),
+        "do_center_crop": crop is not None,
+        "crop_size": crop and dict(zip(sides, crop, strict=True)),
+        "resample": _RESAMPLE[preprocess.interpolation],
+        "do_rescale": True,
+        "rescale_factor": preprocess.scale,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    kept = {key: value for key, value in values.items() if value is not None}
+    (folder / "preprocessor_config.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def build_module(folder: Path, known: dict) -> nn.Module:
+    """Return the model that config.json describes, its parameters still without values, in evaluation mode."""
+    from transformers import GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    if "attention" not in known:
+        kind = known.get("wrapper") or "module"
+        raise EdgelibError(
+            f"{folder.name!r} holds the weights of a {kind} that transformers does not build: pass the baseline, as in "
+            f"load_packed(folder, like=load({known.get('name') or 'name'!r}))"
+        )
+    facts = read_object(folder / "config.json")
+    build = model_class(facts.get("architectures"), "config.json")
+    dtype = getattr(torch, str(known.get("dtype")), None)
+    config = build.config_class.from_dict({key: value for key, value in facts.items() if key != "auto_map"})
+    attention = choose(_ATTENTION, known["attention"], "attention implementation")
+    with no_init_weights():
+        module = build._from_config(config, dtype=dtype, attn_implementation=attention)
+    module.tie_weights()  # initialisation would have done it
+    if (folder / "generation_config.json").is_file():
+        module.generation_config = GenerationConfig.from_pretrained(folder)
+    return module.eval().requires_grad_(False)
+
+
+def wrapped(module: nn.Module, folder: Path, known: dict):
+    """Return the module as the kind of model that was saved."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    wrapper, name = known.get("wrapper"), str(known.get("name"))
+    if wrapper is None:
+        return module
+    if wrapper == ClipModel.__name__:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return ClipModel(name, module, from_transformers(folder), tokenizer)
+    if wrapper == GenerativeModel.__name__:
+        return GenerativeModel(name, module, AutoProcessor.from_pretrained(folder, local_files_only=True))
+    raise EdgelibError(
+        f"{folder.name!r} holds the weights of a {wrapper} without what it needs around them: pass the baseline, as in "
+        f"load_packed(folder, like=load({name!r}))"
+    )
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Move a finished folder to its place; an older one disappears only once the new one stands there."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,174 @@
+"""Block formats: small floats whose blocks of 16 or 32 along the last axis share a scale that is itself one byte.
+
+The block is part of the format, so granularity does not choose it. Zeros fill up a last block that the axis leaves
+short, as packers do, and are stored with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgelib.errors import choose
+from edgelib.formats.blocks import Grid, block_amax, joined, shrunk, split, widened
+from edgelib.formats.floating import E2M1, E4M3, Minifloat, Scaled, one_grid
+
+# Which blocks get twice the scale of the rule "floor", from their amax = fraction * 2**e with fraction in [1, 2)
+SCALE_RULES: dict[str, Callable[[Tensor, Minifloat], Tensor]] = {
+    "floor": lambda fraction, element: fraction >= 2,
+    "rceil": lambda fraction, element: fraction > element.largest / 2.0**element.emax,
+    "even": lambda fraction, element: fraction >= 2 - 2.0 ** -(element.mantissa + 1),
+}
+
+
+@dataclass(frozen=True)
+class MX(Scaled):
+    """OCP Microscaling (MX specification 1.0): blocks of 32 small floats on one power of two (e8m0, a byte).
+
+    scale_rule "floor": scale = 2**(floor(log2 amax) - emax), emax the exponent of the largest element; what lies
+    beyond the largest element saturates (the specification's rule, torchao's default, and ours). "rceil": scale =
+    2**ceil(log2(amax / largest)), nothing saturates (cuBLAS, modelopt). "even": amax is first rounded to the
+    element's own mantissa, then floor (torchao EVEN, compressed-tensors for mxfp4).
+    The byte is log2(scale) + 127, from 0 to 254, so float64 values beyond largest * 2**127 saturate; an all-zero block
+    has byte 0. Codes are float8, or e2m1 as 4 bits.
+    """
+
+    name: str
+    bits: int
+    element: Minifloat
+    scale_rule: str = "floor"
+    block: ClassVar[int] = 32
+
+    @property
+    def qmax(self) -> float:
+        return self.element.largest
+
+    def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> MX:
+        """Return this format with another scale rule; raises EdgelibError for an unknown one or an integer option."""
+        one_grid(self.name, symmetric, full_range, None)
+        if scale_rule is None:
+            return self
+        choose(SCALE_RULES, scale_rule, "scale rule")
+        return replace(self, scale_rule=scale_rule)
+
+    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> Grid:
+        """Choose scale [..., 1] for blocks [..., 32]; shrink multiplies amax, and values beyond the grid saturate.
+
+        A block that holds NaN or inf gets the scale NaN.
+        """
+        return Grid(self._scale(shrunk(block_amax(blocks.abs()), shrink)))
+
+    def _scale(self, amax: Tensor) -> Tensor:
+        half_fraction, exponent = torch.frexp(amax.clamp(min=torch.finfo(amax.dtype).tiny))
+        doubled = SCALE_RULES[self.scale_rule](2 * half_fraction, self.element)
+        byte = (exponent + doubled).add_(126 - self.element.emax).clamp_(0, 254)
+        scale = byte.to(torch.uint8).view(torch.float8_e8m0fnu).float().to(amax.dtype)
+        return scale.add_(half_fraction - half_fraction)  # NaN where amax is NaN or inf, else + 0
+
+    def scale_codes(self, grid: Grid) -> Tensor:
+        """Return the stored scales as float8_e8m0fnu, whose bytes `.view(torch.uint8)` shows."""
+        return (torch.frexp(grid.scale).exponent + 126).to(torch.uint8).view(torch.float8_e8m0fnu)
+
+    def round_rows(self, x: Tensor) -> Tensor:
+        """Round x [..., size] with a fresh scale per block of 32: fake_quantize(x, self), fast.
+
+        A block that holds NaN or inf comes back as NaN. No gradient passes: rounding has none.
+        """
+        blocks = split(widened(x.detach()), self.block)
+        rounded = blocks.abs()
+        scale = self._scale(block_amax(rounded))
+        return joined(self.element.round_(torch.div(blocks, scale, out=rounded)).mul_(scale), x.shape).to(x.dtype)
+
+    def round_static(self, x: Tensor, scale: float | Tensor) -> Tensor:
+        """Round x / scale with fresh block scales and multiply by scale again; with scale 1 this is round_rows."""
+        wide = widened(x.detach())
+        return self.round_rows(wide / scale).mul_(scale).to(x.dtype)
+
+    def bits_per_element(self, group_size: int | None = None, scale_bits: int = 8) -> float:
+        """Return stored bits per element of full blocks; block and scale are the format's own, whatever is passed."""
+        return self.bits + 8 / self.block
+
+
+@dataclass(frozen=True)
+class NVFP4(Scaled):
+    """NVIDIA's 4-bit float: blocks of 16 e2m1 values on an e4m3 scale, all on one outer fp32 scale.
+
+    outer = amax / (6 * 448); block scale = e4m3(amax_block / (6 * outer)), at least 2**-9; value = e2m1 * (block
+    scale * outer), after modelopt's NVFP4QTensor. `Grid.scale` is that product, `Grid.outer` the outer scale.
+    Peers differ for blocks far below the tensor's amax: the smallest block scale is 2**-9 here and in modelopt, 2**-6
+    in torchao, and compressed-tensors turns 0 into 0.125. An all-zero block decodes to zeros everywhere; its scale is
+    2**-9 here and 1 in modelopt. In such small blocks rounding twice is not rounding once, because a block scale of a
+    few times 2**-9 is coarse and follows the rounded amax.
+    Codes are e2m1 as 4 bits in uint8: sign, then magnitude 0 .5 1 1.5 2 3 4 6.
+    """
+
+    name: str
+    bits: ClassVar[int] = 4
+    element: ClassVar[Minifloat] = E2M1
+    block: ClassVar[int] = 16
+    # what the outer scale is multiplied by at most
+    qmax: ClassVar[float] = E2M1.largest * E4M3.largest
+
+    def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> NVFP4:
+        """Return self; raises EdgelibError, since there is one grid."""
+        one_grid(self.name, symmetric, full_range, scale_rule)
+        return self
+
+    def fit(
+        self,
+        blocks: Tensor,
+        shrink: float | Tensor = 1.0,
+        outer: float | Tensor | None = None,
+        per_row: bool = False,
+    ) -> Grid:
+        """Choose scale [..., groups, 1] for blocks [..., groups, 16].
+
+        shrink multiplies the amax of blocks. outer: the outer scale, where it was chosen before; by default that of
+        all blocks together, or, per_row, of each row of groups, unshrunk in both cases.
+        """
+        return self._grid(block_amax(blocks.abs()), shrink, outer, per_row)
+
+    def _grid(self, peaks: Tensor, shrink: float | Tensor, outer: float | Tensor | None, per_row: bool) -> Grid:
+        if outer is None:
+            outer = peaks.amax(-2 if per_row else tuple(range(peaks.dim())), keepdim=True) / self.qmax
+        # so large that 2**-9 of it is a normal number
+        outer = torch.as_tensor(outer).to(peaks).clamp(min=2.0**9 * torch.finfo(peaks.dtype).tiny)
+        inner = E4M3.round_(shrunk(peaks, shrink) / (E2M1.largest * outer)).clamp_(min=2.0**-9)
+        return Grid(inner * outer, None, outer)
+
+    def scale_codes(self, grid: Grid) -> Tensor:
+        """Return the stored block scales as float8_e4m3fn."""
+        return E4M3.encode(grid.scale / grid.outer)
+
+    def round_rows(self, x: Tensor) -> Tensor:
+        """Round x [..., size] with a fresh outer scale per row: fake_quantize(x, self, granularity="token"), fast.
+
+        Per row, so that no result depends on the batch; modelopt fixes one outer scale per tensor in calibration,
+        which is `round_static`. A row that holds NaN or inf comes back as NaN. No gradient passes: rounding has none.
+        """
+        return self._rounded(x, None)
+
+    def round_static(self, x: Tensor, scale: float | Tensor) -> Tensor:
+        """Round x with an outer scale chosen beforehand and fresh block scales; beyond qmax * scale values saturate.
+
+        scale: a number, or one per row [..., 1]. Scale 1 leaves one level of scaling, torchao's "single level".
+        """
+        outer = torch.as_tensor(scale, device=x.device)
+        return self._rounded(x, outer.unsqueeze(-1) if outer.dim() else outer)
+
+    def _rounded(self, x: Tensor, outer: Tensor | None) -> Tensor:
+        blocks = split(widened(x.detach()), self.block)
+        rounded = blocks.abs()
+        scale = self._grid(block_amax(rounded), 1.0, outer, per_row=True).scale
+        return joined(self.element.round_(torch.div(blocks, scale, out=rounded)).mul_(scale), x.shape).to(x.dtype)
+
+    def bits_per_element(self, group_size: int | None = None, scale_bits: int = 8, numel: int | None = None) -> float:
+        """Return stored bits per element of full blocks, whatever group is passed.
+
+        numel: how many elements share the outer fp32 scale, to count it as well.
+        """
+        return self.bits + 8 / self.block + (0 if numel is None else 32 / numel)

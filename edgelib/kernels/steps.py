@@ -1,0 +1,152 @@
+"""Decoding token by token with a growing key-value cache, by torch or by ONNX Runtime, behind one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.ground.modules import shared_copy
+from edgelib.kernels.table import KERNELS, prepared, why_not
+from edgelib.observe.calibrate import module_of
+
+
+class Step(NamedTuple):
+    """What a step returns. logits [batch, vocabulary] of the next token; cache: to pass to the next step."""
+
+    logits: Tensor
+    cache: object
+
+
+class TorchDecoder:
+    """A causal language model of transformers as it is: `step(tokens [batch, 1], position, cache)`."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, position: int, cache: object = None) -> Step:
+        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
+        place = torch.full_like(tokens, position)
+        out = self.module(input_ids=tokens, position_ids=place, past_key_values=cache, use_cache=True)
+        return Step(out.logits[:, -1].float(), out.past_key_values)
+
+
+class OnnxDecoder:
+    """The same by an ONNX Runtime session; keys and values stay in its memory between steps."""
+
+    def __init__(self, model, shape: tuple[int, int, int]):
+        self.model = model
+        self.layers, self.heads, self.width = shape
+
+    @property
+    def bytes(self) -> int:
+        """The size of the ONNX file."""
+        return self.model.bytes
+
+    def step(self, tokens: Tensor, position: int, cache: object = None) -> Step:
+        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
+        from onnxruntime import OrtValue
+
+        if cache is None:
+            empty = torch.zeros(len(tokens), self.heads, 0, self.width).numpy()
+            cache = [OrtValue.ortvalue_from_numpy(empty) for _ in range(2 * self.layers)]
+        given = [OrtValue.ortvalue_from_numpy(t.numpy()) for t in (tokens, torch.full_like(tokens, position))]
+        feeds = dict(zip(self.model.names, [*given, *cache], strict=True))
+        logits, *cache = self.model.session.run_with_ort_values(None, feeds)
+        return Step(torch.from_numpy(logits.numpy()), cache)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Greedy continuation: tokens [batch, n], and the logits [batch, n, vocabulary] that chose them."""
+
+    tokens: Tensor
+    logits: Tensor
+
+
+def decode(decoder, prompt: Tensor, n: int) -> Decoded:
+    """Read a prompt [batch, length] token by token and append n tokens greedily."""
+    cache, chosen, scores = None, [], []
+    for position in range(prompt.shape[1] + n - 1):
+        known = position < prompt.shape[1]
+        tokens = prompt[:, position : position + 1] if known else chosen[-1]
+        logits, cache = decoder.step(tokens, position, cache)
+        if position >= prompt.shape[1] - 1:
+            scores.append(logits)
+            chosen.append(logits.argmax(-1, keepdim=True))
+    return Decoded(torch.cat(chosen, 1), torch.stack(scores, 1))
+
+
+def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None) -> TorchDecoder | OnnxDecoder:
+    """Return what decodes token by token by a kernel.
+
+    model: a causal language model of transformers such as Qwen2ForCausalLM, the baseline or quantized by a scheme that
+    the kernel multiplies; a quantized model decodes as simulated by "torch-fp32".
+    Raises EdgelibError as `with_kernel` does, and for another kind of model.
+    """
+    module, reason = module_of(model), why_not(choose(KERNELS, kernel, "kernel"))
+    if reason:
+        raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
+    if kernel == "torch-fp32":
+        return TorchDecoder(shared_copy(module).float())
+    if kernel == "torch-bf16":
+        return TorchDecoder(prepared(model, kernel))
+    if not kernel.startswith("onnx"):
+        raise EdgelibError(f"decoding by {kernel!r} is not built; choose torch-fp32, torch-bf16 or an onnx kernel")
+    from edgelib.kernels.onnx_model import export
+
+    config = module.config.get_text_config() if hasattr(module, "config") else None
+    heads = getattr(config, "num_key_value_heads", None)
+    if heads is None:
+        raise EdgelibError(f"{type(module).__name__} is no causal language model with grouped keys and values")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = config.num_hidden_layers
+    cache = [torch.zeros(1, heads, 3, width) for _ in range(2 * layers)]
+    inputs = [torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), 3), *cache]
+    free = [[0], [0], *([[0, 2]] * len(cache))]
+    names = ["logits", *(f"present_{i}" for i in range(len(cache)))]
+    step = _Step(prepared(model, kernel))
+    step.module.set_attn_implementation(_grouped_attention_name())
+    return OnnxDecoder(export(step, inputs, free, threads=threads, outputs=names), (layers, heads, width))
+
+
+class _Step(nn.Module):
+    """One token through a causal language model, its cache as plain tensors: keys and values of each layer in turn."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, tokens: Tensor, position: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        out = self.module(
+            input_ids=tokens, position_ids=position, past_key_values=cache, use_cache=True,
+            attention_mask={"full_attention": None},  # one token sees all that came before it
+        )  # fmt: skip
+        present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
+        return (out.logits[:, -1], *present)
+
+
+def _grouped_attention_name() -> str:
+    """Register attention of one query per head under a name that transformers takes, and return the name."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("edgelib_one_token", _one_token_attention)
+    return "edgelib_one_token"
+
+
+def _one_token_attention(layer, query, key, value, attention_mask, scaling, **_) -> tuple[Tensor, None]:
+    """query [batch, heads, 1, width] on keys and values [batch, groups, length, width], which are not repeated.
+
+    Repeating them for every head of a group, as transformers does, copies the whole cache in every layer and step.
+    """
+    batch, heads, _, width = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, width)
+    weights = (grouped @ key.transpose(2, 3) * scaling).softmax(-1)
+    return (weights @ value).reshape(batch, 1, heads, width), None

@@ -1,0 +1,245 @@
+"""Real kernels: the same quantized model, multiplied by integer arithmetic instead of simulated.
+
+What a kernel computes is a scheme with one more decision, how activations are rounded while the model runs; the table
+says which. `with_kernel` returns a model that is called like the one it came from, so accuracy, agreement and speed are
+measured on it by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from edgelib.errors import EdgelibError, choose
+from edgelib.ground.modules import converted, shared_copy
+from edgelib.models.zero_shot import ClipModel, ZeroShotModel
+from edgelib.observe.calibrate import module_of
+from edgelib.quant.linear import QuantLinear
+from edgelib.quant.quantize import swapped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way of computing a model. packages: what it needs installed. cuda: the compute capability it needs, if any.
+
+    scheme: what to quantize by beforehand, "" for the baseline. arithmetic: what it computes, in words.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    scheme: str
+    arithmetic: str
+    cuda: tuple[int, int] | None = None
+
+    @property
+    def on_onnx(self) -> bool:
+        return self.name.startswith("onnx")
+
+
+_ONNX = ("onnx", "onnxruntime")
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("torch-fp32", (), "", "float32 by torch"),
+        Kernel("torch-bf16", (), "", "bfloat16 by torch, inputs and outputs converted"),
+        Kernel("onnx-fp32", _ONNX, "", "float32 by ONNX Runtime on the CPU"),
+        Kernel("onnx-int8", _ONNX, "w8a8-minmax", "int8 weights per channel, int8 inputs per row, as the simulation"),
+        Kernel("onnx-int8-tensor", _ONNX, "w8a8-minmax", "int8 weights per channel, uint8 inputs, one scale per call"),
+        Kernel(
+            "onnx-int8-u8s8", _ONNX, "w8a8-minmax",
+            "as onnx-int8-tensor by the faster instruction, whose sums overflow on x86 processors without VNNI",
+        ),
+        Kernel("onnx-int4", _ONNX, "w4a16-minmax-g32", "int4 or int8 weights per group, int8 inputs per group"),
+        Kernel("torchao-int8", ("torchao",), "", "torchao's int8 weights per channel, float inputs"),
+        Kernel("torchao-int8-dynamic", ("torchao",), "", "torchao's int8 weights per channel, int8 inputs per row"),
+        Kernel("torchao-int4", ("torchao",), "", "torchao's int4 weights in groups of 128, bfloat16 inputs", (8, 0)),
+        Kernel("torchao-fp8", ("torchao",), "", "torchao's fp8 e4m3 weights and inputs per row", (8, 9)),
+    )
+}  # fmt: skip
+
+
+def available_kernels() -> pd.DataFrame:
+    """Return one row per kernel: kernel, available here, why_not, the scheme to quantize by, and its arithmetic."""
+    import pandas as pd
+
+    rows = []
+    for kernel in KERNELS.values():
+        reason = why_not(kernel)
+        rows.append((kernel.name, not reason, reason, kernel.scheme, kernel.arithmetic))
+    return pd.DataFrame(rows, columns=["kernel", "available", "why_not", "scheme", "arithmetic"])
+
+
+def why_not(kernel: Kernel) -> str:
+    """Return what this machine lacks for a kernel and how to get it; empty if nothing."""
+    missing = [package for package in kernel.packages if find_spec(package) is None]
+    if missing:
+        extra = "torchao" if "torchao" in missing else "kernels"
+        return f"{', '.join(missing)} missing: install 'edgelib[{extra}]'"
+    if kernel.cuda is None:
+        return ""
+    if not torch.cuda.is_available():
+        return f"needs a CUDA device of compute capability {kernel.cuda[0]}.{kernel.cuda[1]} or more"
+    found = torch.cuda.get_device_capability()
+    wanted = f"compute capability {kernel.cuda[0]}.{kernel.cuda[1]}"
+    return "" if found >= kernel.cuda else f"needs {wanted}, this device has {found[0]}.{found[1]}"
+
+
+def with_kernel(
+    model, kernel: str, inputs: Sequence[Tensor] | None = None, *, dynamic: Sequence[Sequence[int]] | None = None,
+    threads: int | None = None,
+):  # fmt: skip
+    """Return a copy of a model that computes by a real kernel and is called like the model itself.
+
+    model: a ZeroShotModel or any nn.Module that returns one tensor; quantized by a scheme that the kernel multiplies
+    (`KERNELS[kernel].scheme`), or the baseline for kernels without one. inputs: example tensors for a bare module that
+    goes to ONNX Runtime, as forward takes them; dynamic: the axes of each that may change later, the first by default.
+    threads: of ONNX Runtime, torch's own number by default.
+    Whatever the model's dtype, layers that are not quantized compute in float32 by "torch-fp32" and by ONNX Runtime,
+    which runs on the CPU wherever the model is. Raises EdgelibError for an unknown kernel, one that cannot run here
+    (with what to install), and layers that the kernel does not multiply.
+    """
+    chosen = choose(KERNELS, kernel, "kernel")
+    reason = why_not(chosen)
+    if reason:
+        raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
+    module = prepared(model, kernel)
+    if not chosen.on_onnx:
+        if kernel.startswith("torchao"):
+            from edgelib.kernels.torchao import quantize_by_torchao
+
+            module = quantize_by_torchao(module, kernel)
+        return _like(model, Converted(module) if kernel == "torch-bf16" and module_of(model) is model else module)
+    if isinstance(model, ClipModel):
+        return _like(model, _clip(model, module, threads))
+    if inputs is None and isinstance(model, ZeroShotModel):
+        inputs = [torch.zeros(2, 3, *model.preprocess.size)]
+    if inputs is None:
+        raise EdgelibError(
+            f"pass example inputs: with_kernel(module, {kernel!r}, [x]); a bare module has none of its own"
+        )
+    from edgelib.kernels.onnx_model import export
+
+    return _like(model, export(module, inputs, dynamic or [[0]] * len(inputs), threads=threads))
+
+
+def prepared(model, kernel: str) -> nn.Module:
+    """Return a copy of the model's module whose quantized layers are those that the kernel multiplies."""
+    chosen, module = choose(KERNELS, kernel, "kernel"), module_of(model)
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLinear)}
+    if chosen.scheme and not layers:
+        raise EdgelibError(f"kernel {kernel!r} multiplies quantized layers: pass quantize(model, {chosen.scheme!r})")
+    if layers and not chosen.scheme:
+        raise EdgelibError(f"kernel {kernel!r} takes the baseline, and this model is quantized already")
+    result = shared_copy(module).eval()
+    if kernel == "torch-bf16":
+        return converted(result, torch.bfloat16)
+    if chosen.on_onnx:
+        result = result.cpu()
+    if not kernel.startswith("torchao"):
+        result = result.float()
+    made = {layer: _layer_maker(kernel)(name, layer) for name, layer in result.named_modules() if name in layers}
+    return swapped(result, made)
+
+
+def _layer_maker(kernel: str) -> Callable[[str, QuantLinear], nn.Module]:
+    from edgelib.kernels.onnx_layers import Int8Linear, NBitsLinear, saturates
+
+    if kernel == "onnx-int4":
+        return NBitsLinear
+    unsigned = kernel != "onnx-int8-u8s8" and saturates()
+    return lambda name, layer: Int8Linear(name, layer, per_row=kernel == "onnx-int8", unsigned=unsigned)
+
+
+def agreement(simulated: Tensor, real: Tensor) -> dict[str, float]:
+    """Compare scores [items, classes] of a simulation with those of a kernel.
+
+    Returns max_difference and mean_difference of the scores (absolute), relative_difference (norm of the difference
+    over norm of the simulated scores) and flip_rate, the share of items whose best class differs. Rounding makes a
+    network chaotic in its last digits: two exact computations differ by what a few inputs on a rounding boundary do,
+    which the same comparison of the simulation with itself, inputs moved by 1e-7 of their size, measures.
+    Raises EdgelibError for different shapes, no items, and NaN or inf.
+    """
+    if simulated.shape != real.shape or simulated.dim() != 2 or not simulated.numel():
+        shapes = f"{tuple(simulated.shape)} and {tuple(real.shape)}"
+        raise EdgelibError(f"scores are two tensors of one shape [items, classes], got {shapes}")
+    simulated, real = simulated.cpu().double(), real.cpu().double()
+    if not (torch.isfinite(simulated).all() and torch.isfinite(real).all()):
+        raise EdgelibError("scores hold NaN or inf; look for the layer that made them")
+    difference = (simulated - real).abs()
+    return {
+        "max_difference": float(difference.max()),
+        "mean_difference": float(difference.mean()),
+        "relative_difference": float((simulated - real).norm() / simulated.norm().clamp(min=1e-300)),
+        "flip_rate": float((simulated.argmax(1) != real.argmax(1)).double().mean()),
+    }
+
+
+class Converted(nn.Module):
+    """A bfloat16 module that takes and returns float32 tensors."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        inputs = [x.bfloat16() if x.is_floating_point() else x for x in inputs]
+        return self.module(*inputs).float()
+
+
+class Images(nn.Module):
+    """A dual encoder's way from pixels to features, as a module of its own."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.module.get_image_features(pixel_values=pixel_values).pooler_output
+
+
+class Texts(nn.Module):
+    """A dual encoder's way from tokens to features; SigLIP reads no mask."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        masked = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return self.module.get_text_features(input_ids=input_ids, **masked).pooler_output
+
+
+class KernelClip(nn.Module):
+    """A dual encoder whose two towers are sessions."""
+
+    def __init__(self, config, images: nn.Module, texts: nn.Module):
+        super().__init__()
+        self.config, self.images, self.texts = config, images, texts
+
+    def get_image_features(self, pixel_values: Tensor):
+        return SimpleNamespace(pooler_output=self.images(pixel_values))
+
+    def get_text_features(self, **tokens: Tensor):
+        return SimpleNamespace(pooler_output=self.texts(*tokens.values()))
+
+
+def _clip(model: ClipModel, module: nn.Module, threads: int | None) -> KernelClip:
+    from edgelib.kernels.onnx_model import export
+
+    images = export(Images(module), [torch.zeros(2, 3, *model.preprocess.size)], [[0]], threads=threads)
+    tokens = [ids.cpu() for ids in model.text_inputs(["a", "a b"]).values()]
+    free = [[0]] if len(tokens) == 1 else [[0, 1], [0, 1]]
+    return KernelClip(module.config, images, export(Texts(module), tokens, free, threads=threads))
+
+
+def _like(model, module: nn.Module):
+    return module if module_of(model) is model else model.with_module(module)

@@ -1,0 +1,84 @@
+"""What a quantized cache makes a model say, against what it said before, step by step and without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from edgelib.errors import EdgelibError
+from edgelib.kv.cache import KVPlan
+from edgelib.observe.calibrate import module_of
+from edgelib.observe.distance import divergence
+
+
+class Prepared(list):
+    """Batches of inputs of `generate` that are made already."""
+
+
+def prompt_batches(model, data, batch_size: int = 64) -> Prepared:
+    """Inputs of `generate` for every question of a set, or the inputs of a bare module as they are."""
+    if isinstance(data, Prepared):
+        return data
+    if isinstance(model, nn.Module):
+        if isinstance(data, Mapping | str | Tensor):
+            raise EdgelibError("the inputs of a bare module are an iterable of keyword arguments, such as [inputs]")
+        return Prepared(data)
+    made = Prepared()
+    for positions, images, which in data.batches(batch_size):
+        prompts = model.prepare(images, list(data.rows["question"].iloc[positions.numpy()]), which)
+        with torch.no_grad():
+            features = model.features(prompts.pixels) if prompts.pixels else None
+        made.append(model.decoder_inputs(prompts, features))
+    return made
+
+
+class _Forced(LogitsProcessor):
+    """Lets `generate` write given tokens whatever the scores are."""
+
+    def __init__(self, tokens: Tensor, prompt: int):
+        self.tokens, self.prompt = tokens, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = self.tokens[:, input_ids.shape[1] - self.prompt, None]
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0)
+
+
+@torch.no_grad()
+def kv_drift(
+    model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64, *, beyond_end: bool = False
+) -> pd.DataFrame:
+    """Return one row per prompt and decode step: item, step, kl, flip.
+
+    The model first writes `steps` tokens greedily with its own cache; the rounded cache is then made to read the same
+    tokens. kl: divergence of the distribution of the step's token from the one before, in nats. flip: whether another
+    token would have been written. Steps after the end of an answer are left out, unless the model is made to write on
+    (`beyond_end`) to see whether errors grow.
+    """
+    module, frames, first = module_of(model), [], 0
+    ends = module.generation_config.eos_token_id
+    ends = torch.tensor(ends if isinstance(ends, list) else [-1 if ends is None else ends])
+    for batch in prompt_batches(model, data, batch_size):
+        prompt = batch["input_ids"].shape[1]
+        options = dict(max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        before = module.generate(**batch, **options, min_new_tokens=steps if beyond_end else 0)
+        tokens = before.sequences[:, prompt:]
+        forced = LogitsProcessorList([_Forced(tokens, prompt)])
+        options["max_new_tokens"] = tokens.shape[1]
+        after = module.generate(**batch, **options, past_key_values=plan(), logits_processor=forced)
+        old, new = (torch.stack(out.logits, 1).float().log_softmax(-1) for out in (before, after))
+        kl = divergence(old, new)
+        stops = torch.isin(tokens, ends.to(tokens.device))
+        alive = (stops.cumsum(1) - stops.long() == 0).cpu() | beyond_end
+        rows, step = alive.nonzero(as_tuple=True)
+        frames.append(pd.DataFrame({
+            "item": first + rows.numpy(), "step": step.numpy(), "kl": kl.cpu()[alive].numpy(),
+            "flip": (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy(),
+        }))  # fmt: skip
+        first += len(tokens)
+    if not frames:
+        raise EdgelibError("there is no prompt to look at: the data set is empty")
+    return pd.concat(frames, ignore_index=True)

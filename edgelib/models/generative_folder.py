@@ -1,0 +1,128 @@
+"""Load a model that writes from a Hugging Face folder: its own classes of transformers, never code from the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from edgelib.errors import EdgelibError
+from edgelib.ground.hub import first_line
+from edgelib.models.generative import GenerativeModel
+
+_ANSWERING = "ForQuestionAnswering"  # BLIP's second head; the other families have one class
+
+
+def generative_families() -> list[str]:
+    """The model types that write text about an image, as the installed transformers knows them."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def is_generative(config: dict) -> bool:
+    """Whether a config.json describes a model that writes text about an image."""
+    heads = config.get("architectures") or [""]
+    return config.get("model_type") in generative_families() and not str(heads[0]).endswith("Retrieval")
+
+
+def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
+    """Return the model in `folder`. What its generation_config.json says of sampling is dropped: answers are greedy.
+
+    Raises EdgelibError for a folder that does not load, lacks weights, a processor, a chat template or an image token.
+    """
+    import transformers
+
+    heads = str((config.get("architectures") or [""])[0])
+    auto = transformers.AutoModelForImageTextToText
+    if heads.endswith(_ANSWERING):
+        auto = transformers.AutoModelForVisualQuestionAnswering
+    with quiet_transformers():
+        try:
+            module, info = auto.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+                trust_remote_code=False,
+            )  # fmt: skip
+        except Exception as error:  # transformers, torch and safetensors each raise their own types
+            raise EdgelibError(
+                f"{folder} does not load as a {config['model_type']} model: {first_line(error)}"
+            ) from None
+        try:
+            processor = transformers.AutoProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            raise EdgelibError(
+                f"the processor of {folder} does not load ({first_line(error)}); copy preprocessor_config.json, "
+                "processor_config.json and the tokenizer's files from the model's repository"
+            ) from None
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:5])
+        raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise EdgelibError(
+            f"{folder} has a {type(processor).__name__} where a processor of images and texts is needed; copy "
+            "preprocessor_config.json and the tokenizer's files from the model's repository"
+        )
+    model = GenerativeModel(name=name, module=module, processor=processor)
+    _require_prompt(model, folder, config)
+    _decode_greedily(model)
+    return model
+
+
+def _require_prompt(model: GenerativeModel, folder: Path, config: dict) -> None:
+    """A family with an image token needs a template that places it; BLIP has neither."""
+    if model.image_token is None and model.chats:
+        raise EdgelibError(
+            f"{folder / 'config.json'} names no image token (image_token_id), so the model cannot tell where an image "
+            "goes; copy the file from the model's repository"
+        )
+    if model.image_token is not None and not model.chats:
+        raise EdgelibError(
+            f"{folder} has no chat template, so nobody knows how a {config['model_type']} wants to be asked; copy "
+            "chat_template.jinja (or chat_template.json) from the repository of the instruction-tuned model"
+        )
+    if model.chats and model.prompts(["a"]) == model.prompts(["a"], image=False):
+        raise EdgelibError(
+            f"the chat template of {folder} leaves out the image, so the model would answer blindly; take the template "
+            "of the model's repository (chat_template.jinja)"
+        )
+    if model.image_token is not None and model.image_token >= len(model.tokenizer):
+        raise EdgelibError(
+            f"{folder}: the image token {model.image_token} is not in the tokenizer, which has {len(model.tokenizer)} "
+            "tokens; copy the tokenizer's files from the model's repository"
+        )
+
+
+def _decode_greedily(model: GenerativeModel) -> None:
+    from transformers import GenerationConfig
+
+    said, own = model.module.generation_config, model.module.config.get_text_config()
+    stop = said.eos_token_id if said.eos_token_id is not None else own.eos_token_id
+    stop = model.tokenizer.eos_token_id if stop is None else stop
+    pad = said.pad_token_id if said.pad_token_id is not None else model.tokenizer.pad_token_id
+    first = stop[0] if isinstance(stop, list) else stop
+    model.module.generation_config = GenerationConfig(
+        eos_token_id=stop, pad_token_id=first if pad is None else pad, bos_token_id=said.bos_token_id,
+        decoder_start_token_id=said.decoder_start_token_id, do_sample=False, num_beams=1,
+    )  # fmt: skip
+    if model.tokenizer.pad_token_id is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep bars and notes of transformers off the screen while the block runs."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,204 @@
+"""Load a model by hub id, local folder or embedded name; all three end in the same folder of safetensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.ground.hub import ask_hub, first_line, local_hint
+from edgelib.ground.modules import converted
+from edgelib.models.generative import GenerativeModel
+from edgelib.models.generative_folder import generative_families, is_generative, load_generative, quiet_transformers
+from edgelib.models.preprocess import from_timm, from_transformers, read_object
+from edgelib.models.zero_shot import ClipModel, TimmClassifier, ZeroShotModel
+
+EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
+_DUAL_ENCODERS = ("clip", "siglip", "siglip2")
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",))  # each of them is a whole tokenizer
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def embedded_models(writes: bool = False) -> list[str]:
+    """Names of the models that ship with the package: those that classify images, or those that write text."""
+    names = sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
+    return [name for name in names if is_generative(read_object(EMBEDDED / name / "config.json")) == writes]
+
+
+def load(
+    name_or_path: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None, offline: bool = False
+) -> ZeroShotModel | GenerativeModel:
+    """Return the model called `name_or_path`: a hub id, a local Hugging Face or timm folder, or an embedded name.
+
+    Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
+    or its name; rotary frequencies stay in float32, as transformers keeps them. With `offline` a hub id is looked up in
+    the local cache only. Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that
+    leads nowhere, a hub that cannot be reached, pickled or damaged weights, weights that are not finite, configurations
+    that are broken, and unsupported families.
+    """
+    _require_device(device)
+    dtype = _floating("float32" if dtype is None else dtype)
+    folder = model_folder(str(name_or_path), offline=offline)
+    config = read_object(folder / "config.json")
+    _require_safetensors(folder)
+    # What tables and figures call it: never a machine's path.
+    name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
+    if "architecture" in config:
+        model = _load_timm(name, folder, config)
+    elif config.get("model_type") in _DUAL_ENCODERS:
+        model = _load_dual_encoder(name, folder, config)
+    elif is_generative(config):
+        _require_tokenizer(folder)
+        model = load_generative(name, folder, config)
+    else:
+        raise _unknown_family(folder, config)
+    _require_finite(model.module, folder)
+    module = converted(model.module, dtype).to(device).eval().requires_grad_(False)
+    return model.with_module(module)
+
+
+def model_folder(name: str, *, offline: bool = False) -> Path:
+    """Return the local folder of a model: embedded, given, or fetched from the hub into its cache."""
+    if (EMBEDDED / name / "config.json").is_file():
+        return EMBEDDED / name
+    if _local(name).is_dir():
+        return _local(name)
+    if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        embedded = embedded_models() + embedded_models(writes=True)
+        raise EdgelibError(
+            f"no model {name!r}{did_you_mean(name, embedded)}: it is neither an embedded model "
+            f"({', '.join(embedded)}) nor an existing folder; a hub id reads owner/name"
+        )
+    return _hub_folder(name, offline)
+
+
+def _hub_folder(name: str, offline: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    offline = offline or constants.HF_HUB_OFFLINE
+    if not offline:
+        ask_hub(name, "model")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_WANTED_FILES), local_files_only=offline))
+    except Exception as error:  # the package raises many types, from network to disk
+        where = "is not in the local cache" if offline else "could not be fetched from the hub"
+        raise EdgelibError(f"model {name!r} {where} ({first_line(error)}); {local_hint(name, 'model')}") from None
+
+
+def _local(name: str | Path) -> Path:
+    return Path(os.path.expanduser(name))  # unlike Path.expanduser, it leaves an unknown user's ~name alone
+
+
+def _require_device(device: str | torch.device) -> None:
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if str(device) not in there:
+        raise EdgelibError(f"there is no device {str(device)!r} on this machine; choose from {', '.join(there)}")
+
+
+def _floating(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise EdgelibError(
+            f"dtype {dtype!r} cannot hold a model's weights; choose from torch.{', torch.'.join(_DTYPES)} "
+            "(integer formats come from edgelib.quantize, not from here)"
+        )
+    return _DTYPES[name]
+
+
+def _require_safetensors(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+        found = (
+            f"it has {', '.join(others)}, pickled weights that can run code when read"
+            if others
+            else "it has no weights"
+        )
+        raise EdgelibError(
+            f"{folder} has no .safetensors file: {found}. Convert them on a machine you trust with "
+            "model.save_pretrained(folder, safe_serialization=True)"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise EdgelibError(f"{file} is damaged or cut short ({error}); fetch it again") from None
+
+
+def _unknown_family(folder: Path, config: dict) -> EdgelibError:
+    import transformers
+
+    kind, families = config.get("model_type", "model of unknown type"), generative_families()
+    return EdgelibError(
+        f"{folder} holds a {kind!r}{did_you_mean(kind, families)}; zero-shot classification needs one of "
+        f"{', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture'); answering needs one of "
+        f"the {len(families)} families that the installed transformers {transformers.__version__} can load without "
+        "running code from a repository, such as qwen2_vl, idefics3, llava_onevision and blip"
+    )
+
+
+def _require_tokenizer(folder: Path) -> None:
+    """Without its files transformers would build an empty tokenizer and say nothing."""
+    if not any(all(any(folder.glob(pattern)) for pattern in whole) for whole in _TOKENIZERS):
+        raise EdgelibError(
+            f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt, or a sentencepiece "
+            "*.model; copy them from the model's repository"
+        )
+
+
+def _require_finite(module: nn.Module, folder: Path) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise EdgelibError(
+                f"{folder}: tensor {name} has {bad} values that are NaN or infinite; the file is damaged"
+            )
+
+
+def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
+    from transformers import AutoModel, AutoTokenizer
+
+    _require_tokenizer(folder)
+    try:
+        with quiet_transformers():
+            module, info = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # torch, safetensors and tokenizers each raise their own types
+        raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {first_line(error)}") from None
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:5])
+        raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
+    return ClipModel(name=name, module=module, preprocess=from_transformers(folder), tokenizer=tokenizer)
+
+
+def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
+    import timm
+
+    try:
+        module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    except Exception as error:  # timm checks little: any type may come out of a wrong configuration
+        raise EdgelibError(f"{folder} does not load as a timm model: {first_line(error)}") from None
+    labels = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
+    descriptions = config.get("label_descriptions") or {}
+    if not labels:
+        raise EdgelibError(
+            f"{folder / 'config.json'} has no label_names, so its outputs have no meaning here; "
+            'add "label_names": [...] in the order of the outputs'
+        )
+    names = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]
+    names = tuple(descriptions.get(n, n) for n in names)
+    preprocess = from_timm(timm.data.resolve_model_data_config(module))
+    return TimmClassifier(name=name, module=module, preprocess=preprocess, label_names=names)

@@ -1,0 +1,114 @@
+"""Figures of calibration experiments: rows and axes in, axes out. Nothing here loads, computes or saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from edgelib.errors import EdgelibError
+from edgelib.report.figures.base import GREY, end_labels, looks, readable
+
+_TOWERS = [("#0072B2", "#0072B2", "o"), ("#D55E00", "#B04A00", "s"), ("#009E73", "#007A59", "D")]
+_HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # seven and five share no factor: 35 groups look different
+
+
+def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = None) -> Axes:
+    """Variance shares with intervals, a line per component (columns component, share, low, high, optional config).
+
+    Several configs are dodged and told apart by a legend; shares that are NaN are left out. names: component -> label.
+    """
+    components = list(dict.fromkeys(table["component"]))
+    groups = list(table.groupby("config", sort=False)) if "config" in table else [("", table)]
+    styles = looks([config for config, _ in groups])
+    for k, (config, rows) in enumerate(groups):
+        style, rows = styles[config], rows.dropna(subset=["share", "low", "high"])
+        place = [components.index(c) + 0.16 * (k - (len(groups) - 1) / 2) for c in rows["component"]]
+        share, low, high = (100 * rows[column].to_numpy() for column in ("share", "low", "high"))
+        colour = style.colour if len(groups) > 1 else "#000000"
+        ax.errorbar(
+            share, place, xerr=np.maximum([share - low, high - share], 0), color=colour, marker=style.marker,
+            markersize=6, linestyle="", label=style.label, clip_on=False,
+        )  # fmt: skip
+    ax.set_yticks(range(len(components)), [(names or {}).get(c, readable(c)) for c in components])
+    ax.set(xlim=(0, 100), xlabel="Share of the variance between runs (%)", ylim=(len(components) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    if len(groups) > 1:
+        ax.legend(fontsize=9)
+    return ax
+
+
+def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float | None = None) -> Sequence[Axes]:
+    """Accuracy against the number of calibration images, a panel per mix: a dot per seed, a line through their means.
+
+    table: columns mix, size, accuracy (a fraction), config, one row per run. reference: accuracy of the unquantized
+    model, a dashed line. Raises EdgelibError unless there is one axis per mix.
+    """
+    panels = list(table.groupby("mix", sort=False))
+    if len(panels) != len(axes):
+        raise EdgelibError(f"accuracy_by_size needs an axis per mix: got {len(axes)} axes for {len(panels)} mixes")
+    styles, sizes = looks(table["config"]), sorted(table["size"].unique())
+    for ax, (mix, panel) in zip(axes, panels, strict=True):
+        ends = []
+        for k, (config, rows) in enumerate(panel.groupby("config", sort=False)):
+            style, dodge = styles[config], 1.05 ** (k - (panel["config"].nunique() - 1) / 2)
+            means = 100 * rows.groupby("size")["accuracy"].mean()
+            ax.plot(rows["size"] * dodge, 100 * rows["accuracy"], style.marker, color=style.colour, ms=3, alpha=0.45)
+            ax.plot(means.index * dodge, means, color=style.colour, marker=style.marker, markersize=5)
+            ends.append((float(means.index[-1]), float(means.iloc[-1]), style.label, style.ink))
+        if reference is not None:
+            ax.axhline(100 * reference, color="#000000", linestyle="--", linewidth=1.0)
+            ax.annotate("unquantized", (0, 100 * reference), xycoords=("axes fraction", "data"), xytext=(2, 3),
+                        textcoords="offset points", fontsize=8)  # fmt: skip
+        ax.margins(y=0.12)  # room for the name of the dashed line
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        ax.minorticks_off()
+        ax.set(title=readable(str(mix)), xlabel="Calibration images")
+    # Shared axes have their final limits only now; the labels of the last panel serve all.
+    axes[0].set_ylabel("Accuracy (%)")
+    end_labels(axes[-1], ends, 0.07 * float(np.ptp(axes[-1].get_ylim())))
+    return axes
+
+
+def by_depth(table: pd.DataFrame, ax: Axes, label: str, value: str = "value") -> Axes:
+    """A number per layer against the depth of its block: a dot per layer, a line through each tower's means.
+
+    table: columns tower, depth (block number from 0) and `value`. label: quantity (unit) of the y axis.
+    """
+    ends = []
+    for k, (tower, rows) in enumerate(table.groupby("tower", sort=False)):
+        colour, ink, marker = _TOWERS[k % len(_TOWERS)]
+        means = rows.groupby("depth")[value].mean()
+        dodge = 0.12 * (k - (table["tower"].nunique() - 1) / 2)
+        ax.plot(rows["depth"] + dodge, rows[value], marker, color=colour, markersize=4, alpha=0.6)
+        ax.plot(means.index + dodge, means, color=colour, linewidth=1.2)
+        ends.append((float(means.index[-1]), float(means.iloc[-1]), readable(str(tower)), ink))
+    ax.set_xticks(sorted(table["depth"].unique()))
+    ax.set(xlabel="Depth (block)", ylabel=label)
+    end_labels(ax, ends, 0.07 * float(np.ptp(ax.get_ylim())))
+    return ax
+
+
+def predicted_and_observed(
+    table: pd.DataFrame, ax: Axes, what: str = "accuracy drop", unit: str = "points", scale: float = 100.0
+) -> Axes:
+    """Observed against predicted, a dot per run, a colour and marker per left-out group; the dotted line is equality.
+
+    table: columns group, observed, predicted, as in `Prediction.runs`.
+    """
+    for k, (group, rows) in enumerate(table.groupby("group", sort=False)):
+        ax.plot(
+            scale * rows["predicted"], scale * rows["observed"], _MARKERS[k % len(_MARKERS)],
+            color=_HUES[k % len(_HUES)], markersize=5, alpha=0.8, label=readable(str(group)),
+        )  # fmt: skip
+    ends = scale * table[["predicted", "observed"]].to_numpy()
+    ax.plot([ends.min(), ends.max()], [ends.min(), ends.max()], color=GREY, linestyle=":", linewidth=1.2)
+    ax.set(xlabel=f"Predicted {what} ({unit})", ylabel=f"Observed {what} ({unit})")
+    many = table["group"].nunique() > 12
+    ax.legend(fontsize=7 if many else 8, labelspacing=0.2 if many else 0.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax

@@ -1,0 +1,93 @@
+"""Figures of quantized caches: rows and axes in, axes out. Nothing here loads, computes or saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from edgelib.kv.scheme import kv_scheme
+from edgelib.report.figures.base import GREY
+
+_HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#8C6BB1", "#7F7F2A"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+
+
+def cache_label(cache: str) -> str:
+    """What tables and figures call a cache."""
+    return "exact cache" if cache == "exact" else kv_scheme(cache).label
+
+
+def cache_looks(caches: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and label of several caches, distinct among seven."""
+    names = list(dict.fromkeys(caches))
+    return {
+        c: {"color": _HUES[i % len(_HUES)], "marker": _MARKERS[i % len(_MARKERS)], "label": cache_label(c)}
+        for i, c in enumerate(names)
+    }
+
+
+def state_ranges(table: pd.DataFrame, ax: Axes, largest: float, name: str) -> Axes:
+    """Amplitude and median spread by layer, of text and image tokens (columns layer, modality, amplitude, spread)."""
+    marks = {"text": ("#0072B2", "o", -0.08), "image": ("#D55E00", "s", 0.08)}
+    for modality, rows in table.groupby("modality", sort=False):
+        colour, marker, shift = marks[modality]
+        at = rows["layer"] + shift
+        ax.vlines(at, rows["spread"], rows["amplitude"], color=colour, linewidth=1.2)
+        ax.plot(at, rows["amplitude"], marker, color=colour, markersize=6, label=f"{modality}: largest")
+        ax.plot(at, rows["spread"], marker, color=colour, markersize=5, fillstyle="none", label=f"{modality}: spread")
+    ax.axhline(largest, color=GREY, linestyle=":", linewidth=1.2)
+    ax.annotate(name, (0, largest), xycoords=("axes fraction", "data"), xytext=(3, 3), textcoords="offset points",
+                color=GREY, fontsize=9)  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xticks(sorted(table["layer"].unique()))
+    ax.set(xlabel="Layer")
+    return ax
+
+
+def parts_of_loss(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Parts of a loss in points with intervals, one line per factor (columns game, factor, effect, low, high).
+
+    The axis is linear up to two points and logarithmic beyond.
+    """
+    colours = dict(zip(dict.fromkeys(table["game"]), _HUES, strict=False))
+    for place, row in enumerate(table.itertuples()):
+        spread = [[100 * (row.effect - row.low)], [100 * (row.high - row.effect)]]
+        ax.errorbar(100 * row.effect, place, xerr=spread, color=colours[row.game], marker="o", markersize=6)
+    ax.axvline(0, color=GREY, linewidth=1.0)
+    ax.set_xscale("symlog", linthresh=2)
+    ax.set_yticks(range(len(table)), list(table["factor"]))
+    ax.set(ylim=(len(table) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    return ax
+
+
+def loss_by_amplitude(table: pd.DataFrame, ax: Axes, largest: float) -> Axes:
+    """Accuracy difference in points against the largest state (columns cache, amplitude, effect, low, high)."""
+    looks = cache_looks(table["cache"])
+    for k, (cache, rows) in enumerate(table.groupby("cache", sort=False)):
+        rows = rows.sort_values("amplitude")
+        value = 100 * rows["effect"].to_numpy()
+        spread = np.abs(100 * rows[["low", "high"]].to_numpy().T - value)
+        at = rows["amplitude"] * 1.05 ** (k - (len(looks) - 1) / 2)
+        ax.errorbar(at, value, yerr=spread, markersize=5, elinewidth=1.0, **looks[cache])
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    ax.axvline(largest, color=GREY, linestyle=":", linewidth=1.2)
+    ax.set_xscale("log")
+    return ax
+
+
+def drift_by_step(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Divergence from the exact cache by decode step, one line per cache (columns cache, step, kl, low, high)."""
+    looks = cache_looks(table["cache"])
+    for cache, rows in table.groupby("cache", sort=False):
+        rows = rows.sort_values("step")
+        ax.plot(rows["step"] + 1, rows["kl"], markersize=5, **looks[cache])
+        low = rows["low"].clip(lower=1e-9)  # a logarithmic axis has no zero
+        ax.fill_between(rows["step"] + 1, low, rows["high"], color=looks[cache]["color"], alpha=0.15, lw=0)
+    ax.set_yscale("log")
+    ax.set(xlabel="Token of the answer", ylabel="KL from the exact cache (nats)")
+    return ax

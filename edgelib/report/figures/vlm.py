@@ -1,0 +1,65 @@
+"""Figures of answers: questions beside their pictures, sub-tasks, shares. Nothing here loads, computes or saves."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from edgelib.report.figures.base import GREY, forest, looks
+
+
+def question_gallery(
+    images: Sequence[np.ndarray], texts: Sequence[str], columns: int = 4, width: float = 7.2
+) -> Figure:
+    """Draw uint8 images [H, W, 3], each with its text below, wrapped to the width of its column."""
+    rows = -(-len(images) // columns)
+    letters = int(15.5 * width / columns)
+    wrapped = ["\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters)) for text in texts]
+    lines = max(text.count("\n") + 1 for text in wrapped)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, rows * (0.72 * width / columns + 0.15 * lines)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, image, text in zip(axes.flat, images, wrapped, strict=False):
+        ax.imshow(image, interpolation="nearest")
+        ax.set_title(text, loc="left", fontsize=7.5, y=0, pad=-4, va="top")
+    return figure
+
+
+def sub_task_panels(table: pd.DataFrame, width: float = 7.2, columns: int = 4) -> Figure:
+    """One forest per config over the sub-tasks (columns config, task, n, effect, low, high), points on one scale."""
+    styles = looks(table["config"])
+    rows = -(-len(styles) // columns)
+    tasks = table["task"].nunique()
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, rows * (0.7 + 0.17 * tasks)), sharex=True, sharey=True, squeeze=False
+    )
+    for ax in axes.flat[len(styles) :]:
+        ax.set_axis_off()
+    for ax, (config, own) in zip(axes.flat, table.groupby("config", sort=False), strict=False):
+        names = [f"{task} ({n})" for task, n in zip(own["task"], own["n"], strict=True)]
+        forest(own.assign(name=[name.replace("_", " ") for name in names]), ax, "")
+        ax.tick_params(axis="y", labelsize=7.5)
+        ax.set_title("\n".join(textwrap.wrap(styles[config].label, 20)), fontsize=8.5)
+    return figure
+
+
+def share_dots(table: pd.DataFrame, ax: Axes, label: str, mark: float | None = None, says: str = "") -> Axes:
+    """Shares with intervals, one line per config (columns config, value, low, high), in percent; `mark` is a share to
+    compare with, and `says` its name."""
+    forest(table.rename(columns={"value": "effect"}), ax, label, scale=100)
+    ax.lines[-1].set_visible(False)  # zero is no special share
+    if mark is not None:
+        ax.axvline(100 * mark, color=GREY, linestyle=":", linewidth=1.2)
+        ax.annotate(
+            says, (100 * mark, len(table) - 0.6), xytext=(3, 0), textcoords="offset points", color=GREY, fontsize=8
+        )
+    return ax

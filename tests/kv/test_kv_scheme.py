@@ -1,0 +1,80 @@
+"""Names of KV schemes, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgelib.errors import EdgelibError
+from edgelib.kv.scheme import KVScheme, kv_scheme
+
+NAMES = (
+    "e4m3-amax", "e4m3-one", "e4m3-floor", "e5m2-p99.9", "int8-head-mean", "int4-channel-tokenmean", "nvfp4-amax",
+    "int4-kivi-r32", "int4-token-g8", "e4m3-amax-bias-konly", "int8-amax-vonly-layers0.2", "e4m3-amax-image16", "bf16",
+    "e4m3-amax-undelivered", "e4m3-amax-rangeonly", "e4m3-amax-exactprefill-text16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_read_and_written(name):
+    plan = kv_scheme(name)
+    assert set(plan.name.split("-")) == set(name.split("-"))
+    assert kv_scheme(plan.name) == plan == kv_scheme(plan.to_dict())
+
+
+def test_the_usual_scale_is_the_largest_value():
+    assert kv_scheme("e4m3") == KVScheme() == kv_scheme({"format": "e4m3"})
+    assert kv_scheme("e4m3").needs_calibration and not kv_scheme("e4m3-one").needs_calibration
+    assert not kv_scheme("int4-kivi").needs_calibration and kv_scheme("int4-token-mean").needs_calibration
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("e4m4", "unknown format in KV scheme"),
+        ("e4m3-amx", "unknown part 'amx' in KV scheme 'e4m3-amx' .did you mean 'amax'"),
+        ("e4m3-amax-head", "says scale twice"),
+        ("bf16-head", "bf16 is a cast"),
+        ("nvfp4-channel", "a scale per block of 16"),
+        ("e4m3-kivi", "kivi is made of integers"),
+        ("int4-kivi-image16", "kivi groups neighbouring tokens"),
+        ("e4m3-r8", "r8 belongs to kivi"),
+        ("int8-g8", "g8 belongs to scales"),
+        ("e4m3-bias-vonly", "offset 'bias' is one of K"),
+        ("e4m3-p0", "between 0 and 100"),
+        ("nvfp4-undelivered", "faults are defined for static scales"),
+        ("int8-p99-mean", "percentiles are not kept around the mean"),
+    ],
+)
+def test_a_scheme_that_means_nothing_is_refused(name, match):
+    with pytest.raises(EdgelibError, match=match):
+        kv_scheme(name)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(EdgelibError, match="a name, a dictionary or a KVScheme, got int"):
+        kv_scheme(8)
+    with pytest.raises(EdgelibError, match="unknown field of a KV scheme 'formt'"):
+        kv_scheme({"formt": "e4m3"})
+    with pytest.raises(EdgelibError, match="indices from 0"):
+        KVScheme(layers=())
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "bits"),
+    [
+        ("e4m3", "k", 8), ("int4-channel", "v", 4), ("nvfp4", "k", 4.5), ("bf16", "v", 16),
+        ("int4-token-g16", "k", 4 + 32 / 16), ("e4m3-token", "v", 8 + 16 / 64), ("int4-kivi", "k", 5),
+        ("int4-kivi", "v", 4.5),
+    ],
+)  # fmt: skip
+def test_bits_count_the_scales_that_tokens_bring_along(name, part, bits):
+    assert kv_scheme(name).bits_per_element(64, part) == bits
+
+
+@pytest.mark.parametrize(
+    ("name", "head_dim", "match"),
+    [("nvfp4", 24, "blocks of 16"), ("int4", 15, "packed in pairs"), ("int8-token-g24", 64, "do not divide")],
+)
+def test_head_sizes_that_do_not_divide_are_refused(name, head_dim, match):
+    with pytest.raises(EdgelibError, match=match):
+        kv_scheme(name).bits_per_element(head_dim)

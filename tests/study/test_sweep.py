@@ -1,0 +1,228 @@
+"""The grid and its store: same rows whatever the executor, nothing lost, nothing computed twice."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import edgelib
+from edgelib.corruptions.condition import Condition
+from edgelib.errors import EdgelibError
+from edgelib.study import sweep as module
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import Grid, Variant, conditions_of, planted, sweep, variants_of
+
+
+@pytest.fixture(scope="module")
+def grid():
+    model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=24)
+    return Grid(
+        models={"m": model},
+        variants=variants_of("m", ["weight:8"], ["fp32", "w8a8-smoothquant", "w4a8-minmax"]),
+        conditions=conditions_of(["fog", "shot_noise"], [2, 4]),
+        data=data,
+        calibration=edgelib.calibration_set("balanced", 16),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(grid, tmp_path_factory):
+    return sweep(grid, CellStore(tmp_path_factory.mktemp("store")), progress=False)
+
+
+def test_the_grid_is_complete_and_in_order(grid, rows):
+    assert len(rows) == len(grid.variants) * len(grid.conditions) * len(grid.data)
+    assert rows[["twin", "config"]].drop_duplicates().values.tolist() == [[v.twin, v.config] for v in grid.variants]
+
+
+def test_cells_are_what_evaluate_says(grid, rows):
+    base = planted(grid.models["m"], "weight:8")
+    alone = edgelib.evaluate(edgelib.quantize(base, "w4a8-minmax"), grid.data, corruption="shot_noise", severity=4)
+    cell = rows[(rows.twin == "weight:8") & (rows.config == "w4a8-minmax") & (rows.corruption == "shot_noise")]
+    cell = cell[cell.severity == 4]
+    assert (cell.prediction.to_numpy() == alone.prediction.to_numpy()).all()
+    assert cell.margin.to_numpy() == pytest.approx(alone.margin.to_numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_several_workers_give_the_same_rows(grid, rows, tmp_path, executor):
+    spread = sweep(grid, CellStore(tmp_path), executor=executor, workers=2, progress=False)
+    pd.testing.assert_frame_equal(spread, rows, check_exact=False, atol=1e-6)
+    assert (spread.prediction == rows.prediction).all()
+
+
+def test_a_second_run_computes_nothing(grid, rows, tmp_path, monkeypatch):
+    store = CellStore(tmp_path)
+    sweep(grid, store, progress=False)
+    monkeypatch.setattr(module, "_Built", None)  # any work would fail now
+    pd.testing.assert_frame_equal(sweep(grid, store, progress=False), rows)
+
+
+def test_only_what_is_missing_is_computed_and_damage_counts_as_missing(grid, rows, tmp_path):
+    store = CellStore(tmp_path)
+    sweep(grid, store, progress=False)
+    files = sorted(store.folder.rglob("*.parquet"))
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:50])
+    stamps = {f: f.stat().st_mtime_ns for f in files[2:]}
+    pd.testing.assert_frame_equal(sweep(grid, store, progress=False), rows)
+    assert all(f.stat().st_mtime_ns == stamp for f, stamp in stamps.items())
+
+
+def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
+    one_at_a_time = lambda grid, wanted, copies=1: ([v] for v in wanted)  # noqa: E731 (as if memory held one copy)
+    monkeypatch.setattr(module, "_groups", one_at_a_time)
+    pd.testing.assert_frame_equal(sweep(grid, CellStore(tmp_path), progress=False), rows)
+
+
+def test_the_cell_of_a_spec_does_not_depend_on_the_rest_of_the_grid(grid):
+    smaller = Grid(grid.models, grid.variants[:1], grid.conditions[:1], grid.data, grid.calibration)
+    assert smaller.spec(grid.variants[0], Condition()) == grid.spec(grid.variants[0], Condition())
+
+
+@pytest.mark.parametrize(("reference", "same"), [("fp32", True), ("w8a8-smoothquant", False)])
+def test_drift_from_a_calibrated_reference_names_its_set(grid, reference, same):
+    variants = variants_of(grid.variants[0].model, [], [reference, "w4a8-minmax"])
+    sets = [edgelib.calibration_set("balanced", 4, seed, exclude=grid.data) for seed in (0, 1)]
+    first, second = (
+        Grid(grid.models, variants, grid.conditions[:1], grid.data, s).spec(variants[1], Condition()) for s in sets
+    )
+    assert (first == second) == same
+
+
+KILLED = """
+import edgelib, sys
+from edgelib.study.store import CellStore
+from edgelib.study.sweep import Grid, conditions_of, sweep, variants_of
+model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=200)
+conditions = conditions_of(["fog", "contrast"], [1, 2, 3, 4, 5])
+grid = Grid({"m": model}, variants_of("m", [], ["fp32", "w8a8-minmax"]), conditions, data)
+print(len(sweep(grid, CellStore(sys.argv[1]), progress=False)))
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    run = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("*.parquet"))) < 4 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")}
+    assert 4 <= len(kept) < 22
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(2 * 11 * 200)
+    assert all(f.stat().st_mtime_ns == stamp for f, stamp in kept.items())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(EdgelibError, match="results cannot be written"):
+        CellStore(tmp_path / "store")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdgelibError, match="results cannot be written to .*choose another folder"):
+        CellStore(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"variants": ()}, "at least one variant"),
+        ({"variants": (Variant("m", "plain", "fp32"),) * 2}, "named twice"),
+        ({"variants": (Variant("n", "plain", "fp32"),)}, "unknown model of the grid 'n'"),
+        ({"variants": (Variant("m", "plain", "w8a8-smothquant"),)}, "did you mean 'smoothquant'"),
+        ({"calibration": None}, "needs a calibration set"),
+    ],
+    ids=["empty", "repeated", "model", "scheme", "calibration"],
+)
+def test_a_bad_grid_is_refused(grid, change, text):
+    parts = {"models": grid.models, "variants": grid.variants, "conditions": grid.conditions, "data": grid.data}
+    with pytest.raises(EdgelibError, match=text):
+        Grid(**(parts | {"calibration": grid.calibration} | change))
+
+
+def test_an_unknown_executor_is_refused(grid, tmp_path):
+    with pytest.raises(EdgelibError, match="unknown executor 'threads'.*process, serial, thread"):
+        sweep(grid, CellStore(tmp_path), executor="threads")
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path, executor):
+    names = (*grid.data.class_names[:-1], "a " + "very " * 60 + "long name")
+    data = dataclasses.replace(grid.data, class_names=names)
+    long_winded = Grid(grid.models, grid.variants[:1], grid.conditions[:1], data)
+    with pytest.raises(EdgelibError, match="is longer than the 32 tokens"):
+        sweep(long_winded, CellStore(tmp_path), executor=executor, workers=1, progress=False)
+
+
+def test_models_that_differ_in_more_than_weights_have_their_own_cells(grid):
+    model = grid.models["m"]
+    module = copy.deepcopy(model.module)
+    module.vision_model.encoder.layers[0].mlp.activation_fn = torch.nn.ReLU()
+    assert model.with_module(module).fingerprint != model.fingerprint
+    assert model.with_module(copy.deepcopy(model.module)).fingerprint == model.fingerprint
+
+
+def test_scores_that_are_not_numbers_are_not_predictions(grid):
+    module = copy.deepcopy(grid.models["m"].module)
+    module.visual_projection.weight.data[0, 0] = float("nan")
+    with pytest.raises(EdgelibError, match="class scores of 24 images are NaN"):
+        edgelib.evaluate(grid.models["m"].with_module(module), grid.data)
+
+
+def test_a_cell_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    store = CellStore(tmp_path)
+    store.write({"a": 1}, pd.DataFrame({"x": [1]}))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("edgelib.study.store.pq.read_table", refuse)
+    with pytest.raises(EdgelibError, match="cannot be read .Permission denied"):
+        store.read({"a": 1})
+    assert {"a": 1} in store
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    script = KILLED.replace("progress=False)", 'executor="process", progress=False)')
+    (tmp_path / "run.py").write_text(
+        "import edgelib\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
+    )
+    run = subprocess.Popen([sys.executable, "run.py", str(tmp_path)], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 400
+    while not list(tmp_path.rglob("*.parquet")) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and group_is_alive(run.pid):
+        time.sleep(0.1)
+    assert not group_is_alive(run.pid)
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process of the group still runs; the dead that nobody has waited for do not count."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if pgrp == str(group) and state != "Z":
+            return True
+    return False
