@@ -27,9 +27,12 @@ from edgelib.kernels.table import Images, agreement, with_kernel
 
 TOWER = ["vision_model.*", "visual_projection"]
 ENCODERS = {
-    "onnx-fp32": None, "onnx-int8": "w8a8-minmax", "onnx-int8-tensor": "w8a8-minmax", "onnx-int8-u8s8": "w8a8-minmax",
+    "onnx-fp32": None,
+    "onnx-int8": "w8a8-minmax",
+    "onnx-int8-tensor": "w8a8-minmax",
+    "onnx-int8-u8s8": "w8a8-minmax",
     "onnx-int4": "w4a16-minmax-g128",
-}  # fmt: skip
+}
 DECODERS = {"torch-bf16": None, "onnx-int8": "w8a8-minmax", "onnx-int4": "w4a16-minmax-g32"}
 
 
@@ -117,8 +120,10 @@ def agreements(n: int = 400, **_) -> None:
         simulated, real, ours = scores(quantized), scores(with_kernel(quantized, kernel)), scores(own)
         exact, floor = (agreement(ours, other)["relative_difference"] for other in (real, scores(own, 1e-7)))
         kernel_to, fp32_to = agreement(simulated, real), agreement(baseline, simulated)
-        print(f"{kernel:20}{exact:12.1e}{floor:10.1e}{kernel_to['relative_difference']:15.1e}{kernel_to['flip_rate']:8.3f}"
-              f"{fp32_to['relative_difference']:20.1e}{fp32_to['flip_rate']:8.3f}")  # fmt: skip
+        print(
+            f"{kernel:20}{exact:12.1e}{floor:10.1e}{kernel_to['relative_difference']:15.1e}{kernel_to['flip_rate']:8.3f}"
+            f"{fp32_to['relative_difference']:20.1e}{fp32_to['flip_rate']:8.3f}"
+        )
 
 
 PARTS = {"encoder": encoder, "decoder": decoder, "agreement": agreements}

@@ -23,9 +23,18 @@ from edgelib.kv.cache import kv_cache
 from edgelib.kv.calibrate import calibrate_kv
 
 SCHEMES = (
-    "e4m3-amax", "e4m3-channel", "e5m2-amax", "int8-amax", "int8-channel-mean", "int8-token", "int4-channel",
-    "int4-token", "int4-kivi", "nvfp4-amax", "e4m3-amax-bias",
-)  # fmt: skip
+    "e4m3-amax",
+    "e4m3-channel",
+    "e5m2-amax",
+    "int8-amax",
+    "int8-channel-mean",
+    "int8-token",
+    "int4-channel",
+    "int4-token",
+    "int4-kivi",
+    "nvfp4-amax",
+    "e4m3-amax-bias",
+)
 STEPS, RUNS = 24, 4
 TOKENS = dict(pad_token_id=0, bos_token_id=0, eos_token_id=None)
 VISION = dict(depth=1, embed_dim=32, num_heads=2, mlp_ratio=2, patch_size=4)
@@ -37,8 +46,10 @@ def decoder(device: str, **text) -> Qwen2VLForConditionalGeneration:
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections}
     config = Qwen2VLConfig(
         text_config=text | dict(rope_parameters=rope, vocab_size=1024, **TOKENS),
-        vision_config=VISION | dict(hidden_size=text["hidden_size"]), image_token_id=1, video_token_id=2,
-    )  # fmt: skip
+        vision_config=VISION | dict(hidden_size=text["hidden_size"]),
+        image_token_id=1,
+        video_token_id=2,
+    )
     model = Qwen2VLForConditionalGeneration(config).eval().requires_grad_(False)
     return converted(model, torch.float32 if device == "cpu" else torch.bfloat16).to(device)
 
@@ -109,9 +120,12 @@ def main(length: int = 32, batch: int = 8) -> None:
     report("scenes-vlm", decoder("cpu", **small), length, batch)
     if torch.cuda.is_available():
         large = dict(
-            hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
             num_key_value_heads=2,
-        )  # fmt: skip
+        )
         for rows, context in ((1, 1024), (8, 4096)):
             report("2B", decoder("cuda", **large), context, rows)
 

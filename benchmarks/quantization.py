@@ -33,9 +33,17 @@ from transformers import CLIPConfig, CLIPModel
 from edgelib.quant.quantize import quantize
 
 SCHEMES = (
-    "w8a8-minmax", "w8a8-minmax-static", "w8a8-smoothquant", "w4a8-mse", "w4a8-imatrix", "w4a8-awq", "w4a16-awq",
-    "w4a16-gptq", "nvfp4", "nvfp4-awq",
-)  # fmt: skip
+    "w8a8-minmax",
+    "w8a8-minmax-static",
+    "w8a8-smoothquant",
+    "w4a8-mse",
+    "w4a8-imatrix",
+    "w4a8-awq",
+    "w4a16-awq",
+    "w4a16-gptq",
+    "nvfp4",
+    "nvfp4-awq",
+)
 PEERS = {"w4a16": "max", "w4a16-awq": "awq_full", "w4a16-gptq": "gptq"}
 MB = 2**20
 

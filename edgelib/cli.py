@@ -149,8 +149,10 @@ def measure(
     folder = save_measurements(measured, out)
     shutil.rmtree(out / "unfinished")  # every case is in the tables now
     others = measured.machine["others"]
-    print(f"measured {measured.machine['name']} into {folder}; other programs took {others:.1%} of its time"
-          + ("; measure again when it is quiet" if others > BUSY else ""))  # fmt: skip
+    print(
+        f"measured {measured.machine['name']} into {folder}; other programs took {others:.1%} of its time"
+        + ("; measure again when it is quiet" if others > BUSY else "")
+    )
 
 
 TRAINERS = {

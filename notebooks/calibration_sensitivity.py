@@ -58,8 +58,14 @@ image_column: Optional[str] = None  # columns of images and labels, where the us
 label_column: Optional[str] = None
 n_images: int = 64  # quick run; params/calibration_sensitivity.yaml sets the published size
 ladder: list[str] = [
-    "w4a8-minmax", "w4a8-smoothquant-search", "w4a8-awq-fixed", "w4a8-awq-noclip", "w4a8-awq", "w4a8-gptq", "w4a8-imatrix",
-]  # compared with the first one  # fmt: skip
+    "w4a8-minmax",
+    "w4a8-smoothquant-search",
+    "w4a8-awq-fixed",
+    "w4a8-awq-noclip",
+    "w4a8-awq",
+    "w4a8-gptq",
+    "w4a8-imatrix",
+]  # compared with the first one
 configs: list[str] = ["w8a8-minmax-static", "w8a8-smoothquant", "w4a8-awq", "w4a8-gptq"]  # of the crossed experiment
 mixes: list[str] = ["balanced", "dark", "noise"]  # calibration mixes, the usual one first
 sizes: list[int] = [8, 64]  # numbers of calibration images
@@ -151,11 +157,15 @@ rows, distances = run_experiment(experiment, CellStore(work.results), executor=P
 rows = rows.rename(columns={"item": "image"})
 rows["item"] = rows.corruption + ":" + rows.severity.astype(str) + ":" + rows.image.astype(str)
 drawn = rows["mix"] != "none"
-pd.Series({
-    "scored images": len(experiment.data), "conditions": len(P.deployment), "outcomes": len(rows),
-    "calibration sets": len(rows.loc[drawn, ["mix", "size", "seed"]].drop_duplicates()),
-    "quantized models": len(experiment.runs),
-}).to_frame("experiment")  # fmt: skip
+pd.Series(
+    {
+        "scored images": len(experiment.data),
+        "conditions": len(P.deployment),
+        "outcomes": len(rows),
+        "calibration sets": len(rows.loc[drawn, ["mix", "size", "seed"]].drop_duplicates()),
+        "quantized models": len(experiment.runs),
+    }
+).to_frame("experiment")
 
 # %% [markdown]
 # ## The ladder
@@ -177,11 +187,21 @@ def against(twin, config, other):
 
 tests = {(t, c): against(t, c, P.ladder[0]) for t in everywhere for c in P.ladder[1:]}
 adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-effects = pd.DataFrame([
-    {"twin": t, "config": c, "effect": test.effect, "low": test.interval[0], "high": test.interval[1],
-     "p": test.p, "p_holm": adjusted[t, c], "mde": test.mde}
-    for (t, c), test in tests.items()
-])  # fmt: skip
+effects = pd.DataFrame(
+    [
+        {
+            "twin": t,
+            "config": c,
+            "effect": test.effect,
+            "low": test.interval[0],
+            "high": test.interval[1],
+            "p": test.p,
+            "p_holm": adjusted[t, c],
+            "mde": test.mde,
+        }
+        for (t, c), test in tests.items()
+    ]
+)
 _ = work.save_table("ladder", effects)
 
 # %% mystnb={"figure": {"caption": "Simulated accuracy of each method minus that of the first configuration of the ladder, on the plain model and on twins with planted outliers. Right of zero: better. Bars: paired bootstrap intervals over images, outcomes averaged over calibration draws.", "name": "fig-ladder"}, "image": {"alt": "Forest plots, one per twin: difference in accuracy of each method to min-max with intervals."}}
@@ -208,10 +228,16 @@ display(
 )
 
 # %% tags=["hide-input"]
-display(Markdown(bullets(
-    f"on {t}, {difference_claim(test, look(c).label, look(P.ladder[0]).label, adjusted=adjusted[t, c])}"
-    for (t, c), test in tests.items() if settled(test, adjusted[t, c])
-) or "- No difference to the first configuration is settled."))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"on {t}, {difference_claim(test, look(c).label, look(P.ladder[0]).label, adjusted=adjusted[t, c])}"
+            for (t, c), test in tests.items()
+            if settled(test, adjusted[t, c])
+        )
+        or "- No difference to the first configuration is settled."
+    )
+)
 
 # %% [markdown]
 # ### What the search chose
@@ -244,10 +270,14 @@ pairs = [("w4a8-awq-fixed", "w4a8-minmax"), ("w4a8-awq-noclip", "w4a8-awq-fixed"
 pairs = [(a, b) for a, b in pairs if a in P.ladder and b in P.ladder]
 again = {(t, a, b): against(t, a, b) for a, b in pairs for t in everywhere}
 corrected = dict(zip(again, holm([test.p for test in again.values()]), strict=True)) if again else {}
-display(Markdown(bullets(
-    f"on {t}, {difference_claim(test, look(a).label, look(b).label, adjusted=corrected[t, a, b])}"
-    for (t, a, b), test in again.items()
-)))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"on {t}, {difference_claim(test, look(a).label, look(b).label, adjusted=corrected[t, a, b])}"
+            for (t, a, b), test in again.items()
+        )
+    )
+)
 
 # %% [markdown]
 # ## How many images, of which kind
@@ -310,12 +340,17 @@ ranks = pd.concat(
 )
 work.save_table("ranks", ranks)
 display(Markdown(bullets(f"on {t}, {rank_claim(s)}" for t, s in stability.items())))
-shown = pd.DataFrame({
-    "Twin": ranks.twin, "Configuration": [look(c).label for c in ranks.config],
-    "Mean simulated accuracy, %": [with_interval(*v) for v in ranks[["mean", "low", "high"]].itertuples(index=False)],
-    "First in a new study, %": (100 * ranks.p_first).map("{:.0f}".format),
-    "First for one draw, %": (100 * ranks.p_first_once).map("{:.0f}".format),
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Twin": ranks.twin,
+        "Configuration": [look(c).label for c in ranks.config],
+        "Mean simulated accuracy, %": [
+            with_interval(*v) for v in ranks[["mean", "low", "high"]].itertuples(index=False)
+        ],
+        "First in a new study, %": (100 * ranks.p_first).map("{:.0f}".format),
+        "First for one draw, %": (100 * ranks.p_first_once).map("{:.0f}".format),
+    }
+)
 caption = (
     "How often each configuration comes first when images and draws are drawn anew: over all runs, and for one run."
 )
@@ -402,8 +437,11 @@ display(Markdown(bullets(f"on {t}, {text}" for t, text in advice.items())))
 spread = runs[(runs.twin == widest) & (runs.config == unsteady)].accuracy
 largest = shares["drift"].query("twin == @widest and config == @unsteady and share.notna() and component != 'images'")
 largest = largest.loc[largest.share.idxmax()] if len(largest) else None
-points = [f"on {t}, {difference_claim(x, look(a).label, look(b).label, adjusted=corrected[t, a, b])}"
-           for (t, a, b), x in again.items() if (a, b) == pairs[0] or settled(x, corrected[t, a, b])]  # fmt: skip
+points = [
+    f"on {t}, {difference_claim(x, look(a).label, look(b).label, adjusted=corrected[t, a, b])}"
+    for (t, a, b), x in again.items()
+    if (a, b) == pairs[0] or settled(x, corrected[t, a, b])
+]
 points.append(prediction_claim(prediction["distances and drift"]))
 display(Markdown(bullets(points)))
 answer = f"On {experiment.model.name} and {len(experiment.data):,} images, {advice[PLAIN]}."

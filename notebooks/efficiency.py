@@ -116,18 +116,27 @@ labels = {config: look(config).label for config in P.configs}
 # EdgeVLM-Bench gives CLIP ViT-B/32 in "FP16" as 577.1 MB; that is the model in 32 bits, in MiB.
 
 # %% tags=["hide-input", "full-width"]
-sizes = pd.DataFrame([
-    {"model": name, "config": config, "bytes": packed_size(shape, config)["total"]}
-    for name, shape in ((name, architecture(name)) for name in P.architectures) for config in P.configs
-])  # fmt: skip
+sizes = pd.DataFrame(
+    [
+        {"model": name, "config": config, "bytes": packed_size(shape, config)["total"]}
+        for name, shape in ((name, architecture(name)) for name in P.architectures)
+        for config in P.configs
+    ]
+)
 work.save_table("sizes", sizes)
 shown = sizes.assign(bytes=sizes.bytes / MIB).pivot(index="config", columns="model", values="bytes")
 shown = shown.loc[P.configs, P.architectures].reset_index()
 shown["config"] = [labels[c] for c in shown.config]
-display(Markdown(myst_table(
-    shown.rename(columns={"config": "Configuration"}), "Packed size (MiB) from public dimensions, everything but the quantized weights in 32 bits unless the model is cast.",
-    "tab-sizes", dict.fromkeys(P.architectures, "{:,.1f}".format),
-)))  # fmt: skip
+display(
+    Markdown(
+        myst_table(
+            shown.rename(columns={"config": "Configuration"}),
+            "Packed size (MiB) from public dimensions, everything but the quantized weights in 32 bits unless the model is cast.",
+            "tab-sizes",
+            dict.fromkeys(P.architectures, "{:,.1f}".format),
+        )
+    )
+)
 
 # %% [markdown]
 # A prediction is worth what a file says. {numref}`tab-files` saves the embedded model in every configuration that needs no
@@ -139,11 +148,16 @@ images = read_images(P.dataset, n=P.n_images, seed=P.seed, offline=P.local_files
 ready = [c for c in P.configs if not scheme(c).needs_calibration]
 trip = packed_round_trip(subject, ready, images)
 work.save_table("files", trip)
-shown = pd.DataFrame({
-    "Configuration": [labels[c] for c in trip.config], "Predicted, kB": (trip.predicted / 1e3).map("{:,.1f}".format),
-    "File, kB": (trip.file / 1e3).map("{:,.1f}".format), "File / predicted": (trip.file / trip.predicted).map("{:.4f}".format),
-    "Largest logit difference": trip.max_difference.map("{:.1g}".format), "Answers that differ": trip.flips,
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Configuration": [labels[c] for c in trip.config],
+        "Predicted, kB": (trip.predicted / 1e3).map("{:,.1f}".format),
+        "File, kB": (trip.file / 1e3).map("{:,.1f}".format),
+        "File / predicted": (trip.file / trip.predicted).map("{:.4f}".format),
+        "Largest logit difference": trip.max_difference.map("{:.1g}".format),
+        "Answers that differ": trip.flips,
+    }
+)
 caption = f"Predicted size against the bytes of a file of {escaped(subject.name)}, and the reloaded model against the saved one."
 display(Markdown(myst_table(shown, caption, "tab-files", dict.fromkeys(shown.columns[1:], str))))
 
@@ -158,11 +172,15 @@ measured = measurements_of(P.measurements, work.folder / "measured")
 here = machine_device(measured)
 machine = measured.machine
 facts = {
-    "machine": machine["name"], "threads": machine["threads"],
+    "machine": machine["name"],
+    "threads": machine["threads"],
     "used by others meanwhile": f"{machine['others']:.1%}" if "others" in machine else "not recorded",
-    **{name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s"): f"{v:g}" for name, v in machine["ceilings"].items()},
+    **{
+        name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s"): f"{v:g}"
+        for name, v in machine["ceilings"].items()
+    },
     **{package: v for package, v in machine.get("versions", {}).items()},
-}  # fmt: skip
+}
 pd.Series(facts).to_frame("measured on")
 
 # %% mystnb={"figure": {"caption": "Measured speed of the vision encoder by kernel, as a multiple of torch in 32 bits on the same machine in the same run. Right of one is faster. One image at a time; medians.", "name": "fig-speed"}, "image": {"alt": "Dots of measured speed-up by kernel on a logarithmic axis with a line at one."}}
@@ -265,14 +283,23 @@ display(Markdown(myst_table(shown, caption, "tab-gains", dict.fromkeys(shown.col
 table = device_rows(P.device_table)
 chosen = select(table, P.devices or list(table))
 chosen = [*chosen, here]
-shown = pd.DataFrame({
-    "Device": [d.name + (" (measured)" if d is here else "") for d in chosen],
-    "Memory, GiB": [f"{d.memory_gib:g}" if d.memory_gib else "unknown" for d in chosen],
-    "Usable, GiB": [f"{d.usable_gib:g}" + ("*" if "usable_gib" in d.unverified else "") if d.usable_gib else "unknown" for d in chosen],
-    "GB/s": [f"{d.bandwidth_gb_s:g}" for d in chosen],
-    "Rates, 1e12/s": [", ".join(f"{u} {r:g}" if r else f"{u} ?" for u, r in d.rates.items()) + ("*" if "rates" in d.unverified else "") for d in chosen],
-    "Power, W": [" ".join(f"{w:g}" for w in d.power_w) for d in chosen],
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Device": [d.name + (" (measured)" if d is here else "") for d in chosen],
+        "Memory, GiB": [f"{d.memory_gib:g}" if d.memory_gib else "unknown" for d in chosen],
+        "Usable, GiB": [
+            f"{d.usable_gib:g}" + ("*" if "usable_gib" in d.unverified else "") if d.usable_gib else "unknown"
+            for d in chosen
+        ],
+        "GB/s": [f"{d.bandwidth_gb_s:g}" for d in chosen],
+        "Rates, 1e12/s": [
+            ", ".join(f"{u} {r:g}" if r else f"{u} ?" for u, r in d.rates.items())
+            + ("*" if "rates" in d.unverified else "")
+            for d in chosen
+        ],
+        "Power, W": [" ".join(f"{w:g}" for w in d.power_w) for d in chosen],
+    }
+)
 work.save_table("devices", shown)
 display(
     Markdown(
@@ -293,10 +320,15 @@ plt.show()
 
 # %% tags=["hide-input"]
 refused = legal[~legal.legal].groupby("reason", sort=False)
-display(Markdown(bullets(
-    f"{escaped(reason)}: {', '.join(dict.fromkeys(labels[c] for c in rows.config))} on {', '.join(dict.fromkeys(next(d.name for d in chosen if d.key == k) for k in rows.device))}"
-    for reason, rows in refused
-) or "- Every configuration runs on every device."))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"{escaped(reason)}: {', '.join(dict.fromkeys(labels[c] for c in rows.config))} on {', '.join(dict.fromkeys(next(d.name for d in chosen if d.key == k) for k in rows.device))}"
+            for reason, rows in refused
+        )
+        or "- Every configuration runs on every device."
+    )
+)
 
 # %% [markdown]
 # ### Does it fit?
@@ -314,10 +346,12 @@ need = {c: stored[c] + shape.kv_bytes(P.context, wide[c]) for c in P.configs}
 fits = memory_table([d for d in chosen if d.usable_gib], need)
 fits = fits.merge(legal[["device", "config", "legal"]], on=["device", "config"])
 work.save_table("fits", fits)
-shown = fits.assign(cell=[
-    "does not run" if not r.legal else f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short"
-    for r in fits.itertuples()
-])  # fmt: skip
+shown = fits.assign(
+    cell=[
+        "does not run" if not r.legal else f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short"
+        for r in fits.itertuples()
+    ]
+)
 shown = shown.pivot(index="device", columns="config", values="cell").reindex([d.key for d in chosen if d.usable_gib])[
     P.configs
 ]
@@ -369,11 +403,19 @@ ends = validation.points.assign(factor=validation.points.high / validation.point
 factor = ends[ends.step == "decode"].groupby("device").factor.max()
 work.save_table("speedups", unseen.assign(calibrated=known.projected))
 decoding = unseen[unseen.step == "decode"]
-display(Markdown(bullets([
-    speed_ratio_claim(row, row.projected / factor[row.device], row.projected * factor[row.device], table[row.device].name)
-    + f"; calibrated by the 16-bit model on the device {known.loc[at, 'projected']:.2f}x"
-    for at, row in decoding.iterrows()
-])))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            [
+                speed_ratio_claim(
+                    row, row.projected / factor[row.device], row.projected * factor[row.device], table[row.device].name
+                )
+                + f"; calibrated by the 16-bit model on the device {known.loc[at, 'projected']:.2f}x"
+                for at, row in decoding.iterrows()
+            ]
+        )
+    )
+)
 
 # %% [markdown]
 # A model whose tokens take much longer than its bytes explain waits for something else, most likely for the host to launch

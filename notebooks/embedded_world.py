@@ -230,11 +230,17 @@ pd.Series({"scenes": len(data), "classes": len(data.class_names), "seed": P.seed
 # %% tags=["remove-input"]
 own = scores.set_index("model").loc[base.name]
 hardest = split[split.by == "shape"].sort_values("mean").iloc[0]
-display(Markdown("\n".join([
-    f"- {base.name} names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} held-out scenes: enough to have something to lose.",
-    f"- The hardest shape is the {hardest.value}, at {100 * hardest['mean']:.1f} % of {hardest['size']} scenes.",
-    f"- No twin changes a class score by more than {twin_table.change.max():.1g} in float64.",
-])))  # fmt: skip
+display(
+    Markdown(
+        "\n".join(
+            [
+                f"- {base.name} names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} held-out scenes: enough to have something to lose.",
+                f"- The hardest shape is the {hardest.value}, at {100 * hardest['mean']:.1f} % of {hardest['size']} scenes.",
+                f"- No twin changes a class score by more than {twin_table.change.max():.1g} in float64.",
+            ]
+        )
+    )
+)
 text = f"A model of this world names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,} scenes it never saw, and its twins with planted outliers compute the same function to within {twin_table.change.max():.1g}."
 glue("answer", Sentence(text), display=False)
 

@@ -59,8 +59,12 @@ dose_kinds: list[str] = ["key", "value", "key-offset"]
 doses: list[float] = [64.0, 1024.0]  # strengths of the planted outliers
 dose_schemes: list[str] = ["e4m3-one", "e4m3-amax", "int8-amax"]  # caches whose doses are shown
 fixes: list[str] = [
-    "e4m3-amax", "e4m3-channel", "int8-amax", "int8-channel", "int4-channel-mean",
-]  # tested for non-inferiority to the exact cache  # fmt: skip
+    "e4m3-amax",
+    "e4m3-channel",
+    "int8-amax",
+    "int8-channel",
+    "int4-channel-mean",
+]  # tested for non-inferiority to the exact cache
 margin: float = 0.01  # accuracy that a non-inferior cache may lose
 steps: int = 4  # tokens that are written to see whether errors grow
 max_new_tokens: int = 4  # longest answer
@@ -137,9 +141,15 @@ plt.show()
 # %% tags=["hide-input"]
 sizes = states.groupby(["twin", "part", "modality"], sort=False)[["amplitude", "bias_share"]].max().reset_index()
 sizes["part"] = sizes.part.map({"k": "keys", "v": "values"})
-shown = sizes.rename(columns={
-    "twin": "Twin", "part": "Part", "modality": "Tokens", "amplitude": "Largest state", "bias_share": "Share of the bias, %",
-})  # fmt: skip
+shown = sizes.rename(
+    columns={
+        "twin": "Twin",
+        "part": "Part",
+        "modality": "Tokens",
+        "amplitude": "Largest state",
+        "bias_share": "Share of the bias, %",
+    }
+)
 caption = "Largest state of any layer, and how much of the largest key the bias of the key projection makes up (the layer where it is most)."
 numbers = {"Largest state": "{:,.1f}".format, "Share of the bias, %": lambda v: "" if pd.isna(v) else f"{100 * v:.0f}"}
 display(Markdown(myst_table(shown, caption, "tab-states", numbers)))
@@ -156,10 +166,16 @@ rows = sweep(study, CellStore(work.results), executor=P.executor, workers=P.work
 scores = {cell: own.set_index("item").score for cell, own in rows.groupby(["twin", "cache", "attention"], sort=False)}
 images = rows.drop_duplicates("item").set_index("item").image_id
 paired = {"cluster": images, "level": P.level, "seed": P.seed}
-pd.Series({
-    "questions": len(images), "images": images.nunique(), "twins": rows.twin.nunique(), "caches": rows.cache.nunique(),
-    "cells": len(scores), "answers": len(rows),
-}).to_frame("study")  # fmt: skip
+pd.Series(
+    {
+        "questions": len(images),
+        "images": images.nunique(),
+        "twins": rows.twin.nunique(),
+        "caches": rows.cache.nunique(),
+        "cells": len(scores),
+        "answers": len(rows),
+    }
+).to_frame("study")
 
 # %% [markdown]
 # ## Two ablations
@@ -172,28 +188,49 @@ pd.Series({
 switches = {(usual, FLOAT): "cache", (EXACT, P.attention): "attention", (usual, P.attention): "both"}
 tests = {
     (twin, switch): paired_difference(scores[twin, *cell], scores[twin, EXACT, FLOAT], **paired)
-    for twin in everywhere for cell, switch in switches.items()
-}  # fmt: skip
+    for twin in everywhere
+    for cell, switch in switches.items()
+}
 adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-ablation = pd.DataFrame([
-    {"twin": twin, "rounded": switch, "accuracy": scores[twin, EXACT, FLOAT].mean() + test.effect, "effect": test.effect,
-     "low": test.interval[0], "high": test.interval[1], "p_holm": adjusted[twin, switch], "mde": test.mde}
-    for (twin, switch), test in tests.items()
-])  # fmt: skip
+ablation = pd.DataFrame(
+    [
+        {
+            "twin": twin,
+            "rounded": switch,
+            "accuracy": scores[twin, EXACT, FLOAT].mean() + test.effect,
+            "effect": test.effect,
+            "low": test.interval[0],
+            "high": test.interval[1],
+            "p_holm": adjusted[twin, switch],
+            "mde": test.mde,
+        }
+        for (twin, switch), test in tests.items()
+    ]
+)
 work.save_table("ablation", ablation)
-shown = pd.DataFrame({
-    "Twin": ablation.twin, "Rounded": ablation.rounded, "Simulated accuracy, %": (100 * ablation.accuracy).map("{:.1f}".format),
-    "Difference, points": [with_interval(*v) for v in ablation[["effect", "low", "high"]].itertuples(index=False)],
-    "Holm p": ablation.p_holm.map("{:.3f}".format),
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Twin": ablation.twin,
+        "Rounded": ablation.rounded,
+        "Simulated accuracy, %": (100 * ablation.accuracy).map("{:.1f}".format),
+        "Difference, points": [with_interval(*v) for v in ablation[["effect", "low", "high"]].itertuples(index=False)],
+        "Holm p": ablation.p_holm.map("{:.3f}".format),
+    }
+)
 caption = f"Simulated accuracy with the cache in {cache_label(usual)}, attention computing in {P.attention}, or both, and the difference to neither."
 display(Markdown(myst_table(shown, caption, "tab-ablation", {c: str for c in shown.columns[2:]})))
 
 # %% tags=["hide-input"]
-display(Markdown(bullets(
-    f"on {twin}, {difference_claim(test, f'rounding {switch}', 'rounding nothing', adjusted=adjusted[twin, switch])}"
-    for (twin, switch), test in tests.items() if settled(test, adjusted[twin, switch])
-) or "- No difference between the cells of the two ablations is settled."))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"on {twin}, {difference_claim(test, f'rounding {switch}', 'rounding nothing', adjusted=adjusted[twin, switch])}"
+            for (twin, switch), test in tests.items()
+            if settled(test, adjusted[twin, switch])
+        )
+        or "- No difference between the cells of the two ablations is settled."
+    )
+)
 
 # %% [markdown]
 # ## The ladder
@@ -205,16 +242,31 @@ display(Markdown(bullets(
 # %% mystnb={"figure": {"caption": "Parts of the loss in simulated accuracy, per twin. Read each colour by itself: the parts of one experiment add up to its loss. The axis is linear up to two points. Bars: paired bootstrap intervals over images.", "name": "fig-cache-ladder"}, "image": {"alt": "Forest plots, one per twin: points of accuracy lost to range, resolution, keys, values, image tokens, text tokens and lost scales."}}
 found = {
     (twin, game): attribute(
-        {factors: scores[twin, cache, FLOAT] for factors, cache in cells.items()}, max(cells, key=len),
-        n_boot=P.n_bootstrap, **paired,
+        {factors: scores[twin, cache, FLOAT] for factors, cache in cells.items()},
+        max(cells, key=len),
+        n_boot=P.n_bootstrap,
+        **paired,
     )
-    for twin in everywhere for game, cells in games(P.format).items()
-}  # fmt: skip
-parts = pd.DataFrame([
-    {"twin": twin, "game": game, "factor": f"{game}: {factor}", "effect": part.effect, "low": part.interval[0],
-     "high": part.interval[1], "p": part.p, "total": a.total.effect, "share": a.shares[factor]}
-    for (twin, game), a in found.items() for factor, part in a.parts.items()
-])  # fmt: skip
+    for twin in everywhere
+    for game, cells in games(P.format).items()
+}
+parts = pd.DataFrame(
+    [
+        {
+            "twin": twin,
+            "game": game,
+            "factor": f"{game}: {factor}",
+            "effect": part.effect,
+            "low": part.interval[0],
+            "high": part.interval[1],
+            "p": part.p,
+            "total": a.total.effect,
+            "share": a.shares[factor],
+        }
+        for (twin, game), a in found.items()
+        for factor, part in a.parts.items()
+    ]
+)
 work.save_table("ladder", parts)
 figure, axes = plt.subplots(1, len(everywhere), figsize=(7.2, 3.6), sharey=True, sharex=True, squeeze=False)
 for ax, twin in zip(axes.flat, everywhere, strict=True):
@@ -223,10 +275,15 @@ figure.supxlabel("Points of simulated accuracy lost", fontsize=10)
 plt.show()
 
 # %% tags=["hide-input"]
-display(Markdown(bullets(
-    f"on {twin}, {what}: {attribution_claim(found[twin, game])}"
-    for twin in everywhere for game, what in (("cause", f"{cache_label(f'{P.format}-one')}"), ("delivery", "scales that are lost"))
-)))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"on {twin}, {what}: {attribution_claim(found[twin, game])}"
+            for twin in everywhere
+            for game, what in (("cause", f"{cache_label(f'{P.format}-one')}"), ("delivery", "scales that are lost"))
+        )
+    )
+)
 
 # %% [markdown]
 # ## Doses
@@ -243,11 +300,18 @@ for kind in P.dose_kinds:
         sizes = state_rows(study.model, own, twin).groupby("part").amplitude.max()
         for cache in P.dose_schemes:
             test = paired_difference(scores[twin, cache, FLOAT], scores[twin, EXACT, FLOAT], **paired)
-            curves.append({
-                "kind": kind, "dose": dose, "cache": cache, "amplitude": sizes["v" if kind == "value" else "k"],
-                "effect": test.effect, "low": test.interval[0], "high": test.interval[1],
-                "kl": rows[(rows.twin == twin) & (rows.cache == cache) & (rows.attention == FLOAT)].kl.mean(),
-            })  # fmt: skip
+            curves.append(
+                {
+                    "kind": kind,
+                    "dose": dose,
+                    "cache": cache,
+                    "amplitude": sizes["v" if kind == "value" else "k"],
+                    "effect": test.effect,
+                    "low": test.interval[0],
+                    "high": test.interval[1],
+                    "kl": rows[(rows.twin == twin) & (rows.cache == cache) & (rows.attention == FLOAT)].kl.mean(),
+                }
+            )
 curves = pd.DataFrame(curves)
 work.save_table("doses", curves)
 figure, axes = plt.subplots(1, len(P.dose_kinds), figsize=(7.2, 3.2), sharey=True, squeeze=False)
@@ -276,11 +340,21 @@ for twin in everywhere:
 costs = cache_costs(study.model, [EXACT, *P.fixes], study.calibration)
 work.save_table("costs", costs)
 bytes_of = costs.set_index("cache").bytes_per_token
-table = pd.DataFrame([
-    {"twin": t, "cache": c, "effect": r.test.effect, "low": r.test.interval[0], "high": r.test.interval[1],
-     "p_holm": r.adjusted, "non_inferior": r.non_inferior, "bytes_per_token": bytes_of[c]}
-    for (t, c), r in recovered.items()
-])  # fmt: skip
+table = pd.DataFrame(
+    [
+        {
+            "twin": t,
+            "cache": c,
+            "effect": r.test.effect,
+            "low": r.test.interval[0],
+            "high": r.test.interval[1],
+            "p_holm": r.adjusted,
+            "non_inferior": r.non_inferior,
+            "bytes_per_token": bytes_of[c],
+        }
+        for (t, c), r in recovered.items()
+    ]
+)
 work.save_table("recovery", table)
 table["cell"] = [
     ("✓ " if r.non_inferior else "") + with_interval(r.effect, r.low, r.high) for r in table.itertuples(index=False)
@@ -312,10 +386,17 @@ display(
 # 128 channels, which is $28 \cdot 2 \cdot 128 \cdot 2 \cdot 2 = 28{,}672$ bytes per token in 16 bit and 0.94 GB at 32,768 tokens.
 
 # %% tags=["hide-input"]
-shown = pd.DataFrame({
-    "Cache": costs.cache.map(cache_label), "Bytes per token": costs.bytes_per_token, "Measured / predicted": costs.measured_ratio,
-    **{f"{n:,} tokens, share of weights %": 100 * n * costs.bytes_per_token / costs.weight_bytes for n in (1024, 32768)},
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Cache": costs.cache.map(cache_label),
+        "Bytes per token": costs.bytes_per_token,
+        "Measured / predicted": costs.measured_ratio,
+        **{
+            f"{n:,} tokens, share of weights %": 100 * n * costs.bytes_per_token / costs.weight_bytes
+            for n in (1024, 32768)
+        },
+    }
+)
 caption = (
     "Bytes of one more token, predicted and measured, and the cache of one sequence relative to the weights in 16 bit."
 )
@@ -395,8 +476,9 @@ points = [
     f"the largest loss of the ladder is on {biggest[0]}, in the experiment on {biggest[1]}: {attribution_claim(found[biggest])}",
     f"of caches shown to be non-inferior on the plain model and on every twin, {bytes_of[mended].min():,.0f} of "
     f"{bytes_of[EXACT]:,.0f} bytes per token (predicted) is the least: {'; '.join(map(cache_label, cheapest))}"
-    if cheapest else "no cache of the list is shown to be non-inferior on the plain model and on every twin",
-]  # fmt: skip
+    if cheapest
+    else "no cache of the list is shown to be non-inferior on the plain model and on every twin",
+]
 display(Markdown(bullets(points)))
 worst = max(found[biggest].parts, key=lambda factor: found[biggest].parts[factor].effect)
 verdict = "No" if len(passed) == len(everywhere) else "Not in general" if first.non_inferior else "Not shown either way"

@@ -139,10 +139,15 @@ criteria, costs = ("accuracy", "corrupted"), ("bytes", "latency_ms")
 grid = grid_of(P)
 rows = calibration_sweeps(grid, P, CellStore(work.results))
 outcomes = outcome_tables(rows)
-pd.Series({
-    "images": len(grid.data), "configurations": len(P.configs), "conditions": len(grid.conditions),
-    "calibration draws": P.seeds, "outcomes": len(rows),
-}).to_frame("sweep")  # fmt: skip
+pd.Series(
+    {
+        "images": len(grid.data),
+        "configurations": len(P.configs),
+        "conditions": len(grid.conditions),
+        "calibration draws": P.seeds,
+        "outcomes": len(rows),
+    }
+).to_frame("sweep")
 
 # %% [markdown]
 # ## Bytes and projected latency
@@ -279,11 +284,17 @@ uniform = P.mix[0]
 budget = total(layer_bytes, uniform) * (1 + P.mix_slack)
 chosen = allocate(losses, layer_bytes, budget)
 work.save_table("allocation", losses.assign(format=chosen.formats).reset_index(names="layer"))
-pd.Series({
-    "layers": len(losses), "bytes of the uniform scheme": f"{total(layer_bytes, uniform):,.0f}", "budget": f"{budget:,.0f}",
-    "bytes of the mix": f"{chosen.bytes:,.0f}", "summed divergence, uniform": f"{total(losses, uniform):.4g}",
-    "summed divergence, mix": f"{chosen.loss:.4g}", "least possible": f"{chosen.least_loss:.4g}",
-}).to_frame("allocation")  # fmt: skip
+pd.Series(
+    {
+        "layers": len(losses),
+        "bytes of the uniform scheme": f"{total(layer_bytes, uniform):,.0f}",
+        "budget": f"{budget:,.0f}",
+        "bytes of the mix": f"{chosen.bytes:,.0f}",
+        "summed divergence, uniform": f"{total(losses, uniform):.4g}",
+        "summed divergence, mix": f"{chosen.loss:.4g}",
+        "least possible": f"{chosen.least_loss:.4g}",
+    }
+).to_frame("allocation")
 
 # %% mystnb={"figure": {"caption": "The format that the integer program gives each Linear layer of the model, in the model's order.", "name": "fig-bits"}, "image": {"alt": "Dots of the chosen format per layer."}}
 _, ax = plt.subplots(figsize=(6.8, 2.2))
@@ -308,16 +319,31 @@ display(Markdown(bullets([verdict])))
 
 # %% tags=["hide-input"]
 merged = cost[cost.reason == ""].merge(sure.table[[*criteria, "probability"]].reset_index(names="config"), on="config")
-cloud = pd.DataFrame({
-    "Device": [known[k].name for k in merged.device], "Configuration": [labels[c] for c in merged.config],
-    "Projected latency (ms)": merged.latency_ms.map("{:.3g}".format).astype(float), "Packed size (MiB)": (merged.bytes / MIB).round(1),
-    "Clean accuracy (%)": (100 * merged.accuracy).round(1), "Corrupted accuracy (%)": (100 * merged.corrupted).round(1),
-    "P(on frontier)": merged.probability.round(2),
-})  # fmt: skip
-display(HTML(scatter(
-    cloud, "pareto-explorer", "Corrupted accuracy against projected latency, by device and configuration.",
-    x="Projected latency (ms)", y="Corrupted accuracy (%)", colour="Configuration", choose="Device", tooltip=list(cloud.columns),
-)))  # fmt: skip
+cloud = pd.DataFrame(
+    {
+        "Device": [known[k].name for k in merged.device],
+        "Configuration": [labels[c] for c in merged.config],
+        "Projected latency (ms)": merged.latency_ms.map("{:.3g}".format).astype(float),
+        "Packed size (MiB)": (merged.bytes / MIB).round(1),
+        "Clean accuracy (%)": (100 * merged.accuracy).round(1),
+        "Corrupted accuracy (%)": (100 * merged.corrupted).round(1),
+        "P(on frontier)": merged.probability.round(2),
+    }
+)
+display(
+    HTML(
+        scatter(
+            cloud,
+            "pareto-explorer",
+            "Corrupted accuracy against projected latency, by device and configuration.",
+            x="Projected latency (ms)",
+            y="Corrupted accuracy (%)",
+            colour="Configuration",
+            choose="Device",
+            tooltip=list(cloud.columns),
+        )
+    )
+)
 
 # %% [markdown]
 # ## Deployment guide
@@ -347,12 +373,17 @@ for place in places:
         for reason, found in own[own.reason != ""].groupby("reason", sort=False)
     ]
     front = pareto_frontier(full, maximize=criteria, minimize=costs).index
-    guide.append({
-        "Device": place.name, "Least regret": labels[pick.choice], "Packed, MiB": f"{row.bytes / MIB:.0f}",
-        "Projected, ms": spread_text(row.latency_ms, row.low, row.high), "Bound by": row.binds,
-        "Also on the frontier": ", ".join(labels[c] for c in front if c != pick.choice),
-        "Why not the others": "; ".join(barred),
-    })  # fmt: skip
+    guide.append(
+        {
+            "Device": place.name,
+            "Least regret": labels[pick.choice],
+            "Packed, MiB": f"{row.bytes / MIB:.0f}",
+            "Projected, ms": spread_text(row.latency_ms, row.low, row.high),
+            "Bound by": row.binds,
+            "Also on the frontier": ", ".join(labels[c] for c in front if c != pick.choice),
+            "Why not the others": "; ".join(barred),
+        }
+    )
 guide = pd.DataFrame(guide).fillna("")
 work.save_table("guide", guide)
 display(

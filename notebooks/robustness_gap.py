@@ -131,8 +131,9 @@ shown = [0, *P.severities]
 tiles = [torch.cat([corrupt(image, c, s, seed=P.seed, table=P.table) for s in shown]) for c in P.corruptions]
 image_grid(
     torch.stack(tiles).permute(0, 1, 3, 4, 2).numpy(),
-    [readable(c) for c in P.corruptions], ["clean", *(f"severity {s}" for s in P.severities)],
-)  # fmt: skip
+    [readable(c) for c in P.corruptions],
+    ["clean", *(f"severity {s}" for s in P.severities)],
+)
 plt.show()
 
 # %% [markdown]
@@ -148,10 +149,16 @@ chance = 1 / len(grid.data.class_names)
 subject = grid.variants[0].model
 main = rows[(rows.model == subject) & (rows.twin == PLAIN)]
 constants = grid.severity_table
-pd.Series({
-    "images": len(grid.data), "classes": len(grid.data.class_names), "severity constants": constants,
-    "conditions": len(grid.conditions), "model variants": len(grid.variants), "outcomes": len(rows),
-}).to_frame("grid")  # fmt: skip
+pd.Series(
+    {
+        "images": len(grid.data),
+        "classes": len(grid.data.class_names),
+        "severity constants": constants,
+        "conditions": len(grid.conditions),
+        "model variants": len(grid.variants),
+        "outcomes": len(rows),
+    }
+).to_frame("grid")
 
 # %% [markdown]
 # ## Clean images first
@@ -163,11 +170,15 @@ pd.Series({
 # %% tags=["hide-input"]
 clean = cell_table(main[main.severity == 0], P.level)
 work.save_table("clean", clean)
-shown = pd.DataFrame({
-    "Configuration": [look(c).label for c in clean.config],
-    "Simulated accuracy, % (interval)": [with_interval(*v) for v in clean[["accuracy", "low", "high"]].itertuples(index=False)],
-    "Images": clean.n,
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Configuration": [look(c).label for c in clean.config],
+        "Simulated accuracy, % (interval)": [
+            with_interval(*v) for v in clean[["accuracy", "low", "high"]].itertuples(index=False)
+        ],
+        "Images": clean.n,
+    }
+)
 caption = f"Clean zero-shot accuracy of {escaped(subject)} with {100 * P.level:g} % Wilson intervals."
 display(Markdown(myst_table(shown, caption, "tab-clean", {"Simulated accuracy, % (interval)": str})))
 
@@ -336,8 +347,10 @@ else:
 # %% tags=["hide-input"]
 dosed_tests = {
     f"{look(c).label} on {t}": robustness_gap(pd.concat([anchor, own]), own.config.iloc[0], reference, chance, **boot)
-    for (t, c), own in ((name.split("|"), frame) for name, frame in dosed[dosed.twin != "plain:1"].groupby("config", sort=False))
-}  # fmt: skip
+    for (t, c), own in (
+        (name.split("|"), frame) for name, frame in dosed[dosed.twin != "plain:1"].groupby("config", sort=False)
+    )
+}
 if dosed_tests:
     display(Markdown(bullets([gap_summary(dosed_tests), matched_claim(dosed_tests)])))
 

@@ -151,13 +151,15 @@ plt.show()
 # %%
 rows = score_rows(sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers), grid.sets)
 plain = rows[(rows.twin == PLAIN) & (rows.severity == 0)]
-counts = pd.DataFrame({
-    "images": {task: len(asked.images) for task, asked in grid.sets.items()},
-    "questions": {task: len(asked) for task, asked in grid.sets.items()},
-    "answers": rows.groupby("task").size(),
-    "unparsed": rows.groupby("task").parsed.agg(lambda read: int((~read).sum())),
-    "cut short": rows.groupby("task").ended.agg(lambda ended: int((~ended).sum())),
-})  # fmt: skip
+counts = pd.DataFrame(
+    {
+        "images": {task: len(asked.images) for task, asked in grid.sets.items()},
+        "questions": {task: len(asked) for task, asked in grid.sets.items()},
+        "answers": rows.groupby("task").size(),
+        "unparsed": rows.groupby("task").parsed.agg(lambda read: int((~read).sum())),
+        "cut short": rows.groupby("task").ended.agg(lambda ended: int((~ended).sum())),
+    }
+)
 counts.astype(int)
 
 # %% [markdown]
@@ -197,14 +199,27 @@ def answers_of(task, config, frame=None):
 
 tests = {
     (task, c): benchmark_difference(task, answers_of(task, c), answers_of(task, reference), **boot)
-    for task in NAMES for c in others
-}  # fmt: skip
+    for task in NAMES
+    for c in others
+}
 adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-effects = pd.DataFrame([
-    {"task": t, "config": c, "effect": x.effect, "low": x.interval[0], "high": x.interval[1], "p": x.p,
-     "p_holm": adjusted[t, c], "mde": x.mde, "n": x.n, "images": x.n_clusters}
-    for (t, c), x in tests.items()
-])  # fmt: skip
+effects = pd.DataFrame(
+    [
+        {
+            "task": t,
+            "config": c,
+            "effect": x.effect,
+            "low": x.interval[0],
+            "high": x.interval[1],
+            "p": x.p,
+            "p_holm": adjusted[t, c],
+            "mde": x.mde,
+            "n": x.n,
+            "images": x.n_clusters,
+        }
+        for (t, c), x in tests.items()
+    ]
+)
 _ = work.save_table("differences", effects)
 
 # %% mystnb={"figure": {"caption": "Simulated score of each configuration minus that of the reference, in points, on the plain model. Right of zero: better. Bars: paired bootstrap intervals over images.", "name": "fig-differences"}, "image": {"alt": "Three forest plots, one per benchmark: difference of each configuration to the reference with intervals."}}
@@ -232,24 +247,41 @@ display(Markdown(bullets(claims[t, c] for c in others for t in NAMES)))
 planted = rows[(rows.twin != PLAIN) & (rows.task == "vqa")]
 twin_tests = {
     (twin, c): benchmark_difference("vqa", answers_of("vqa", c, own), answers_of("vqa", reference, own), **boot)
-    for twin, own in planted.groupby("twin", sort=False) for c in P.twin_configs
-}  # fmt: skip
+    for twin, own in planted.groupby("twin", sort=False)
+    for c in P.twin_configs
+}
 twin_p = dict(zip(twin_tests, holm([x.p for x in twin_tests.values()]), strict=True)) if twin_tests else {}
 dosed = pd.DataFrame(
-    [{"twin": t, "config": c, "name": f"{t}: {look(c).label}", "effect": x.effect, "low": x.interval[0], "high": x.interval[1],
-      "p": x.p, "p_holm": twin_p[t, c], "mde": x.mde} for (t, c), x in twin_tests.items()],
+    [
+        {
+            "twin": t,
+            "config": c,
+            "name": f"{t}: {look(c).label}",
+            "effect": x.effect,
+            "low": x.interval[0],
+            "high": x.interval[1],
+            "p": x.p,
+            "p_holm": twin_p[t, c],
+            "mde": x.mde,
+        }
+        for (t, c), x in twin_tests.items()
+    ],
     columns=["twin", "config", "name", "effect", "low", "high", "p", "p_holm", "mde"],
-)  # fmt: skip
+)
 work.save_table("twins", dosed)
 _, ax = plt.subplots(figsize=(6.4, 1.0 + 0.3 * len(dosed)))
 forest(dosed, ax, "VQA accuracy minus that of the reference (points)", scale=100)
 plt.show()
 
 # %% tags=["hide-input"]
-display(Markdown(bullets(
-    f"on {t}, {difference_claim(x, look(c).label, look(reference).label, NAMES['vqa'], twin_p[t, c])}"
-    for (t, c), x in twin_tests.items()
-)))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            f"on {t}, {difference_claim(x, look(c).label, look(reference).label, NAMES['vqa'], twin_p[t, c])}"
+            for (t, c), x in twin_tests.items()
+        )
+    )
+)
 
 # %% [markdown]
 # ## Where MME loses
@@ -261,14 +293,26 @@ display(Markdown(bullets(
 names = list(dict.fromkeys(answers_of("mme", reference).category))
 sub = {
     (c, name): benchmark_difference("mme", answers_of("mme", c), answers_of("mme", reference), score=name, **boot)
-    for c in others for name in names
-}  # fmt: skip
+    for c in others
+    for name in names
+}
 sub_p = dict(zip(sub, holm([x.p for x in sub.values()]), strict=True))
-sub_tasks = pd.DataFrame([
-    {"config": c, "task": t, "n": x.n_clusters, "effect": 100 * x.effect, "low": 100 * x.interval[0],
-     "high": 100 * x.interval[1], "p": x.p, "p_holm": sub_p[c, t], "mde": 100 * x.mde}
-    for (c, t), x in sub.items()
-])  # fmt: skip
+sub_tasks = pd.DataFrame(
+    [
+        {
+            "config": c,
+            "task": t,
+            "n": x.n_clusters,
+            "effect": 100 * x.effect,
+            "low": 100 * x.interval[0],
+            "high": 100 * x.interval[1],
+            "p": x.p,
+            "p_holm": sub_p[c, t],
+            "mde": 100 * x.mde,
+        }
+        for (c, t), x in sub.items()
+    ]
+)
 work.save_table("sub_tasks", sub_tasks)
 sub_task_panels(sub_tasks).supxlabel("MME points minus those of the reference", fontsize=9)
 plt.show()
@@ -276,8 +320,9 @@ plt.show()
 # %% tags=["hide-input"]
 found = [
     f"in {readable(t)}, {difference_claim(x, look(c).label, look(reference).label, 'MME score', sub_p[c, t])}"
-    for (c, t), x in sub.items() if settled(x, sub_p[c, t])
-]  # fmt: skip
+    for (c, t), x in sub.items()
+    if settled(x, sub_p[c, t])
+]
 largest = max(x.mde for x in sub.values())
 nothing = (
     f"- No sub-task of any configuration differs beyond doubt (Holm-corrected over {len(sub)} tests). One such test, not "
@@ -304,9 +349,13 @@ lean = {
     for c in others
 }
 lean_p = dict(zip(lean, holm([x.p for x in lean.values()]), strict=True))
-display(Markdown(bullets(
-    difference_claim(x, look(c).label, look(reference).label, "yes answers", lean_p[c]) for c, x in lean.items()
-)))  # fmt: skip
+display(
+    Markdown(
+        bullets(
+            difference_claim(x, look(c).label, look(reference).label, "yes answers", lean_p[c]) for c, x in lean.items()
+        )
+    )
+)
 
 # %% [markdown]
 # ## How many answers change
@@ -321,13 +370,15 @@ said = base.loc[pd.MultiIndex.from_frame(asked[["task", "item"]])].to_numpy()
 flips = asked.assign(correct=(asked.prediction.to_numpy() != said).astype(float))
 changed = accuracy_table(flips, ["config"], cluster="image_id", **boot).set_index("config")
 by_config = asked.groupby("config", sort=False)
-shown = pd.DataFrame({
-    "Configuration": [look(c).label for c in changed.index],
-    "Changed answers, %": [with_interval(*v) for v in changed[["accuracy", "low", "high"]].itertuples(index=False)],
-    "Divergence, millinats": (1000 * by_config.kl.mean()[changed.index]).map("{:.3g}".format).to_numpy(),
-    "Log-probability": by_config.logprob.mean()[changed.index].map("{:.3f}".format).to_numpy(),
-    "Margin": by_config.margin.mean()[changed.index].map("{:.2f}".format).to_numpy(),
-})  # fmt: skip
+shown = pd.DataFrame(
+    {
+        "Configuration": [look(c).label for c in changed.index],
+        "Changed answers, %": [with_interval(*v) for v in changed[["accuracy", "low", "high"]].itertuples(index=False)],
+        "Divergence, millinats": (1000 * by_config.kl.mean()[changed.index]).map("{:.3g}".format).to_numpy(),
+        "Log-probability": by_config.logprob.mean()[changed.index].map("{:.3f}".format).to_numpy(),
+        "Margin": by_config.margin.mean()[changed.index].map("{:.2f}".format).to_numpy(),
+    }
+)
 work.save_table("changed", changed.reset_index())
 caption = "Answers that differ from the reference's over all three benchmarks, with bootstrap intervals over images; mean divergence of the first token, mean log-probability of the answer and mean margin of its first token over the second best."
 display(Markdown(myst_table(shown, caption, "tab-changed", {c: str for c in shown.columns[1:]})))
@@ -335,11 +386,13 @@ margins = asked[asked.config == reference].set_index(["task", "item"]).margin
 moved = flips[flips.correct > 0][["task", "item"]].drop_duplicates()
 if len(moved):
     hesitant = margins.loc[pd.MultiIndex.from_frame(moved)].median()
-    display(Markdown(
-        f"The reference's margin has a median of {hesitant:.2f} nats on the {len(moved):,} answers that some configuration changes and of "
-        f"{margins.median():.2f} on all {len(margins):,}. Where margins are near zero, a small shift in one direction changes many answers "
-        "while the mean divergence stays small."
-    ))  # fmt: skip
+    display(
+        Markdown(
+            f"The reference's margin has a median of {hesitant:.2f} nats on the {len(moved):,} answers that some configuration changes and of "
+            f"{margins.median():.2f} on all {len(margins):,}. Where margins are near zero, a small shift in one direction changes many answers "
+            "while the mean divergence stays small."
+        )
+    )
 
 # %% mystnb={"figure": {"caption": "Questions that configurations answer differently, with what each says; the star marks the reference answer.", "name": "fig-disagree"}, "image": {"alt": "Pictures with a question and the answers of several configurations."}}
 open_asked = asked[asked.task == "vqa"]
@@ -383,13 +436,31 @@ for twin in (PLAIN, *P.twins):
     language[twin] = paired_difference(one, both.loc[one.index], cluster=images, level=P.level, seed=P.seed)
 language_p = dict(zip(language, holm([x.p for x in language.values()]), strict=True))
 one, both = (f"{look(P.translation_config).label} calibrated on {mix} questions" for mix in P.translation_mixes)
-work.save_table("language", pd.DataFrame([
-    {"twin": t, "effect": x.effect, "low": x.interval[0], "high": x.interval[1], "p": x.p, "mde": x.mde, "n": x.n}
-    for t, x in language.items()
-]))  # fmt: skip
-display(Markdown(bullets(
-    f"on {t}, {difference_claim(x, one, both, 'accuracy in translation', language_p[t])}" for t, x in language.items()
-)))  # fmt: skip
+work.save_table(
+    "language",
+    pd.DataFrame(
+        [
+            {
+                "twin": t,
+                "effect": x.effect,
+                "low": x.interval[0],
+                "high": x.interval[1],
+                "p": x.p,
+                "mde": x.mde,
+                "n": x.n,
+            }
+            for t, x in language.items()
+        ]
+    ),
+)
+display(
+    Markdown(
+        bullets(
+            f"on {t}, {difference_claim(x, one, both, 'accuracy in translation', language_p[t])}"
+            for t, x in language.items()
+        )
+    )
+)
 
 # %% [markdown]
 # ## Worse pictures
@@ -411,9 +482,12 @@ gap_tests = {c: robustness_gap(seen, c, reference, chance, cluster="image_id", *
 gap_p = holm([gap.p for gap in gap_tests.values()])
 by_condition = seen.groupby(["corruption", "severity"], sort=False).score.mean()
 condition_text = ", ".join(f"{readable(c)} {s} {100 * v:.1f} %" for (c, s), v in by_condition.items())
-display(Markdown(f"Mean simulated accuracy over configurations: {condition_text}.\n\n" + bullets(
-    gap_claim(gap, look(c).label, p) for (c, gap), p in zip(gap_tests.items(), gap_p, strict=True)
-)))  # fmt: skip
+display(
+    Markdown(
+        f"Mean simulated accuracy over configurations: {condition_text}.\n\n"
+        + bullets(gap_claim(gap, look(c).label, p) for (c, gap), p in zip(gap_tests.items(), gap_p, strict=True))
+    )
+)
 
 # %% [markdown]
 # ## Sanity

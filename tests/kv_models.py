@@ -19,9 +19,17 @@ from transformers import (
 IMAGE, START, STOP, PAD, VOCABULARY = 60, 61, 62, 63, 64
 PATCH = 4
 TEXT = dict(
-    vocab_size=VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=256, pad_token_id=PAD, eos_token_id=PAD, bos_token_id=START,
-)  # fmt: skip
+    vocab_size=VOCABULARY,
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    pad_token_id=PAD,
+    eos_token_id=PAD,
+    bos_token_id=START,
+)
 TOKENS = dict(image_token_id=IMAGE, video_token_id=59, vision_start_token_id=START, vision_end_token_id=STOP)
 
 
@@ -49,9 +57,15 @@ def qwen2_vl(**text):
 def qwen2_5_vl(**text):
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     vision = dict(
-        depth=1, hidden_size=32, out_hidden_size=64, num_heads=2, intermediate_size=64, patch_size=PATCH,
-        window_size=16, fullatt_block_indexes=[0],
-    )  # fmt: skip
+        depth=1,
+        hidden_size=32,
+        out_hidden_size=64,
+        num_heads=2,
+        intermediate_size=64,
+        patch_size=PATCH,
+        window_size=16,
+        fullatt_block_indexes=[0],
+    )
     config = Qwen2_5_VLConfig(
         text_config=TEXT | dict(rope_parameters=rope, tie_word_embeddings=False) | text, vision_config=vision, **TOKENS
     )
@@ -61,9 +75,15 @@ def qwen2_5_vl(**text):
 def qwen3_vl(**text):
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     vision = dict(
-        depth=2, hidden_size=32, out_hidden_size=64, num_heads=2, intermediate_size=64, patch_size=PATCH,
-        deepstack_visual_indexes=[0], num_position_embeddings=16,
-    )  # fmt: skip
+        depth=2,
+        hidden_size=32,
+        out_hidden_size=64,
+        num_heads=2,
+        intermediate_size=64,
+        patch_size=PATCH,
+        deepstack_visual_indexes=[0],
+        num_position_embeddings=16,
+    )
     own = dict(head_dim=16, rope_parameters=rope, tie_word_embeddings=False)
     config = Qwen3VLConfig(text_config=TEXT | own | text, vision_config=vision, **TOKENS)
     return _seeded(Qwen3VLForConditionalGeneration, config)

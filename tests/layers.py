@@ -20,9 +20,15 @@ INPUTS = torch.from_numpy(PEERS["inputs/X_256x128"])
 def statistics_of(rows: Tensor, weight: Tensor, modalities: Tensor | None = None) -> LayerStatistics:
     """The statistics of inputs [n, in], by their definitions."""
     return LayerStatistics(
-        abs_max=rows.abs().amax(0), abs_mean=rows.abs().mean(0), square_mean=rows.square().mean(0), tokens=len(rows),
-        weight_norm=float(weight.norm()), hessian=rows.T @ rows / len(rows), rows=rows, row_modalities=modalities,
-    )  # fmt: skip
+        abs_max=rows.abs().amax(0),
+        abs_mean=rows.abs().mean(0),
+        square_mean=rows.square().mean(0),
+        tokens=len(rows),
+        weight_norm=float(weight.norm()),
+        hessian=rows.T @ rows / len(rows),
+        rows=rows,
+        row_modalities=modalities,
+    )
 
 
 def layer_of(spec, weight: Tensor, rows: Tensor, name: str = "fc", modalities: Tensor | None = None) -> Layer:

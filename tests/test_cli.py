@@ -55,18 +55,38 @@ def test_check_prints_every_value(tmp_path):
 
 GRIDS = {
     "robustness_gap": dict(
-        n_images=6, configs=["fp32", "w8a8-minmax"], baseline_model=None, corruptions=["fog"], severities=[3],
-        twins=[], n_calibration=4,
+        n_images=6,
+        configs=["fp32", "w8a8-minmax"],
+        baseline_model=None,
+        corruptions=["fog"],
+        severities=[3],
+        twins=[],
+        n_calibration=4,
     ),
     "vlm_accuracy": dict(
-        n_vqa=2, n_pope=2, n_mme=28, configs=["bf16", "w8a16"], vision_configs=[], twins=["weight:16"],
-        twin_configs=["w8a16"], n_calibration=4, n_translation=2, conditions=["fog:3"], max_new_tokens=2,
+        n_vqa=2,
+        n_pope=2,
+        n_mme=28,
+        configs=["bf16", "w8a16"],
+        vision_configs=[],
+        twins=["weight:16"],
+        twin_configs=["w8a16"],
+        n_calibration=4,
+        n_translation=2,
+        conditions=["fog:3"],
+        max_new_tokens=2,
     ),
     "fp8_kv_ablation": dict(
-        n_images=4, n_calibration=4, twins=["key:64"], dose_kinds=["key"], doses=[1.0, 64.0],
-        dose_schemes=["e4m3-one"], fixes=["e4m3-amax"], max_new_tokens=2,
+        n_images=4,
+        n_calibration=4,
+        twins=["key:64"],
+        dose_kinds=["key"],
+        doses=[1.0, 64.0],
+        dose_schemes=["e4m3-one"],
+        fixes=["e4m3-amax"],
+        max_new_tokens=2,
     ),
-}  # fmt: skip
+}
 COLUMNS = {
     "robustness_gap": {"correct", "corruption", "severity", "twin", "config"},
     "vlm_accuracy": {"score", "said", "task", "severity", "twin", "config"},

@@ -73,10 +73,19 @@ def test_the_robustness_chapter_takes_another_model_and_data_set_by_parameters_a
     )
     model = shutil.copytree(EMBEDDED / "scenes-clip", tmp_path / "my-clip")
     parameters = {
-        "model": str(model), "dataset": str(photographs), "baseline_model": None, "prompts": "cifar", "n_images": 6,
-        "configs": ["fp32", "w8a8-smoothquant"], "corruptions": ["fog"], "severities": [3], "twins": ["weight:8"],
-        "n_calibration": 4, "n_bootstrap": 100, "results": str(tmp_path / "results"),
-    }  # fmt: skip
+        "model": str(model),
+        "dataset": str(photographs),
+        "baseline_model": None,
+        "prompts": "cifar",
+        "n_images": 6,
+        "configs": ["fp32", "w8a8-smoothquant"],
+        "corruptions": ["fog"],
+        "severities": [3],
+        "twins": ["weight:8"],
+        "n_calibration": 4,
+        "n_bootstrap": 100,
+        "results": str(tmp_path / "results"),
+    }
     target = tmp_path / "out.ipynb"
     execute(Chapter("robustness_gap", ROOT, parameters), target)
     shown = target.read_text()

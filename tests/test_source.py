@@ -12,10 +12,15 @@ from edgelib.study.store import code_version
 def library(tmp_path):
     """A package: top imports middle when called, middle imports a name of the package below, aside is on its own."""
     files = {
-        "__init__.py": "", "aside.py": "", "top.py": "import os\ndef f():\n    import lib.middle\n",
-        "middle.py": "from lib.below import leaf\n", "below/__init__.py": "from lib.helper import *\n",
-        "below/leaf.py": "", "below/other.py": "", "helper.py": "",
-    }  # fmt: skip
+        "__init__.py": "",
+        "aside.py": "",
+        "top.py": "import os\ndef f():\n    import lib.middle\n",
+        "middle.py": "from lib.below import leaf\n",
+        "below/__init__.py": "from lib.helper import *\n",
+        "below/leaf.py": "",
+        "below/other.py": "",
+        "helper.py": "",
+    }
     for name, text in files.items():
         path = tmp_path / "lib" / name
         path.parent.mkdir(parents=True, exist_ok=True)

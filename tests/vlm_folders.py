@@ -39,20 +39,33 @@ def qwen2_vl(out: Path, seed: int = 0, context: int = 256) -> Path:
     ids = {word: words.convert_tokens_to_ids(word) for word in special}
     config = Qwen2VLConfig(
         text_config=dict(
-            vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=context, bos_token_id=ids[START], eos_token_id=ids[END],
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=context,
+            bos_token_id=ids[START],
+            eos_token_id=ids[END],
             pad_token_id=ids[PAD],
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
         ),
         vision_config=dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=6),
-        image_token_id=ids[IMAGE], video_token_id=ids[VIDEO], vision_start_token_id=ids[VISION_START],
-        vision_end_token_id=ids[VISION_END], eos_token_id=ids[END], pad_token_id=ids[PAD],
-    )  # fmt: skip
+        image_token_id=ids[IMAGE],
+        video_token_id=ids[VIDEO],
+        vision_start_token_id=ids[VISION_START],
+        vision_end_token_id=ids[VISION_END],
+        eos_token_id=ids[END],
+        pad_token_id=ids[PAD],
+    )
     sizes = dict(patch_size=6, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=144, longest_edge=9216))
     processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**sizes), tokenizer=words, video_processor=Qwen2VLVideoProcessor(**sizes),
+        image_processor=Qwen2VLImageProcessor(**sizes),
+        tokenizer=words,
+        video_processor=Qwen2VLVideoProcessor(**sizes),
         chat_template=CHAT.replace("@IMAGE@", VISION_START + IMAGE + VISION_END),
-    )  # fmt: skip
+    )
     return _saved(Qwen2VLForConditionalGeneration, config, processor, out, seed)
 
 
@@ -65,16 +78,30 @@ def idefics3(out: Path, seed: int = 0) -> Path:
     ids = {word: words.convert_tokens_to_ids(word) for word in special}
     config = Idefics3Config(
         text_config=dict(
-            model_type="llama", vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, pad_token_id=ids[PAD],
-            bos_token_id=ids[START], eos_token_id=ids[END],
+            model_type="llama",
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            pad_token_id=ids[PAD],
+            bos_token_id=ids[START],
+            eos_token_id=ids[END],
         ),
         vision_config=dict(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
             patch_size=8,
         ),
-        image_token_id=ids["<image>"], scale_factor=2, pad_token_id=ids[PAD],
-    )  # fmt: skip
+        image_token_id=ids["<image>"],
+        scale_factor=2,
+        pad_token_id=ids[PAD],
+    )
     sizes = dict(size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False)
     processor = Idefics3Processor(
         Idefics3ImageProcessor(**sizes), words, image_seq_len=4, chat_template=CHAT.replace("@IMAGE@", "<image>")
@@ -97,23 +124,45 @@ def llava_onevision(out: Path, seed: int = 0) -> Path:
     ids = {word: words.convert_tokens_to_ids(word) for word in special}
     config = LlavaOnevisionConfig(
         text_config=dict(
-            model_type="qwen2", vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, pad_token_id=ids[PAD],
-            bos_token_id=ids[START], eos_token_id=ids[END],
+            model_type="qwen2",
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            pad_token_id=ids[PAD],
+            bos_token_id=ids[START],
+            eos_token_id=ids[END],
         ),
         vision_config=dict(
-            model_type="siglip_vision_model", hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, image_size=32, patch_size=8, vision_use_head=False,
+            model_type="siglip_vision_model",
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            vision_use_head=False,
         ),
-        image_token_index=ids["<image>"], video_token_index=ids["<video>"], image_token_id=ids["<image>"],
-        video_token_id=ids["<video>"], image_grid_pinpoints=[[32, 32], [32, 64]], vision_aspect_ratio="anyres_max_9",
-    )  # fmt: skip
+        image_token_index=ids["<image>"],
+        video_token_index=ids["<video>"],
+        image_token_id=ids["<image>"],
+        video_token_id=ids["<video>"],
+        image_grid_pinpoints=[[32, 32], [32, 64]],
+        vision_aspect_ratio="anyres_max_9",
+    )
     size = dict(size={"height": 32, "width": 32})
     processor = LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(**size, image_grid_pinpoints=[[32, 32], [32, 64]]), words,
-        LlavaOnevisionVideoProcessor(**size), num_image_tokens=16, vision_feature_select_strategy="full",
-        chat_template=CHAT.replace("@IMAGE@", "<image>"), vision_aspect_ratio="anyres_max_9",
-    )  # fmt: skip
+        LlavaOnevisionImageProcessor(**size, image_grid_pinpoints=[[32, 32], [32, 64]]),
+        words,
+        LlavaOnevisionVideoProcessor(**size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT.replace("@IMAGE@", "<image>"),
+        vision_aspect_ratio="anyres_max_9",
+    )
     return _saved(LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
 
 
@@ -134,16 +183,29 @@ def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
     words = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, model_max_length=256)
     config = BlipConfig(
         text_config=dict(
-            vocab_size=len(words), hidden_size=32, encoder_hidden_size=32, intermediate_size=64, projection_dim=16,
-            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256, bos_token_id=5, eos_token_id=3,
-            sep_token_id=3, pad_token_id=0,
+            vocab_size=len(words),
+            hidden_size=32,
+            encoder_hidden_size=32,
+            intermediate_size=64,
+            projection_dim=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            bos_token_id=5,
+            eos_token_id=3,
+            sep_token_id=3,
+            pad_token_id=0,
         ),
         vision_config=dict(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
             patch_size=8,
         ),
         projection_dim=16,
-    )  # fmt: skip
+    )
     processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), words)
     return _saved(BlipForQuestionAnswering if answering else BlipForConditionalGeneration, config, processor, out, seed)
 

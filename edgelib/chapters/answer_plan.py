@@ -82,10 +82,16 @@ def answer_grid_of(p: AnswerParameters) -> AnswerGrid:
         asked = [AnswerVariant(twin, p.translation_config, draw_name(*draw)) for draw in draws]
         cells += [(v, Place(TRANSLATION)) for v in (_variant(twin, p.configs[0], p.calibration), *asked)]
     return AnswerGrid(
-        model=model, asked=tuple(dict.fromkeys(cells)), sets=sets, calibrations=_calibrations(p, sets, draws),
-        seed=p.seed, table=p.table, instruction=p.instruction, max_new_tokens=p.max_new_tokens,
+        model=model,
+        asked=tuple(dict.fromkeys(cells)),
+        sets=sets,
+        calibrations=_calibrations(p, sets, draws),
+        seed=p.seed,
+        table=p.table,
+        instruction=p.instruction,
+        max_new_tokens=p.max_new_tokens,
         batch_size=p.batch_size,
-    )  # fmt: skip
+    )
 
 
 def _variant(twin: str, config: str, mix: str) -> AnswerVariant:

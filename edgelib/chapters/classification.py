@@ -97,10 +97,17 @@ class CalibrationSensitivity(ZeroShot):
     """Parameters of the chapter `calibration_sensitivity`."""
 
     ladder: Annotated[Configs, at_least_two("configurations to compare")] = Field(
-        ["w4a8-minmax", "w4a8-smoothquant-search", "w4a8-awq-fixed", "w4a8-awq-noclip", "w4a8-awq", "w4a8-gptq",
-         "w4a8-imatrix"],
+        [
+            "w4a8-minmax",
+            "w4a8-smoothquant-search",
+            "w4a8-awq-fixed",
+            "w4a8-awq-noclip",
+            "w4a8-awq",
+            "w4a8-gptq",
+            "w4a8-imatrix",
+        ],
         description="configurations compared with the first one, on one mix and size",
-    )  # fmt: skip
+    )
     configs: Annotated[Configs, each(_dependent), at_least_two("configurations to compare")] = Field(
         ["w8a8-minmax-static", "w8a8-smoothquant", "w4a8-awq", "w4a8-gptq"],
         description="configurations of the crossed experiment; each must need a calibration set",

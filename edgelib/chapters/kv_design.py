@@ -50,9 +50,11 @@ def games(format: str) -> dict[str, dict[tuple[str, ...], str]]:
         for name, own in alone.items()
     }
     cells = {
-        (): EXACT, ("range",): f"{lost}-rangeonly", ("resolution",): f"{lost}-resolutiononly",
+        (): EXACT,
+        ("range",): f"{lost}-rangeonly",
+        ("resolution",): f"{lost}-resolutiononly",
         ("range", "resolution"): lost,
-    }  # fmt: skip
+    }
     without = {("lost scale",): f"{lost}-undelivered-scaleonly"} | {
         (*factors, "lost scale"): f"{cache}-undelivered" for factors, cache in cells.items() if factors
     }

@@ -21,9 +21,17 @@ DARK_GAIN = 0.25  # two photographic stops
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 # The ten of EdgeVLM-Bench, by name: a corruption added to the registry must not change the mixture.
 MIXTURE = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "fog", "brightness", "contrast",
-    "jpeg_compression", "pixelate",
-)  # fmt: skip
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "motion_blur",
+    "fog",
+    "brightness",
+    "contrast",
+    "jpeg_compression",
+    "pixelate",
+)
 _SEVERITY = 3
 HEAVY = 7 / 8  # share of the items that the favoured tower sees
 
@@ -89,7 +97,8 @@ MIXES: dict[str, Mix] = {
     "single-class": Mix("one class only, the named one or the seed's", draw="one class", argument="[:CLASS]"),
     "corrupted": Mix(
         "balanced, each image with the named corruption, or with one of ten drawn for it (all); severity 3 unless said",
-        change=corrupted, argument="[:CORRUPTION|all[:SEVERITY]]",
+        change=corrupted,
+        argument="[:CORRUPTION|all[:SEVERITY]]",
     ),
     "vision-heavy": Mix("the image of 7 items in 8, the text of the others", image_share=HEAVY, language="english"),
     "text-heavy": Mix("the image of 1 item in 8, the text of the others", image_share=1 - HEAVY, language="english"),
@@ -97,7 +106,7 @@ MIXES: dict[str, Mix] = {
     "text-only": Mix("the text of every item, and no image", image_share=0.0, language="english"),
     "english": Mix("image and English text of every item", language="english", paired=True),
     "second-language": Mix("image and German text of every item", language="german", paired=True),
-}  # fmt: skip
+}
 
 
 def parse_mix(name: object) -> tuple[Mix, str]:

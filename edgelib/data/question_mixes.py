@@ -19,9 +19,17 @@ LANGUAGE = "language"  # the column of a source that says it for each question
 
 
 def question_calibration(
-    name: str, split: str, pool: Asked, mix: Mix, label: str, n: int, seed: int, exclude: QuestionSet | None,
-    change: Callable[[Images], Images], spread: Callable[[float, int, int], np.ndarray],
-) -> QuestionSet:  # fmt: skip
+    name: str,
+    split: str,
+    pool: Asked,
+    mix: Mix,
+    label: str,
+    n: int,
+    seed: int,
+    exclude: QuestionSet | None,
+    change: Callable[[Images], Images],
+    spread: Callable[[float, int, int], np.ndarray],
+) -> QuestionSet:
     """Draw a calibration set of n questions from a pool; `image_seen` says which of them come with their image.
 
     change: what the mix does to images. spread: (share, n, seed) -> which of n items a tower sees. A question that the

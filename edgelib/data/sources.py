@@ -18,9 +18,15 @@ from edgelib.errors import EdgelibError, did_you_mean
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
 UNSPLIT = "test"  # the name under which a source without splits is read
 CLASS_NAMES_FILE = "class_names.json"
 

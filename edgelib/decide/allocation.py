@@ -102,9 +102,12 @@ def allocate(
     else:
         found = smallest
     return Allocation(
-        formats=found, loss=total(losses, found), least_loss=float(least_loss), bytes=total(sizes, found),
+        formats=found,
+        loss=total(losses, found),
+        least_loss=float(least_loss),
+        bytes=total(sizes, found),
         budget=float(budget),
-    )  # fmt: skip
+    )
 
 
 def _solved(cost: np.ndarray, limits: list[optimize.LinearConstraint], *, whole: bool) -> optimize.OptimizeResult:

@@ -33,9 +33,15 @@ class TierChoice:
 
 
 def choose_for_tier(
-    table: pd.DataFrame, tier: str | Tier | Mapping, device: str, *, maximize, minimize,
-    illegal: Mapping[str, str] | None = None, name: str | None = None,
-) -> TierChoice:  # fmt: skip
+    table: pd.DataFrame,
+    tier: str | Tier | Mapping,
+    device: str,
+    *,
+    maximize,
+    minimize,
+    illegal: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> TierChoice:
     """Return the configuration to ship within a tier, among those that are legal on its device.
 
     table: index config, the criteria and the columns of the budgets as numbers. illegal: {config: why it does not run}.
@@ -78,6 +84,9 @@ def _binds(legal: pd.DataFrame, tier) -> dict | None:
         row = bound.loc[shares[nearest].argmax()]
         needed = legal[row["column"]].iloc[nearest]
     return dict(
-        column=str(row["column"]), budget=float(row["budget"]), needed=float(needed),
-        short_by=float(needed - row["budget"]), alone=bool(len(single)),
-    )  # fmt: skip
+        column=str(row["column"]),
+        budget=float(row["budget"]),
+        needed=float(needed),
+        short_by=float(needed - row["budget"]),
+        alone=bool(len(single)),
+    )

@@ -47,8 +47,10 @@ def _checked(outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame) -> None:
     for column in costs.columns:
         bad = ~np.isfinite(costs[column].to_numpy(dtype=float, na_value=np.nan))
         if bad.any():
-            raise EdgelibError(f"cost {column!r} is missing (NaN) or infinite for {costs.index[bad.argmax()]!r}; "
-                               "measure it or drop the config")  # fmt: skip
+            raise EdgelibError(
+                f"cost {column!r} is missing (NaN) or infinite for {costs.index[bad.argmax()]!r}; "
+                "measure it or drop the config"
+            )
     if not isinstance(outcomes, Mapping) or not outcomes:
         raise EdgelibError("outcomes must be a dict {criterion: table of items by (config, run)}")
     first = next(iter(outcomes.values()))
@@ -59,8 +61,10 @@ def _checked(outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame) -> None:
             raise EdgelibError(f"{name!r} is both a criterion and a cost; rename one")
         if set(table.columns.get_level_values(0)) != set(costs.index):
             unmatched = set(table.columns.get_level_values(0)) ^ set(costs.index)
-            raise EdgelibError(f"outcomes of {name!r} and costs must have the same configs; only one has "
-                               f"{', '.join(sorted(map(str, unmatched)))}")  # fmt: skip
+            raise EdgelibError(
+                f"outcomes of {name!r} and costs must have the same configs; only one has "
+                f"{', '.join(sorted(map(str, unmatched)))}"
+            )
         if not table.index.is_unique or set(table.index) != set(first.index):
             raise EdgelibError(f"the criteria must have the same items, once each; {name!r} has others or repeats some")
         fractions(table.to_numpy(dtype=float, na_value=np.nan), f"outcomes of {name!r}")
@@ -162,9 +166,15 @@ def _share(values: np.ndarray, front: np.ndarray) -> float:
 
 
 def uncertain_frontier(
-    outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame, *, cost_spread: Mapping[str, float] | None = None,
-    cluster=None, n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> Frontier:  # fmt: skip
+    outcomes: Mapping[str, pd.DataFrame],
+    costs: pd.DataFrame,
+    *,
+    cost_spread: Mapping[str, float] | None = None,
+    cluster=None,
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Frontier:
     """Return the frontier of configurations with the probability of being on it, its knee, regret and hypervolume.
 
     outcomes: {criterion: table of items by (config, run)} in [0, 1], maximised; a config that no run varies has one.

@@ -156,9 +156,15 @@ def binding(frame: pd.DataFrame, tier) -> pd.DataFrame:
     for place, (column, most) in enumerate(budgets.items()):
         values, others = _numbers(frame, column), np.delete(over, place, axis=1).any(axis=1)
         needed = values[~others].min() if (~others).any() else np.nan
-        table.append(dict(
-            column=column, budget=float(most), lowest=values.min() if len(values) else np.nan,
-            over=int(over[:, place].sum()), over_alone=int((over[:, place] & ~others).sum()),
-            needed=needed, short_by=np.maximum(needed - most, 0.0),
-        ))  # fmt: skip
+        table.append(
+            dict(
+                column=column,
+                budget=float(most),
+                lowest=values.min() if len(values) else np.nan,
+                over=int(over[:, place].sum()),
+                over_alone=int((over[:, place] & ~others).sum()),
+                needed=needed,
+                short_by=np.maximum(needed - most, 0.0),
+            )
+        )
     return pd.DataFrame(table)

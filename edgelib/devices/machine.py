@@ -19,10 +19,14 @@ def describe(name: str | None = None) -> dict:
     """Return what this machine is: name, processor, cores, threads of torch now, memory, family, versions."""
     processor, cores = _processor(), os.cpu_count() or 1
     return {
-        "name": name or f"{processor}, {cores} cores", "processor": processor, "cores": cores,
-        "threads": torch.get_num_threads(), "memory_gib": round(memory_bytes() / 2**30, 1), "family": _family(),
+        "name": name or f"{processor}, {cores} cores",
+        "processor": processor,
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "family": _family(),
         "versions": {package: _version(package) for package in _PACKAGES},
-    }  # fmt: skip
+    }
 
 
 class Watch:

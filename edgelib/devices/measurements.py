@@ -26,10 +26,22 @@ _CASE = ("model", "runtime", "config", "weight", "activation", "batch")
 COLUMNS = {
     "encoders": (*_CASE, "p25", "p50", "p75", "p95", "n", "operations", "bytes", *MEMORY),
     "generation": (
-        *_CASE, "prompt", "new_tokens", "ttft_p50", "ttft_p95", "tpot_p25", "tpot_p50", "tpot_p75", "tpot_p95", "tpot",
-        "tokens_per_s", "operations", "bytes", *MEMORY,
+        *_CASE,
+        "prompt",
+        "new_tokens",
+        "ttft_p50",
+        "ttft_p95",
+        "tpot_p25",
+        "tpot_p50",
+        "tpot_p75",
+        "tpot_p95",
+        "tpot",
+        "tokens_per_s",
+        "operations",
+        "bytes",
+        *MEMORY,
     ),
-}  # fmt: skip
+}
 CEILINGS = ("copy_gb_s", "read_gb_s", "fp32_tops")
 
 
@@ -126,6 +138,7 @@ def achieved(table: pd.DataFrame, time: str) -> pd.DataFrame:
     """Return the cases with gb_s and tops, bytes and operations of a step by its time, and intensity, their ratio."""
     seconds = table[time] / 1e3
     return table.assign(
-        gb_s=table["bytes"] / seconds / 1e9, tops=table["operations"] / seconds / 1e12,
+        gb_s=table["bytes"] / seconds / 1e9,
+        tops=table["operations"] / seconds / 1e12,
         intensity=table["operations"] / table["bytes"],
-    )  # fmt: skip
+    )

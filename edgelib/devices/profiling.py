@@ -47,9 +47,13 @@ class Marks:
 
 
 def times_ms(
-    step: Callable[[], object], *, device: str | torch.device = "cpu", warmup: int = 3, repeats: int = 20,
+    step: Callable[[], object],
+    *,
+    device: str | torch.device = "cpu",
+    warmup: int = 3,
+    repeats: int = 20,
     cold: bool = False,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return the times of `repeats` calls of step() in ms, after `warmup` calls that do not count.
 
     cold: overwrite a buffer larger than the caches before every call, so that weights come from memory; the time of
@@ -219,9 +223,7 @@ def memory_split(model: nn.Module, step: Callable[[], object], kept: Callable[[]
         rise = allocated_peak(step)
         workspace = max(0, resident[0] - rise) if resident else 0
     kv = kept()
-    return {
-        "weights": tensor_bytes(model), "kv": kv, "activations": max(0, rise - kv), "workspace": int(workspace)
-    }  # fmt: skip
+    return {"weights": tensor_bytes(model), "kv": kv, "activations": max(0, rise - kv), "workspace": int(workspace)}
 
 
 def allocated_peak(step: Callable[[], object]) -> int:

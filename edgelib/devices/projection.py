@@ -95,12 +95,23 @@ def published_points(table: Mapping[str, Device]) -> pd.DataFrame:
             make = decode_work if step == "decode" else prefill_work
             work = make(decoder(point["model"]), bits, head_bits=point.get("head_bits", 16), **count)
         device = choose(table, point["device"], "device")
-        rows.append(dict(
-            device=device.key, silicon=device.silicon or device.key, model=point["model"], step=step, weight=weight,
-            activation=activation, bits=float(bits), tokens=tokens, runtime=point["runtime"], ms=float(point["ms"]),
-            source=known["sources"][point["said"]], assumed=point.get("assumed", ""),
-            **_terms(work, device, weight, activation, step),
-        ))  # fmt: skip
+        rows.append(
+            dict(
+                device=device.key,
+                silicon=device.silicon or device.key,
+                model=point["model"],
+                step=step,
+                weight=weight,
+                activation=activation,
+                bits=float(bits),
+                tokens=tokens,
+                runtime=point["runtime"],
+                ms=float(point["ms"]),
+                source=known["sources"][point["said"]],
+                assumed=point.get("assumed", ""),
+                **_terms(work, device, weight, activation, step),
+            )
+        )
     return pd.DataFrame(rows)
 
 
@@ -226,11 +237,19 @@ def validate(points: pd.DataFrame, level: float = 0.9) -> Validation:
     table = errors.assign(low=low, high=high, error=errors["projected"] / errors["ms"] - 1)
     table["inside"] = (table["low"] <= table["ms"]) & (table["ms"] <= table["high"])
     groups = [*table.groupby("step", sort=False), ("all", table)]
-    by_step = pd.DataFrame([
-        dict(step=step, n=len(own), devices=own["silicon"].nunique(), error=own["error"].abs().mean(),
-             median_error=own["error"].abs().median(), coverage=own["inside"].mean())
-        for step, own in groups
-    ])  # fmt: skip
+    by_step = pd.DataFrame(
+        [
+            dict(
+                step=step,
+                n=len(own),
+                devices=own["silicon"].nunique(),
+                error=own["error"].abs().mean(),
+                median_error=own["error"].abs().median(),
+                coverage=own["inside"].mean(),
+            )
+            for step, own in groups
+        ]
+    )
     return Validation(table, by_step, level)
 
 

@@ -18,14 +18,27 @@ GIB = 2**30
 UNPUBLISHED = "unpublished"
 # Plausible magnitudes: a slipped unit (1792 for 1.792 TB/s, bytes for gigabytes) is caught when the table is read.
 MAGNITUDES = {
-    "memory_gib": (0.25, 1024), "usable_gib": (0.1, 1024), "bandwidth_gb_s": (1, 20_000), "rates": (0.01, 50_000),
+    "memory_gib": (0.25, 1024),
+    "usable_gib": (0.1, 1024),
+    "bandwidth_gb_s": (1, 20_000),
+    "rates": (0.01, 50_000),
     "power_w": (0.5, 2000),
-}  # fmt: skip
+}
 # The arithmetic unit that a format needs; narrow weights beside wide activations need none, they are decoded first.
 UNITS = {
-    "fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "int4": "int8", "int3": "int8", "int2": "int8",
-    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "mxfp8": "mxfp8", "mxfp4": "fp4", "nvfp4": "fp4",
-}  # fmt: skip
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "int8": "int8",
+    "int4": "int8",
+    "int3": "int8",
+    "int2": "int8",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "mxfp8": "mxfp8",
+    "mxfp4": "fp4",
+    "nvfp4": "fp4",
+}
 WIDE = ("fp32", "fp16", "bf16")
 
 
@@ -117,9 +130,16 @@ def memory_table(table: Iterable[Device], needed: Mapping[str, float]) -> pd.Dat
             if isinstance(need, bool) or not isinstance(need, Real) or not need > 0:
                 raise EdgelibError(f"{config!r} needs memory above 0 bytes, got {need!r}")
             free = usable - need / GIB
-            rows.append(dict(
-                device=device.key, config=config, need_gib=need / GIB, usable_gib=usable, free_gib=free, fits=free >= 0
-            ))  # fmt: skip
+            rows.append(
+                dict(
+                    device=device.key,
+                    config=config,
+                    need_gib=need / GIB,
+                    usable_gib=usable,
+                    free_gib=free,
+                    fits=free >= 0,
+                )
+            )
     return pd.DataFrame(rows, columns=["device", "config", "need_gib", "usable_gib", "free_gib", "fits"])
 
 
@@ -172,8 +192,9 @@ def _device(key: str, row: object, families: Mapping[str, dict]) -> Device:
         )
     for fact in row:
         if fact not in known:
-            raise EdgelibError(f"device {key!r} has an unknown fact {fact!r}{did_you_mean(fact, known)}; facts are "
-                               f"{', '.join(known)}")  # fmt: skip
+            raise EdgelibError(
+                f"device {key!r} has an unknown fact {fact!r}{did_you_mean(fact, known)}; facts are {', '.join(known)}"
+            )
     for fact in ("name", "family", "rates"):
         if not row.get(fact):
             raise EdgelibError(f"device {key!r} has no fact {fact!r}; every row needs name, family and rates")
@@ -182,18 +203,26 @@ def _device(key: str, row: object, families: Mapping[str, dict]) -> Device:
     rates = {unit: None if rate == UNPUBLISHED else rate for unit, rate in row["rates"].items()}
     values = {name: row[name] for name in ("memory_gib", "usable_gib", "bandwidth_gb_s") if row.get(name) is not None}
     for fact, value in [
-        *values.items(), *(("rates", rate) for rate in rates.values() if rate is not None),
+        *values.items(),
+        *(("rates", rate) for rate in rates.values() if rate is not None),
         *(("power_w", watts) for watts in row.get("power_w") or ()),
-    ]:  # fmt: skip
+    ]:
         _check_magnitude(key, fact, value)
     if values.get("usable_gib", 0) > values.get("memory_gib", float("inf")):
         raise EdgelibError(f"device {key!r} has {values['usable_gib']} GiB usable of {values['memory_gib']} GiB fitted")
     texts = {name: tuple(map(str, row.get(name) or ())) for name in ("sources", "unverified")}
     lacks = MappingProxyType(dict(families.get(row["family"]) or {}))
     return Device(
-        key=key, name=str(row["name"]), family=str(row["family"]), rates=MappingProxyType(rates), lacks=lacks,
-        power_w=tuple(row.get("power_w") or ()), silicon=row.get("silicon"), **values, **texts,
-    )  # fmt: skip
+        key=key,
+        name=str(row["name"]),
+        family=str(row["family"]),
+        rates=MappingProxyType(rates),
+        lacks=lacks,
+        power_w=tuple(row.get("power_w") or ()),
+        silicon=row.get("silicon"),
+        **values,
+        **texts,
+    )
 
 
 def _check_magnitude(key: str, fact: str, value: object) -> None:

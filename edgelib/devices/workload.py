@@ -164,9 +164,14 @@ def encoder(name: str) -> Encoder:
 
 
 _FIELDS = {
-    "hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads", "mlp": "intermediate_size",
-    "patch": "patch_size", "image": "image_size", "projection": "projection_dim",
-}  # fmt: skip
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "patch": "patch_size",
+    "image": "image_size",
+    "projection": "projection_dim",
+}
 
 
 def encoder_of(config) -> Encoder:

@@ -110,10 +110,13 @@ def _weights(name: str, layer: QuantLinear) -> dict:
         )
     grouped = groups > 1
     return {
-        "num_bits": format.bits, "type": kind, "symmetric": format.symmetric if kind == "int" else True,
+        "num_bits": format.bits,
+        "type": kind,
+        "symmetric": format.symmetric if kind == "int" else True,
         "strategy": "group" if grouped else "channel",
-        "group_size": layer.in_features // groups if grouped else None, "dynamic": False,
-    }  # fmt: skip
+        "group_size": layer.in_features // groups if grouped else None,
+        "dynamic": False,
+    }
 
 
 def _inputs(name: str, layer: QuantLinear) -> dict | None:
@@ -128,9 +131,12 @@ def _inputs(name: str, layer: QuantLinear) -> dict | None:
         )
     static = layer.input_scale is not None
     return {
-        "num_bits": format.bits, "type": kind, "symmetric": True, "strategy": "tensor" if static else "token",
+        "num_bits": format.bits,
+        "type": kind,
+        "symmetric": True,
+        "strategy": "tensor" if static else "token",
         "dynamic": not static,
-    }  # fmt: skip
+    }
 
 
 def _format(layer: QuantLinear) -> str:

@@ -134,9 +134,13 @@ def _description(module: nn.Module, plans: dict[str, Plan], other_dtype: torch.d
     kinds, layers, modules = [], {}, dict(module.named_modules())
     for name, plan in plans.items():
         kind = {
-            "weight": _format_fields(plan.format), "activation": _format_fields(modules[name].activation),
-            "groups": plan.groups, "static": plan.static, "wide": plan.wide, "tied": plan.tied,
-        }  # fmt: skip
+            "weight": _format_fields(plan.format),
+            "activation": _format_fields(modules[name].activation),
+            "groups": plan.groups,
+            "static": plan.static,
+            "wide": plan.wide,
+            "tied": plan.tied,
+        }
         if kind not in kinds:
             kinds.append(kind)
         layers[name] = {"plan": kinds.index(kind), "notes": modules[name].notes}
@@ -167,10 +171,12 @@ class _Known:
 def _read_description(known: dict, folder: str) -> _Known:
     try:
         plans = [
-            (Plan(_read_format(p["weight"]), int(p["groups"]), bool(p["static"]), bool(p["wide"]), str(p["tied"])),
-             _read_format(p["activation"]))
+            (
+                Plan(_read_format(p["weight"]), int(p["groups"]), bool(p["static"]), bool(p["wide"]), str(p["tied"])),
+                _read_format(p["activation"]),
+            )
             for p in known["plans"]
-        ]  # fmt: skip
+        ]
         layers = {name: _Layer(*plans[at["plan"]], dict(at["notes"])) for name, at in known["layers"].items()}
         others = {name: _DTYPES[dtype] for name, dtype in known["other_dtypes"].items()}
         return _Known(layers, _DTYPES[known["dtype"]], others, _DTYPES[known["stored_dtype"]])

@@ -42,9 +42,14 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features_of(
-    model: ZeroShotModel, data: Dataset, condition: Condition, *, seed: int = 0, table: str | None = None,
+    model: ZeroShotModel,
+    data: Dataset,
+    condition: Condition,
+    *,
+    seed: int = 0,
+    table: str | None = None,
     batch_size: int = 256,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Return the features [N, D] of a data set's images in a condition, for `outcomes` to measure drift from."""
     found = {}
     for positions, images in data.batches(batch_size):
@@ -55,9 +60,16 @@ def features_of(
 
 @torch.no_grad()
 def outcomes(
-    models: Mapping[str, ZeroShotModel], vectors: Mapping[str, Tensor], data: Dataset, condition: Condition, *,
-    reference: str | Tensor | None = None, seed: int = 0, table: str | None = None, batch_size: int = 256,
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+    models: Mapping[str, ZeroShotModel],
+    vectors: Mapping[str, Tensor],
+    data: Dataset,
+    condition: Condition,
+    *,
+    reference: str | Tensor | None = None,
+    seed: int = 0,
+    table: str | None = None,
+    batch_size: int = 256,
+) -> dict[str, pd.DataFrame]:
     """Evaluate several models on the same corrupted images: each batch is read, corrupted and preprocessed once.
 
     vectors: class vectors [C, D] by model name, encoded beforehand. reference: the model whose features the others'

@@ -52,9 +52,14 @@ class _Scores(LogitsProcessor):
 
 @torch.no_grad()
 def decode(
-    model: GenerativeModel, prompts: Prompts, features=None, *, max_new_tokens: int = 16,
-    cache: Cache | None = None, share: bool = False,
-) -> Decoded:  # fmt: skip
+    model: GenerativeModel,
+    prompts: Prompts,
+    features=None,
+    *,
+    max_new_tokens: int = 16,
+    cache: Cache | None = None,
+    share: bool = False,
+) -> Decoded:
     """Decode one batch greedily, with a KV cache, until every answer has ended or has max_new_tokens.
 
     features: those of the prompts' images, as `model.features` returns them. cache: an empty transformers Cache to
@@ -65,17 +70,23 @@ def decode(
     shared = read_images(model, prompts, features) if share and cache is None else None
     inputs, cache = (model.decoder_inputs(prompts, features), cache) if shared is None else shared
     sequences = model.module.generate(
-        **inputs, **({} if cache is None else {"past_key_values": cache}), max_new_tokens=max_new_tokens,
+        **inputs,
+        **({} if cache is None else {"past_key_values": cache}),
+        max_new_tokens=max_new_tokens,
         logits_processor=LogitsProcessorList([scores]),
-    )  # fmt: skip
+    )
     tokens = sequences[:, scores.prompt :]
     logprobs = torch.stack(scores.logprobs[: tokens.shape[1]], dim=1)
     stops = torch.isin(tokens, torch.tensor(model.end_tokens, device=tokens.device))
     alive = stops.cumsum(dim=1) - stops.long() == 0  # the token and all before it
     return Decoded(
-        tokens=tokens.cpu(), length=alive.sum(dim=1).cpu(), ended=stops.any(dim=1).cpu(),
-        logprob=(logprobs * alive).sum(dim=1).cpu(), margin=scores.margin.cpu(), first=scores.first,
-    )  # fmt: skip
+        tokens=tokens.cpu(),
+        length=alive.sum(dim=1).cpu(),
+        ended=stops.any(dim=1).cpu(),
+        logprob=(logprobs * alive).sum(dim=1).cpu(),
+        margin=scores.margin.cpu(),
+        first=scores.first,
+    )
 
 
 def yes_margin(model: GenerativeModel, first: Tensor) -> Tensor:

@@ -20,10 +20,17 @@ _ANSWERS = 64  # questions in a batch of a model that writes, whose prompts take
 
 
 def evaluate(
-    model: ZeroShotModel | GenerativeModel, data: Dataset | QuestionSet, *, corruption: str | None = None,
-    severity: int = 0, seed: int = 0, table: str | None = None, prompts: str | Sequence[str] = "simple",
-    baseline: ZeroShotModel | GenerativeModel | None = None, batch_size: int = 256,
-) -> pd.DataFrame:  # fmt: skip
+    model: ZeroShotModel | GenerativeModel,
+    data: Dataset | QuestionSet,
+    *,
+    corruption: str | None = None,
+    severity: int = 0,
+    seed: int = 0,
+    table: str | None = None,
+    prompts: str | Sequence[str] = "simple",
+    baseline: ZeroShotModel | GenerativeModel | None = None,
+    batch_size: int = 256,
+) -> pd.DataFrame:
     """Classify every image of `data` and return one row per item: item, label, prediction, correct, margin, drift,
     corruption, severity.
 
@@ -36,18 +43,30 @@ def evaluate(
     """
     if isinstance(model, GenerativeModel) or isinstance(data, QuestionSet):
         return generate(
-            model, data, corruption=corruption, severity=severity, seed=seed, table=table, baseline=baseline,
+            model,
+            data,
+            corruption=corruption,
+            severity=severity,
+            seed=seed,
+            table=table,
+            baseline=baseline,
             batch_size=min(batch_size, _ANSWERS),
-        )  # fmt: skip
+        )
     condition = condition_of(corruption, severity, table)
     _require_kinds(model, baseline, data)
     lines = templates(prompts)
     models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}
     found = outcomes(
-        models, vectors, data, condition, reference=None if baseline is None else "baseline", seed=seed,
-        table=table, batch_size=batch_size,
-    )  # fmt: skip
+        models,
+        vectors,
+        data,
+        condition,
+        reference=None if baseline is None else "baseline",
+        seed=seed,
+        table=table,
+        batch_size=batch_size,
+    )
     return found["model"].assign(corruption=condition.corruption, severity=condition.severity)
 
 

@@ -23,10 +23,19 @@ LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "pillow")  # 
 
 
 def generate(
-    model: GenerativeModel, data: QuestionSet, *, corruption: str | None = None, severity: int = 0, seed: int = 0,
-    table: str | None = None, baseline: GenerativeModel | None = None, cache_factory: CacheFactory | None = None,
-    instruction: str = "", max_new_tokens: int = MAX_NEW_TOKENS, batch_size: int = 64,
-) -> pd.DataFrame:  # fmt: skip
+    model: GenerativeModel,
+    data: QuestionSet,
+    *,
+    corruption: str | None = None,
+    severity: int = 0,
+    seed: int = 0,
+    table: str | None = None,
+    baseline: GenerativeModel | None = None,
+    cache_factory: CacheFactory | None = None,
+    instruction: str = "",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 64,
+) -> pd.DataFrame:
     """Answer every question of `data` and return one row per question, in the order of its rows: ANSWER_COLUMNS, the
     columns of `scored`, corruption and severity.
 
@@ -44,10 +53,18 @@ def generate(
     _require_kinds(model, baseline, data)
     condition = condition_of(corruption, severity, table)
     found = answers(
-        models, data, condition, reference=None if baseline is None else "baseline",
-        caches={"model": cache_factory}, share=cache_factory is None, instruction=instruction,
-        max_new_tokens=max_new_tokens, seed=seed, table=table, batch_size=batch_size,
-    )  # fmt: skip
+        models,
+        data,
+        condition,
+        reference=None if baseline is None else "baseline",
+        caches={"model": cache_factory},
+        share=cache_factory is None,
+        instruction=instruction,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        table=table,
+        batch_size=batch_size,
+    )
     return scored(found["model"], data).assign(corruption=condition.corruption, severity=condition.severity)
 
 
@@ -65,10 +82,19 @@ def scored(rows: pd.DataFrame, data: QuestionSet) -> pd.DataFrame:
 
 @torch.no_grad()
 def answers(
-    models: Mapping[str, GenerativeModel], data: QuestionSet, condition: Condition, *, reference: str | None = None,
-    caches: Mapping[str, CacheFactory | None] | None = None, share: bool = True, instruction: str = "",
-    max_new_tokens: int = MAX_NEW_TOKENS, seed: int = 0, table: str | None = None, batch_size: int = 64,
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+    models: Mapping[str, GenerativeModel],
+    data: QuestionSet,
+    condition: Condition,
+    *,
+    reference: str | None = None,
+    caches: Mapping[str, CacheFactory | None] | None = None,
+    share: bool = True,
+    instruction: str = "",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    seed: int = 0,
+    table: str | None = None,
+    batch_size: int = 64,
+) -> dict[str, pd.DataFrame]:
     """Ask several models the same questions about the same corrupted images; returns a table by model name.
 
     Each batch is read, corrupted and processed once, and each image encoded once for all models whose vision tower has
@@ -96,9 +122,13 @@ def answers(
                 features[seen] = model.features(prompts[key].pixels) if prompts[key].pixels else None
             factory = (caches or {}).get(name)
             made = decode(
-                model, prompts[key], features[seen], max_new_tokens=max_new_tokens,
-                cache=None if factory is None else factory(), share=share,
-            )  # fmt: skip
+                model,
+                prompts[key],
+                features[seen],
+                max_new_tokens=max_new_tokens,
+                cache=None if factory is None else factory(),
+                share=share,
+            )
             anchor = made.first if name == reference else anchor
             parts[name].append(_rows(model, data.task, rows, positions, made, anchor, condition))
     return {name: pd.concat(found).sort_index().reset_index(drop=True) for name, found in parts.items()}
@@ -133,9 +163,14 @@ def _batches(data: QuestionSet, size: int, models: Mapping[str, GenerativeModel]
 
 
 def _rows(
-    model: GenerativeModel, task: str, rows: pd.DataFrame, positions: Tensor, made: Decoded, anchor: Tensor | None,
+    model: GenerativeModel,
+    task: str,
+    rows: pd.DataFrame,
+    positions: Tensor,
+    made: Decoded,
+    anchor: Tensor | None,
     condition: Condition,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     bad = int((~torch.isfinite(made.logprob)).sum())
     if bad:
         raise EdgelibError(
@@ -145,12 +180,20 @@ def _rows(
     nothing = torch.full((len(rows),), torch.nan)
     lean = yes_margin(model, made.first) if task in YES_NO else nothing
     away = nothing if anchor is None else divergence(anchor, made.first)
-    found = pd.DataFrame({
-        "item": rows["item"].to_numpy(), "image_id": rows["image_id"].to_numpy(),
-        "prediction": model.text_of(made.tokens), "tokens": made.length.numpy(), "ended": made.ended.numpy(),
-        "logprob": made.logprob.numpy(), "margin": made.margin.numpy(), "yes_margin": lean.cpu().numpy(),
-        "kl": away.cpu().numpy(),
-    }, index=positions.numpy())  # fmt: skip
+    found = pd.DataFrame(
+        {
+            "item": rows["item"].to_numpy(),
+            "image_id": rows["image_id"].to_numpy(),
+            "prediction": model.text_of(made.tokens),
+            "tokens": made.length.numpy(),
+            "ended": made.ended.numpy(),
+            "logprob": made.logprob.numpy(),
+            "margin": made.margin.numpy(),
+            "yes_margin": lean.cpu().numpy(),
+            "kl": away.cpu().numpy(),
+        },
+        index=positions.numpy(),
+    )
     floats = ["logprob", "margin", "yes_margin", "kl"]
     return found.astype(dict.fromkeys(floats, np.float32))
 

@@ -33,8 +33,13 @@ def packed_round_trip(
             saved = save_packed(made, Path(folder) / "packed")
             size = (saved / "packed.safetensors").stat().st_size
             before, after = (class_logits(m, images, data.class_names, prompts) for m in (made, load_packed(saved)))
-        rows.append(dict(
-            config=config, predicted=packed_size(model, config)["total"], file=size,
-            max_difference=float((before - after).abs().max()), flips=int((before.argmax(1) != after.argmax(1)).sum()),
-        ))  # fmt: skip
+        rows.append(
+            dict(
+                config=config,
+                predicted=packed_size(model, config)["total"],
+                file=size,
+                max_difference=float((before - after).abs().max()),
+                flips=int((before.argmax(1) != after.argmax(1)).sum()),
+            )
+        )
     return pd.DataFrame(rows)

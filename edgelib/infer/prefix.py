@@ -62,8 +62,9 @@ def split(texts: dict[str, Tensor], image: Tensor, image_token: int | None) -> t
     source = source.clamp(min=0)
     laid = {
         name: texts[name].gather(-1, source.expand(texts[name].shape[:-1] + source.shape[-1:]))
-        for name in _BY_TOKEN if name in texts
-    }  # fmt: skip
+        for name in _BY_TOKEN
+        if name in texts
+    }
     padding = ids[~mask][0] if not mask.all() else ids.new_zeros(())
     laid["input_ids"] = torch.where(kept, laid["input_ids"], padding)
     laid["attention_mask"] = laid["attention_mask"] * kept

@@ -30,9 +30,16 @@ def class_logits(model: ZeroShotModel, batches: Sequence[Tensor], names: Sequenc
 
 
 def layer_sensitivity(
-    model: ZeroShotModel, formats: Sequence[str], data: Dataset, *, conditions: Sequence[Condition] = (Condition(),),
-    prompts: str | Sequence[str] = "simple", seed: int = 0, table: str | None = None, progress: bool = True,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    model: ZeroShotModel,
+    formats: Sequence[str],
+    data: Dataset,
+    *,
+    conditions: Sequence[Condition] = (Condition(),),
+    prompts: str | Sequence[str] = "simple",
+    seed: int = 0,
+    table: str | None = None,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (losses, sizes), layers by formats: the mean KL divergence that a layer alone causes, and its bytes.
 
     formats: schemes that act on a layer alone; "fp32" costs nothing. The divergence is that of class probabilities from
@@ -47,7 +54,7 @@ def layer_sensitivity(
             )
     batches = [
         condition.apply(images, seed, table) for condition in conditions for _, images in data.batches(len(data))
-    ]  # fmt: skip
+    ]
     layers = target_layers(module_of(model), scheme("w8a8-minmax"))
     reference = class_logits(model, batches, data.class_names, prompts).log_softmax(-1)
     whole = packed_size(model)["total"]

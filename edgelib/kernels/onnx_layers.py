@@ -135,9 +135,17 @@ class _NBits(torch.autograd.Function):
     @staticmethod
     def symbolic(g, x, packed, scale, zero, bias, width, bits, block):
         product = g.op(
-            f"{CONTRIB}::MatMulNBits", x, packed, scale, zero, K_i=width, N_i=bias.type().sizes()[0], bits_i=bits,
-            block_size_i=block, accuracy_level_i=4,
-        )  # fmt: skip
+            f"{CONTRIB}::MatMulNBits",
+            x,
+            packed,
+            scale,
+            zero,
+            K_i=width,
+            N_i=bias.type().sizes()[0],
+            bits_i=bits,
+            block_size_i=block,
+            accuracy_level_i=4,
+        )
         return _typed(g.op("Add", product, bias), x, bias)
 
 

@@ -42,9 +42,13 @@ def _taken(tensor: Tensor) -> Tensor:
 
 
 def export(
-    module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[Sequence[int]], *, threads: int | None = None,
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    dynamic: Sequence[Sequence[int]],
+    *,
+    threads: int | None = None,
     outputs: Sequence[str] = ("output",),
-) -> OnnxModule:  # fmt: skip
+) -> OnnxModule:
     """Export a float32 module on the CPU, in evaluation mode, and open it in ONNX Runtime.
 
     inputs: example tensors, as forward takes them. dynamic: for each the axes whose size may change later. outputs:
@@ -78,10 +82,17 @@ def _write(module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], o
         try:
             # by tracing: the exporter that replaces it takes some twenty times as long on the same towers
             torch.onnx.export(
-                module, inputs, str(path), dynamo=False, opset_version=20, input_names=names,
-                output_names=list(outputs), dynamic_axes=axes,
-                custom_opsets={CONTRIB: 1} if integers else {}, do_constant_folding=True,
-            )  # fmt: skip
+                module,
+                inputs,
+                str(path),
+                dynamo=False,
+                opset_version=20,
+                input_names=names,
+                output_names=list(outputs),
+                dynamic_axes=axes,
+                custom_opsets={CONTRIB: 1} if integers else {},
+                do_constant_folding=True,
+            )
         except Exception as error:  # torch raises many types, all of them long
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise EdgelibError(f"{type(module).__name__} cannot be exported to ONNX: {first}") from error

@@ -46,11 +46,15 @@ TORCH = (
 # Numbers of the kernels of `edgelib.kernels.table` that an encoder can be timed with: weights, activations, and bits
 # per weight where the kernel quantizes by itself.
 _NUMBERS = {
-    "onnx-fp32": ("fp32", "fp32", 32.0), "onnx-int4": ("int4", "int8", None), "onnx-int8": ("int8", "int8", None),
+    "onnx-fp32": ("fp32", "fp32", 32.0),
+    "onnx-int4": ("int4", "int8", None),
+    "onnx-int8": ("int8", "int8", None),
     "onnx-int8-tensor": ("int8", "int8", None),
-    "torchao-int8": ("int8", "fp32", 8.1), "torchao-int8-dynamic": ("int8", "int8", 8.1),
-    "torchao-int4": ("int4", "bf16", 4.25), "torchao-fp8": ("fp8_e4m3", "fp8_e4m3", 8.1),
-}  # fmt: skip
+    "torchao-int8": ("int8", "fp32", 8.1),
+    "torchao-int8-dynamic": ("int8", "int8", 8.1),
+    "torchao-int4": ("int4", "bf16", 4.25),
+    "torchao-fp8": ("fp8_e4m3", "fp8_e4m3", 8.1),
+}
 
 
 class Tower(nn.Module):

@@ -126,9 +126,12 @@ class _Step(nn.Module):
 
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         out = self.module(
-            input_ids=tokens, position_ids=position, past_key_values=cache, use_cache=True,
+            input_ids=tokens,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
             attention_mask={"full_attention": None},  # one token sees all that came before it
-        )  # fmt: skip
+        )
         present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
         return (out.logits[:, -1], *present)
 

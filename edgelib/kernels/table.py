@@ -55,7 +55,9 @@ KERNELS: dict[str, Kernel] = {
         Kernel("onnx-int8", _ONNX, "w8a8-minmax", "int8 weights per channel, int8 inputs per row, as the simulation"),
         Kernel("onnx-int8-tensor", _ONNX, "w8a8-minmax", "int8 weights per channel, uint8 inputs, one scale per call"),
         Kernel(
-            "onnx-int8-u8s8", _ONNX, "w8a8-minmax",
+            "onnx-int8-u8s8",
+            _ONNX,
+            "w8a8-minmax",
             "as onnx-int8-tensor by the faster instruction, whose sums overflow on x86 processors without VNNI",
         ),
         Kernel("onnx-int4", _ONNX, "w4a16-minmax-g32", "int4 or int8 weights per group, int8 inputs per group"),
@@ -64,7 +66,7 @@ KERNELS: dict[str, Kernel] = {
         Kernel("torchao-int4", ("torchao",), "", "torchao's int4 weights in groups of 128, bfloat16 inputs", (8, 0)),
         Kernel("torchao-fp8", ("torchao",), "", "torchao's fp8 e4m3 weights and inputs per row", (8, 9)),
     )
-}  # fmt: skip
+}
 
 
 def available_kernels() -> pd.DataFrame:
@@ -94,9 +96,13 @@ def why_not(kernel: Kernel) -> str:
 
 
 def with_kernel(
-    model, kernel: str, inputs: Sequence[Tensor] | None = None, *, dynamic: Sequence[Sequence[int]] | None = None,
+    model,
+    kernel: str,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    dynamic: Sequence[Sequence[int]] | None = None,
     threads: int | None = None,
-):  # fmt: skip
+):
     """Return a copy of a model that computes by a real kernel and is called like the model itself.
 
     model: a ZeroShotModel or any nn.Module that returns one tensor; quantized by a scheme that the kernel multiplies

@@ -254,8 +254,9 @@ class KVPlan:
         wide = 8 * next(decoder.module.parameters()).element_size()
         bits = sum(
             self.scheme.bits_per_element(decoder.head_dim, part) if self.scheme.rounds(index, part) else wide
-            for index in range(len(decoder.blocks)) for part in "kv"
-        )  # fmt: skip
+            for index in range(len(decoder.blocks))
+            for part in "kv"
+        )
         return decoder.kv_heads * decoder.head_dim * bits / 8
 
 

@@ -39,10 +39,17 @@ class Diagnosis:
 
 
 def doctor(
-    model, scheme: str | dict | KVScheme, data, statistics: KVStatistics | None = None, *,
-    remedies: Sequence[str | KVScheme] | None = None, flips: float = 0.01, kl: float = 0.01, steps: int = 8,
+    model,
+    scheme: str | dict | KVScheme,
+    data,
+    statistics: KVStatistics | None = None,
+    *,
+    remedies: Sequence[str | KVScheme] | None = None,
+    flips: float = 0.01,
+    kl: float = 0.01,
+    steps: int = 8,
     batch_size: int = 64,
-) -> Diagnosis:  # fmt: skip
+) -> Diagnosis:
     """Examine a cache on prompts, and if it changes what the model says, look for the cheapest policy that does not.
 
     A cache is healthy if at most `flips` of the tokens change and the divergence is at most `kl` nats on average.
@@ -74,9 +81,11 @@ def doctor(
 def _trial(model, plan: KVPlan, prompts: Prepared, steps: int) -> dict:
     drift = kv_drift(model, plan, prompts, steps)
     return {
-        "scheme": plan.scheme.name, "kl": float(drift.kl.mean()), "flips": float(drift.flip.mean()),
+        "scheme": plan.scheme.name,
+        "kl": float(drift.kl.mean()),
+        "flips": float(drift.flip.mean()),
         "bytes_per_token": plan.bytes_per_token,
-    }  # fmt: skip
+    }
 
 
 def _healthy(trial: dict, flips: float, kl: float) -> bool:

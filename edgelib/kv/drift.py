@@ -74,10 +74,16 @@ def kv_drift(
         stops = torch.isin(tokens, ends.to(tokens.device))
         alive = (stops.cumsum(1) - stops.long() == 0).cpu() | beyond_end
         rows, step = alive.nonzero(as_tuple=True)
-        frames.append(pd.DataFrame({
-            "item": first + rows.numpy(), "step": step.numpy(), "kl": kl.cpu()[alive].numpy(),
-            "flip": (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy(),
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "item": first + rows.numpy(),
+                    "step": step.numpy(),
+                    "kl": kl.cpu()[alive].numpy(),
+                    "flip": (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy(),
+                }
+            )
+        )
         first += len(tokens)
     if not frames:
         raise EdgelibError("there is no prompt to look at: the data set is empty")

@@ -46,10 +46,15 @@ class _Sums:
 
         peak = torch.stack([x[p].abs().amax(0) if p.any() else x.new_zeros(x.shape[1:]) for p in parts])
         seen = (
-            torch.stack([p.sum() for p in parts]), peak, sums(beyond.double()), sums(error),
-            sums((rounded * x).masked_fill(beyond, 0)), sums(x.square().masked_fill(beyond, 0)), sums(still),
+            torch.stack([p.sum() for p in parts]),
+            peak,
+            sums(beyond.double()),
+            sums(error),
+            sums((rounded * x).masked_fill(beyond, 0)),
+            sums(x.square().masked_fill(beyond, 0)),
+            sums(still),
             sums(still.square()),
-        )  # fmt: skip
+        )
         return _Sums(*(t.cpu() for t in seen))
 
     def add(self, other: _Sums) -> None:
@@ -175,14 +180,20 @@ def _channel_rows(sums: dict) -> pd.DataFrame:
             if not s.tokens[row]:
                 continue
             columns = {
-                "amplitude": s.peak[row], "saturation": s.beyond[row] / n[row], "step": step[row],
-                "spread": spread[row], "resolution": step[row] / spread[row].clamp(min=1e-12),
-            }  # fmt: skip
+                "amplitude": s.peak[row],
+                "saturation": s.beyond[row] / n[row],
+                "step": step[row],
+                "spread": spread[row],
+                "resolution": step[row] / spread[row].clamp(min=1e-12),
+            }
             index = {
-                "layer": layer, "part": part, "modality": modality,
+                "layer": layer,
+                "part": part,
+                "modality": modality,
                 "head": torch.arange(heads).repeat_interleave(width).numpy(),
-                "channel": torch.arange(width).repeat(heads).numpy(), "tokens": int(s.tokens[row]),
-            }  # fmt: skip
+                "channel": torch.arange(width).repeat(heads).numpy(),
+                "tokens": int(s.tokens[row]),
+            }
             frames.append(pd.DataFrame(index | {k: v.flatten().numpy() for k, v in columns.items()}))
     return pd.concat(frames, ignore_index=True)
 
@@ -192,9 +203,13 @@ def _layer_rows(sums: dict, shifts: dict) -> pd.DataFrame:
     for (layer, part), s in sums.items():
         change, size = shifts[layer, part]
         error = (change / max(size, 1e-300)) ** 0.5
-        rows.append({
-            "layer": layer, "part": part, "gain": float(s.cross.sum() / s.square.sum().clamp(min=1e-300)),
-            "logit_error": error if part == "k" else float("nan"),
-            "output_error": error if part == "v" else float("nan"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "layer": layer,
+                "part": part,
+                "gain": float(s.cross.sum() / s.square.sum().clamp(min=1e-300)),
+                "logit_error": error if part == "k" else float("nan"),
+                "output_error": error if part == "v" else float("nan"),
+            }
+        )
     return pd.DataFrame(rows)

@@ -27,9 +27,15 @@ from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.formats.table import FORMATS, Format, check_group_size
 
 KV_FORMATS = {
-    "e4m3": "fp8_e4m3", "e5m2": "fp8_e5m2", "int8": "int8", "int4": "int4", "nvfp4": "nvfp4",
-    "fp32": "fp32", "fp16": "fp16", "bf16": "bf16",
-}  # fmt: skip
+    "e4m3": "fp8_e4m3",
+    "e5m2": "fp8_e5m2",
+    "int8": "int8",
+    "int4": "int4",
+    "nvfp4": "nvfp4",
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+}
 CASTS = ("fp32", "fp16", "bf16")
 STATIC_SCALES = ("one", "amax", "floor", "percentile", "head", "channel")
 SCALES = (*STATIC_SCALES, "token", "kivi")
@@ -49,15 +55,28 @@ WORDS = {
     "scaleonly": {"effect": "none"},
 }
 SCALE_LABELS = {
-    "one": "scale 1", "amax": "scale per layer", "floor": "scale per layer of at least 1", "head": "scale per head",
-    "channel": "scale per channel", "token": "scale per token", "kivi": "KIVI",
-}  # fmt: skip
+    "one": "scale 1",
+    "amax": "scale per layer",
+    "floor": "scale per layer of at least 1",
+    "head": "scale per head",
+    "channel": "scale per channel",
+    "token": "scale per token",
+    "kivi": "KIVI",
+}
 WORD_LABELS = {
-    "mean": "static mean off", "tokenmean": "token mean off", "bias": "bias split off", "konly": "K only",
-    "vonly": "V only", "image16": "text tokens only", "text16": "image tokens only", "exactprefill": "prompt exact",
-    "undelivered": "scale not delivered", "rangeonly": "range only", "resolutiononly": "resolution only",
+    "mean": "static mean off",
+    "tokenmean": "token mean off",
+    "bias": "bias split off",
+    "konly": "K only",
+    "vonly": "V only",
+    "image16": "text tokens only",
+    "text16": "image tokens only",
+    "exactprefill": "prompt exact",
+    "undelivered": "scale not delivered",
+    "rangeonly": "range only",
+    "resolutiononly": "resolution only",
     "scaleonly": "scale only",
-}  # fmt: skip
+}
 GRAMMAR = "write <format>[-<scale>][-<offset>][-<option>...], as in e4m3-amax, int4-kivi-r32 or e4m3-bias-konly"
 
 
@@ -200,11 +219,20 @@ class KVScheme:
         else:
             scale = f"p{self.percentile:g}" if self.scale == "percentile" else self.scale
         words = [word for word, fields in WORDS.items() if not {"scale", "offset"} & set(fields) and self._has(fields)]
-        return "-".join(filter(None, [
-            short, scale, "" if self.offset == "none" else self.offset,
-            "" if self.group_size is None else f"g{self.group_size}", f"r{self.residual}" if self.residual else "",
-            *words, "" if self.layers is None else "layers" + ".".join(map(str, self.layers)),
-        ]))  # fmt: skip
+        return "-".join(
+            filter(
+                None,
+                [
+                    short,
+                    scale,
+                    "" if self.offset == "none" else self.offset,
+                    "" if self.group_size is None else f"g{self.group_size}",
+                    f"r{self.residual}" if self.residual else "",
+                    *words,
+                    "" if self.layers is None else "layers" + ".".join(map(str, self.layers)),
+                ],
+            )
+        )
 
     @property
     def label(self) -> str:

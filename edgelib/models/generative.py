@@ -142,9 +142,12 @@ class GenerativeModel:
         return [text + answer for text, answer in zip(texts, answers, strict=True)]
 
     def prepare(
-        self, images: Sequence[Tensor] | Tensor | None, questions: Sequence[str], which: Tensor | None = None,
+        self,
+        images: Sequence[Tensor] | Tensor | None,
+        questions: Sequence[str],
+        which: Tensor | None = None,
         answers: Sequence[str] | None = None,
-    ) -> Prompts:  # fmt: skip
+    ) -> Prompts:
         """Make the inputs of n questions about images, uint8 [3, H, W] each; all on the model's device.
 
         which: int64 [n], the image of each question; None for image i with question i. images: None for questions

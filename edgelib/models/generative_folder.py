@@ -42,9 +42,13 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
     with quiet_transformers():
         try:
             module, info = auto.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
                 trust_remote_code=False,
-            )  # fmt: skip
+            )
         except Exception as error:  # transformers, torch and safetensors each raise their own types
             raise EdgelibError(
                 f"{folder} does not load as a {config['model_type']} model: {first_line(error)}"
@@ -105,9 +109,13 @@ def _decode_greedily(model: GenerativeModel) -> None:
     pad = said.pad_token_id if said.pad_token_id is not None else model.tokenizer.pad_token_id
     first = stop[0] if isinstance(stop, list) else stop
     model.module.generation_config = GenerationConfig(
-        eos_token_id=stop, pad_token_id=first if pad is None else pad, bos_token_id=said.bos_token_id,
-        decoder_start_token_id=said.decoder_start_token_id, do_sample=False, num_beams=1,
-    )  # fmt: skip
+        eos_token_id=stop,
+        pad_token_id=first if pad is None else pad,
+        bos_token_id=said.bos_token_id,
+        decoder_start_token_id=said.decoder_start_token_id,
+        do_sample=False,
+        num_beams=1,
+    )
     if model.tokenizer.pad_token_id is None:
         model.tokenizer.pad_token = model.tokenizer.eos_token
 

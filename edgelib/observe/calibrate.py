@@ -23,9 +23,14 @@ __all__ = ["LayerStatistics", "Statistics", "calibrate", "module_of", "weight_no
 
 
 def calibrate(
-    model, calibration, batch_size: int = 32, needs: str | Sequence[str] = ("moments",), seed: int = 0,
-    *, row_limit: int = 1024,
-) -> Statistics:  # fmt: skip
+    model,
+    calibration,
+    batch_size: int = 32,
+    needs: str | Sequence[str] = ("moments",),
+    seed: int = 0,
+    *,
+    row_limit: int = 1024,
+) -> Statistics:
     """Run `model` once over `calibration` and return the statistics of every Linear's input.
 
     model: a ZeroShotModel, whose `calibration_passes(dataset, batch_size)` also runs the text tower, and a data

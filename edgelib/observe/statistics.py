@@ -99,9 +99,11 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike) -> Path:
         tensors |= {f"{group}.{key}": tensor.contiguous() for key, tensor in present.items()}
         layers[name] = {"group": group, "tokens": layer.tokens, "weight_norm": layer.weight_norm}
     known = {
-        "layers": layers, "unreached": statistics.unreached, "fed_by_norm": statistics.fed_by_norm,
+        "layers": layers,
+        "unreached": statistics.unreached,
+        "fed_by_norm": statistics.fed_by_norm,
         "fed_by_value": statistics.fed_by_value,
-    }  # fmt: skip
+    }
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

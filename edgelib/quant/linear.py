@@ -20,9 +20,14 @@ class QuantLinear(nn.Module):
     """
 
     def __init__(
-        self, encoded: Encoded, bias: Tensor | None, dtype, activation: Format, input_scale: Tensor | None = None,
+        self,
+        encoded: Encoded,
+        bias: Tensor | None,
+        dtype,
+        activation: Format,
+        input_scale: Tensor | None = None,
         notes: Mapping[str, object] | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.out_features, self.in_features = encoded.codes.shape
         self.format, self.activation, self.notes = encoded.format, activation, dict(notes or {})

@@ -46,9 +46,24 @@ FLOATING = {weight for weight, _, _ in FLOATS.values()}
 PUBLISHED_GROUP = 128
 SHORT = {"w8a16": "w8a16-minmax", "w4a16": "w4a16-minmax-g128"}
 PRESET_NAMES = (
-    *CASTS, "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w3a8-minmax", "w4a8-awq", "w4a8-awq-fixed", "w8a16",
-    "w4a16", "w4a16-awq", "w4a16-gptq", "fp8", "nvfp4", "nvfp4-w4a8", "nvfp4-w4a16", "mxfp4", "mxfp8",
-)  # fmt: skip
+    *CASTS,
+    "w8a8-minmax",
+    "w8a8-smoothquant",
+    "w4a8-minmax",
+    "w3a8-minmax",
+    "w4a8-awq",
+    "w4a8-awq-fixed",
+    "w8a16",
+    "w4a16",
+    "w4a16-awq",
+    "w4a16-gptq",
+    "fp8",
+    "nvfp4",
+    "nvfp4-w4a8",
+    "nvfp4-w4a16",
+    "mxfp4",
+    "mxfp8",
+)
 GRAMMAR = (
     "write fp32, fp16, bf16, or w<bits>a<bits>, fp8, nvfp4, mxfp4 or mxfp8 and then [-<method>][-g<size>]"
     "[-alpha<number>][-static] and the like, as in w4a8-minmax-g32 or nvfp4-awq"

@@ -89,9 +89,13 @@ def _rebuild(
 
 
 def _quant_linear(
-    name: str, linear: nn.Linear, migration: Migration | None, plan: Scheme, statistics: Statistics | None,
+    name: str,
+    linear: nn.Linear,
+    migration: Migration | None,
+    plan: Scheme,
+    statistics: Statistics | None,
     losses: bool,
-) -> QuantLinear:  # fmt: skip
+) -> QuantLinear:
     """Round one layer; the migration's scales [in] were divided out of its input and go into its weight."""
     seen = None if statistics is None else statistics.layers.get(name)
     layer = original = Layer(name, widened(linear.weight.detach()), plan, seen)

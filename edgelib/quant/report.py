@@ -12,9 +12,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = {
-    "method": "", "ratio": float("nan"), "clip_share": float("nan"), "damping": float("nan"), "loss": float("nan"),
-    "loss_rtn": float("nan"), "fallback": "",
-}  # fmt: skip
+    "method": "",
+    "ratio": float("nan"),
+    "clip_share": float("nan"),
+    "damping": float("nan"),
+    "loss": float("nan"),
+    "loss_rtn": float("nan"),
+    "fallback": "",
+}
 
 
 def quantization_report(model) -> pd.DataFrame:

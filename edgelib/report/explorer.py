@@ -45,7 +45,7 @@ def scatter(
     fullest = max(values, key=lambda value: (rows[choose] == value).sum())
     menu = alt.selection_point(
         fields=[choose], bind=alt.binding_select(options=values, name=f"{choose} "), value=fullest
-    )  # fmt: skip
+    )
     kept = alt.selection_point(fields=[colour], bind="legend")
     chart = (
         alt.Chart(rows[list(dict.fromkeys([x, y, colour, choose, *tooltip]))])

@@ -27,9 +27,17 @@ from edgelib.ground.paths import find_root
 from edgelib.source import files_behind, imported_names
 
 NAMING_INPUTS = (
-    "model", "baseline_model", "dataset", "vqa", "pope", "mme", "measurements", "device_table", "architectures",
+    "model",
+    "baseline_model",
+    "dataset",
+    "vqa",
+    "pope",
+    "mme",
+    "measurements",
+    "device_table",
+    "architectures",
     "cost_of",
-)  # fmt: skip
+)
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 

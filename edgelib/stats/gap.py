@@ -127,9 +127,16 @@ def _check_chance(chance: float) -> float:
 
 
 def gap_table(
-    rows: pd.DataFrame, reference: str, chance: float, *, configs=None, cluster: str = "item",
-    n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    rows: pd.DataFrame,
+    reference: str,
+    chance: float,
+    *,
+    configs=None,
+    cluster: str = "item",
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return one row per config and scale of the robustness gap.
 
     Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive
@@ -176,9 +183,16 @@ def _summary(values, level, n) -> dict[str, float]:
 
 
 def robustness_gap(
-    rows: pd.DataFrame, config: str, reference: str, chance: float, *, cluster: str = "item",
-    n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> Gap:  # fmt: skip
+    rows: pd.DataFrame,
+    config: str,
+    reference: str,
+    chance: float,
+    *,
+    cluster: str = "item",
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Gap:
     """Return the robustness gap of one config as a test object on the primary scale; arguments as `gap_table`.
 
     mde is the gap detectable with 80 % power, (z[1 - a/2] + z[0.8]) * se.
@@ -206,9 +220,14 @@ def robustness_gap(
 
 
 def rs_table(
-    rows: pd.DataFrame, chance: float, *, cluster: str = "item",
-    n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    rows: pd.DataFrame,
+    chance: float,
+    *,
+    cluster: str = "item",
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return a row per config: six scores, each with _low and _high from one bootstrap over clusters, and the counts.
 
     clean, corrupted (mean over cells), rs = corrupted / clean, accuracy_drop = clean - corrupted, retention =
@@ -223,9 +242,13 @@ def rs_table(
         p = accuracy[:, place]
         clean, corrupted = p[:, 0], p[:, 1:].mean(axis=1)
         scores = dict(
-            clean=clean, corrupted=corrupted, rs=_ratio(corrupted, clean), accuracy_drop=clean - corrupted,
-            retention=_retention(p, chance), logit_drop=_logit_drop(p, items),
-        )  # fmt: skip
+            clean=clean,
+            corrupted=corrupted,
+            rs=_ratio(corrupted, clean),
+            accuracy_drop=clean - corrupted,
+            retention=_retention(p, chance),
+            logit_drop=_logit_drop(p, items),
+        )
         row = dict(config=config)
         for name, values in scores.items():
             low, high = percentile_interval(values[1:], level, len(grid.sizes))

@@ -39,9 +39,14 @@ class Attribution:
 
 
 def attribute(
-    outcomes: Mapping[Collection[str], Sequence[float]], factors: Sequence[str], *, cluster=None, level: float = 0.95,
-    n_boot: int = 2000, seed: int = 0,
-) -> Attribution:  # fmt: skip
+    outcomes: Mapping[Collection[str], Sequence[float]],
+    factors: Sequence[str],
+    *,
+    cluster=None,
+    level: float = 0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Attribution:
     """Share the loss of a full factorial experiment out to its factors by Shapley values.
 
     outcomes: for each subset of the factors that were switched on, the outcomes of the same items. The part of factor i
@@ -94,9 +99,14 @@ class Recovery:
 
 
 def recoveries(
-    settings: Mapping[str, Sequence[float]], baseline: Sequence[float], margin: float, *, cluster=None,
-    alpha: float = 0.05, seed: int = 0,
-) -> dict[str, Recovery]:  # fmt: skip
+    settings: Mapping[str, Sequence[float]],
+    baseline: Sequence[float],
+    margin: float,
+    *,
+    cluster=None,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> dict[str, Recovery]:
     """Test of each setting whether it is non-inferior to the baseline by `margin`, Holm-corrected over all of them."""
     options = {"cluster": cluster, "alpha": alpha, "seed": seed}
     tests = {name: tost(values, baseline, margin, **options) for name, values in settings.items()}

@@ -111,10 +111,15 @@ def cell_table(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     corruption, severity = zip(*(cells[code] for code in grouped.index.get_level_values(1)), strict=True)
     return pd.DataFrame(
         dict(
-            config=grouped.index.get_level_values(0), corruption=corruption, severity=severity,
-            accuracy=grouped["mean"].to_numpy(), low=low, high=high, n=grouped["size"].to_numpy(),
+            config=grouped.index.get_level_values(0),
+            corruption=corruption,
+            severity=severity,
+            accuracy=grouped["mean"].to_numpy(),
+            low=low,
+            high=high,
+            n=grouped["size"].to_numpy(),
         )
-    )  # fmt: skip
+    )
 
 
 def severity_table(
@@ -134,17 +139,29 @@ def severity_table(
         for severity in np.unique(severities):
             values = accuracy[:, place, severities == severity].mean(axis=1)
             low, high = percentile_interval(values[1:], level, len(grid.sizes))
-            table.append(dict(
-                config=config, severity=int(severity), value=float(values[0]), low=low, high=high,
-                n=int(items[0, 0]), n_cells=int((severities == severity).sum()),
-            ))  # fmt: skip
+            table.append(
+                dict(
+                    config=config,
+                    severity=int(severity),
+                    value=float(values[0]),
+                    low=low,
+                    high=high,
+                    n=int(items[0, 0]),
+                    n_cells=int((severities == severity).sum()),
+                )
+            )
     return pd.DataFrame(table)
 
 
 def accuracy_table(
-    rows: pd.DataFrame, by: list[str], *, cluster: str = "item", n_boot: int = REPLICATES, level: float = 0.95,
+    rows: pd.DataFrame,
+    by: list[str],
+    *,
+    cluster: str = "item",
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
     seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Return one row per group of `by`: those columns, accuracy, low, high, n; n counts clusters.
 
     accuracy: mean of `correct` (0/1 or graded) over all rows of the group, so that several runs on the same images

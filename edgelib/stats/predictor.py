@@ -107,10 +107,17 @@ def _p(seen: float, draws: np.ndarray) -> float:
 
 
 def drop_predictor(
-    table: pd.DataFrame, features: str | Sequence[str], response: str = "drop", group: str = "config", *,
-    ridge: float = 0.1, n_boot: int = REPLICATES, n_permutations: int = REPLICATES - 1, level: float = 0.95,
+    table: pd.DataFrame,
+    features: str | Sequence[str],
+    response: str = "drop",
+    group: str = "config",
+    *,
+    ridge: float = 0.1,
+    n_boot: int = REPLICATES,
+    n_permutations: int = REPLICATES - 1,
+    level: float = 0.95,
     seed: int = 0,
-) -> Prediction:  # fmt: skip
+) -> Prediction:
     """Predict the response (accuracy drop) of each group of runs from the other groups' features and drops.
 
     table: one row per run. features: numeric columns computed without labels, such as the distance between the

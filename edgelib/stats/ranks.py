@@ -95,9 +95,13 @@ def rank_stability(scores, *, n_boot: int = REPLICATES, level: float = 0.95, see
 
 
 def run_scores(
-    rows: pd.DataFrame, run: str | Sequence[str] = ("mix", "size", "seed"), config: str = "config",
-    response: str = "correct", *, item: str = "item",
-) -> pd.DataFrame:  # fmt: skip
+    rows: pd.DataFrame,
+    run: str | Sequence[str] = ("mix", "size", "seed"),
+    config: str = "config",
+    response: str = "correct",
+    *,
+    item: str = "item",
+) -> pd.DataFrame:
     """Return the mean response as a table, one row per run and one column per config, for `rank_stability`.
 
     Raises EdgelibError as `run_outcomes`, and for a run that lacks a config.
@@ -122,10 +126,17 @@ def _cube(rows, run, config, response, item, cluster):
 
 
 def rank_table(
-    rows: pd.DataFrame, run: str | Sequence[str] = ("mix", "size", "seed"), config: str = "config",
-    response: str = "correct", *, item: str = "item", cluster: str | None = None,
-    n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    rows: pd.DataFrame,
+    run: str | Sequence[str] = ("mix", "size", "seed"),
+    config: str = "config",
+    response: str = "correct",
+    *,
+    item: str = "item",
+    cluster: str | None = None,
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return one row per config, best first: its name, mean, low, high, rank, p_first, p_first_once, n_runs, n_items.
 
     rows: one per run, config and item; higher response is better. run: the columns that tell runs apart.
@@ -149,9 +160,17 @@ def rank_table(
     mean, half = values.mean(axis=0), _half_width(values, sums, sizes, level)
     ranks = stats.rankdata(-values, axis=1).mean(axis=0)
     table = pd.DataFrame(
-        dict(mean=mean, low=mean - half, high=mean + half, rank=ranks, p_first=first / done, p_first_once=once / done,
-             n_runs=len(scores), n_items=int(sizes.sum()))
-    )  # fmt: skip
+        dict(
+            mean=mean,
+            low=mean - half,
+            high=mean + half,
+            rank=ranks,
+            p_first=first / done,
+            p_first_once=once / done,
+            n_runs=len(scores),
+            n_items=int(sizes.sum()),
+        )
+    )
     table.insert(0, config, scores.columns.to_numpy())
     return table.sort_values(["mean", config], ascending=[False, True], ignore_index=True)
 

@@ -40,10 +40,17 @@ class Recommendation:
 
 
 def recommend(
-    rows: pd.DataFrame, cost: Mapping[str, Sequence | None], *, also: str | Sequence[str] = (), margin: float = 0.01,
-    response: str = "correct", run: str | None = "seed", item: str = "item", cluster: str | None = None,
+    rows: pd.DataFrame,
+    cost: Mapping[str, Sequence | None],
+    *,
+    also: str | Sequence[str] = (),
+    margin: float = 0.01,
+    response: str = "correct",
+    run: str | None = "seed",
+    item: str = "item",
+    cluster: str | None = None,
     alpha: float = 0.05,
-) -> Recommendation:  # fmt: skip
+) -> Recommendation:
     """Return the cheapest setting that is non-inferior, within `margin`, to every other setting.
 
     rows: one per setting, run and item; higher response is better. A setting is a combination of the columns of `cost`

@@ -16,10 +16,17 @@ REST, IMAGES = "rest", "images"
 
 
 def variance_shares(
-    table: pd.DataFrame, response: str = "correct", factors: Sequence[str] = ("mix", "size", "seed"), *,
-    item: str | None = "item", cluster: str | None = None, by: str | Sequence[str] = (),
-    n_draws: int = REPLICATES, level: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    table: pd.DataFrame,
+    response: str = "correct",
+    factors: Sequence[str] = ("mix", "size", "seed"),
+    *,
+    item: str | None = "item",
+    cluster: str | None = None,
+    by: str | Sequence[str] = (),
+    n_draws: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return one row per component of the variance between runs: component, sd, share, low, high, level,
     n_levels, n_runs, n_items; the shares of one group add up to 1.
 

@@ -89,9 +89,11 @@ class AnswerGrid:
     def spec(self, variant: AnswerVariant, place: Place) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
         return self._shared | {
-            "data": self.sets[place.task].fingerprint, "corruption": place.condition.corruption,
-            "severity": place.condition.severity, "variant": self._told(variant),
-        }  # fmt: skip
+            "data": self.sets[place.task].fingerprint,
+            "corruption": place.condition.corruption,
+            "severity": place.condition.severity,
+            "variant": self._told(variant),
+        }
 
     def _told(self, variant: AnswerVariant) -> list:
         plan = scheme(variant.config)
@@ -101,19 +103,29 @@ class AnswerGrid:
     @cached_property
     def _shared(self) -> dict:
         return {
-            "answers": True, "model": self.model.fingerprint, "device": self.model.device.type,
-            "dtype": str(self.model.dtype), "baseline": self._told(self.variants[0]), "seed": self.seed,
-            "table": self.table, "instruction": self.instruction, "max_new_tokens": self.max_new_tokens,
+            "answers": True,
+            "model": self.model.fingerprint,
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype),
+            "baseline": self._told(self.variants[0]),
+            "seed": self.seed,
+            "table": self.table,
+            "instruction": self.instruction,
+            "max_new_tokens": self.max_new_tokens,
             "code": code_version(__name__),
             "versions": {name: version(name) for name in LIBRARIES},
-        }  # fmt: skip
+        }
 
     def columns(self, variant: AnswerVariant, place: Place) -> dict:
         """What the rows of a cell are marked with."""
         return {
-            "twin": variant.twin, "config": variant.config, "mix": variant.mix, "task": place.task,
-            "corruption": place.condition.corruption, "severity": place.condition.severity,
-        }  # fmt: skip
+            "twin": variant.twin,
+            "config": variant.config,
+            "mix": variant.mix,
+            "task": place.task,
+            "corruption": place.condition.corruption,
+            "severity": place.condition.severity,
+        }
 
     def module(self, variant: AnswerVariant) -> nn.Module:
         """The network that a variant is a copy of."""
@@ -138,10 +150,16 @@ class AnswerGrid:
         baseline = self.variants[0]
         names = {v: v.name for v in dict.fromkeys([baseline, *todo])}
         found = answers(
-            {name: built[v] for v, name in names.items()}, self.sets[place.task], place.condition,
-            reference=baseline.name, instruction=self.instruction, max_new_tokens=self.max_new_tokens, seed=self.seed,
-            table=self.table, batch_size=self.batch_size,
-        )  # fmt: skip
+            {name: built[v] for v, name in names.items()},
+            self.sets[place.task],
+            place.condition,
+            reference=baseline.name,
+            instruction=self.instruction,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+            table=self.table,
+            batch_size=self.batch_size,
+        )
         return {v: found[v.name] for v in todo}
 
 

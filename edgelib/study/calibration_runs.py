@@ -101,9 +101,12 @@ class Experiment:
     def spec(self, run: Run, condition: Condition) -> dict:
         """Plain values that name the outcomes of a run."""
         return self._shared | {
-            "twin": run.twin, "scheme": scheme(run.config).to_dict(), "draw": self._told(run.draw),
-            "corruption": condition.corruption, "severity": condition.severity,
-        }  # fmt: skip
+            "twin": run.twin,
+            "scheme": scheme(run.config).to_dict(),
+            "draw": self._told(run.draw),
+            "corruption": condition.corruption,
+            "severity": condition.severity,
+        }
 
     def distance_spec(self, twin: str, draw: Draw) -> dict:
         """Plain values that name the distances between a draw and deployment."""
@@ -156,8 +159,9 @@ class _Job:
     def reference(self) -> dict[Condition, Tensor]:
         """The plain model's features in every condition."""
         e, model = self.experiment, quantize(self.experiment.model, REFERENCE)
-        return {c: features_of(model, e.data, c, seed=e.seed, table=e.table, batch_size=e.batch_size)
-                for c in e.deployment}  # fmt: skip
+        return {
+            c: features_of(model, e.data, c, seed=e.seed, table=e.table, batch_size=e.batch_size) for c in e.deployment
+        }
 
     @cached_property
     def _twins(self) -> dict[str, tuple[ZeroShotModel, Statistics]]:
@@ -199,9 +203,15 @@ def _score(job: _Job, draw: Draw | None, runs: tuple[Run, ...]) -> int:
         vectors = {n: m.class_vectors(e.data.class_names, templates(e.prompts)) for n, m in models.items()}
         for condition in e.deployment:
             found = outcomes(
-                models, vectors, e.data, condition, reference=job.reference[condition], seed=e.seed, table=e.table,
+                models,
+                vectors,
+                e.data,
+                condition,
+                reference=job.reference[condition],
+                seed=e.seed,
+                table=e.table,
                 batch_size=e.batch_size,
-            )  # fmt: skip
+            )
             for run in mine:
                 job.store.write(e.spec(run, condition), found[run.config])
         if seen is not None:

@@ -17,9 +17,15 @@ from edgelib.quant.scheme import scheme
 
 
 def deployment_costs(
-    model: nn.Module, tower: nn.Module, shape: Encoder, configs: Sequence[str], devices: Iterable[Device],
-    project: Projector, *, batch: int = 1,
-) -> pd.DataFrame:  # fmt: skip
+    model: nn.Module,
+    tower: nn.Module,
+    shape: Encoder,
+    configs: Sequence[str],
+    devices: Iterable[Device],
+    project: Projector,
+    *,
+    batch: int = 1,
+) -> pd.DataFrame:
     """Return one row per device and configuration: bytes, latency_ms with low and high, binds, reason.
 
     bytes: of `stored_bytes`. model: what is packed and shipped; tower: the part that sees each image, of dimensions

@@ -78,20 +78,27 @@ class KVStudy:
     @cached_property
     def _shared(self) -> dict:
         return {
-            "caches": True, "model": self.model.fingerprint, "device": self.model.device.type,
-            "dtype": str(self.model.dtype), "seed": self.seed, "data": self.data.fingerprint,
-            "max_new_tokens": self.max_new_tokens, "versions": {name: version(name) for name in LIBRARIES},
+            "caches": True,
+            "model": self.model.fingerprint,
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype),
+            "seed": self.seed,
+            "data": self.data.fingerprint,
+            "max_new_tokens": self.max_new_tokens,
+            "versions": {name: version(name) for name in LIBRARIES},
             "code": code_version(__name__),
-        }  # fmt: skip
+        }
 
     def spec(self, variant: KVVariant, twin: str) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
         plan = None if variant.cache == EXACT else kv_scheme(variant.cache)
         used = self.calibration.fingerprint if plan is not None and plan.needs_calibration else None
         return self._shared | {
-            "twin": twin, "cache": None if plan is None else plan.to_dict(), "attention": variant.attention,
+            "twin": twin,
+            "cache": None if plan is None else plan.to_dict(),
+            "attention": variant.attention,
             "calibration": used,
-        }  # fmt: skip
+        }
 
     def columns(self, variant: KVVariant, twin: str) -> dict:
         """What the rows of a cell are marked with."""
@@ -115,10 +122,16 @@ class KVStudy:
             names = dict.fromkeys([*([EXACT] if plain else []), *(v.cache for v in own)])
             with nullcontext() if plain else rounded_attention(model, attention):
                 rows = answers(
-                    dict.fromkeys(names, model), self.data, Condition(), reference=EXACT if plain else None,
-                    caches={name: plans.get(name) for name in names}, share=False,
-                    max_new_tokens=self.max_new_tokens, seed=self.seed, batch_size=self.batch_size,
-                )  # fmt: skip
+                    dict.fromkeys(names, model),
+                    self.data,
+                    Condition(),
+                    reference=EXACT if plain else None,
+                    caches={name: plans.get(name) for name in names},
+                    share=False,
+                    max_new_tokens=self.max_new_tokens,
+                    seed=self.seed,
+                    batch_size=self.batch_size,
+                )
             found |= {v: scored(rows[v.cache], self.data) for v in own}
         return found
 

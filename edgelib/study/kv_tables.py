@@ -33,10 +33,17 @@ def state_rows(model: GenerativeModel, statistics: KVStatistics, twin: str = PLA
                 continue
             peak = float(peaks[row].max())
             share = float("nan") if split is None else 1 - float(split.abs_max()[row].max()) / peak
-            rows.append({
-                "twin": twin, "layer": layer, "part": part, "modality": modality, "amplitude": peak,
-                "spread": float(spreads[row].median()), "bias_share": share,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "twin": twin,
+                    "layer": layer,
+                    "part": part,
+                    "modality": modality,
+                    "amplitude": peak,
+                    "spread": float(spreads[row].median()),
+                    "bias_share": share,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -66,9 +73,15 @@ def cache_costs(model: GenerativeModel, caches: Sequence[str], calibration: Ques
 
 
 def drift_table(
-    model: GenerativeModel, plans: Mapping[str, KVPlan], data: QuestionSet, steps: int, *, n_boot: int, level: float,
+    model: GenerativeModel,
+    plans: Mapping[str, KVPlan],
+    data: QuestionSet,
+    steps: int,
+    *,
+    n_boot: int,
+    level: float,
     seed: int,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Mean divergence by cache and step with bootstrap intervals over images.
 
     Columns: cache, step, kl, low, high, flips, n (prompts). The model writes on beyond the end of its
@@ -83,10 +96,17 @@ def drift_table(
             by_image = own.groupby(images[own["item"]])["kl"].agg(["sum", "size"]).to_numpy(float)
             means, _ = replicates(by_image[:, :1], by_image[:, 1], n_boot, rng)
             low, high = percentile_interval(means[1:, 0], level, len(by_image))
-            rows.append({
-                "cache": cache, "step": step, "kl": own.kl.mean(), "low": low, "high": high,
-                "flips": own.flip.mean(), "n": len(own),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "cache": cache,
+                    "step": step,
+                    "kl": own.kl.mean(),
+                    "low": low,
+                    "high": high,
+                    "flips": own.flip.mean(),
+                    "n": len(own),
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -52,17 +52,23 @@ FULL = Suite(
 QUICK = Suite(
     encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1,))},
     decoders={"qwen2-0.5b": ("qwen2-0.5b", ((1, 1), (1, 8)))},
-    new_tokens=4, rounds=2, megabytes=64,
-)  # fmt: skip
+    new_tokens=4,
+    rounds=2,
+    megabytes=64,
+)
 SUITES = {"full": FULL, "quick": QUICK}
 _TOO_LONG = 15.0  # seconds that one run of a case may take, by the ceilings or in fact, before it is left out
 _COPIES = 5  # of a decoder's weights: the model, its rounded copy, the exporter's, the exported one, the session's
 
 
 def measure_machine(
-    suite: Suite = FULL, runners: Sequence[Runner] | None = None, *, name: str | None = None,
-    store: CellStore | None = None, report: Callable[[str], None] = lambda line: None,
-) -> Measurements:  # fmt: skip
+    suite: Suite = FULL,
+    runners: Sequence[Runner] | None = None,
+    *,
+    name: str | None = None,
+    store: CellStore | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Measurements:
     """Measure this machine with the threads torch has now and return its tables.
 
     runners: ways to run a model, the baseline first; None for torch and every kernel that is installed. name: of the
@@ -127,9 +133,11 @@ class _Session:
     def case(self, what: str, make: Callable[[], list[dict]]) -> list[dict]:
         """The rows of a case, from the store or made now."""
         spec = {
-            "measured": what, "machine": self.machine, "code": code_version(__name__),
+            "measured": what,
+            "machine": self.machine,
+            "code": code_version(__name__),
             "lengths": [self.suite.new_tokens, self.suite.rounds, _TOO_LONG],
-        }  # fmt: skip
+        }
         kept = None if self.store is None else self.store.read(spec)
         if kept is None:
             self.report(what)
@@ -157,9 +165,13 @@ def _slow(run_ms: float) -> str | None:
 
 def _head(model: str, runner: Runner, batch: int) -> dict:
     return dict(
-        model=model, runtime=runner.runtime, config=runner.config, weight=runner.weight, activation=runner.activation,
+        model=model,
+        runtime=runner.runtime,
+        config=runner.config,
+        weight=runner.weight,
+        activation=runner.activation,
         batch=batch,
-    )  # fmt: skip
+    )
 
 
 def _moved(work: Work) -> dict:
@@ -205,9 +217,11 @@ def _encoder_case(session: _Session, model: str, tower, built: Mapping[Runner, n
             times[runner].append(times_ms(step, warmup=1, repeats=3))
     for runner, step in steps.items():
         rows.append(
-            _head(model, runner, batch) | percentiles(np.concatenate(times[runner]))
-            | _moved(work[runner]) | memory_split(built[runner], step)
-        )  # fmt: skip
+            _head(model, runner, batch)
+            | percentiles(np.concatenate(times[runner]))
+            | _moved(work[runner])
+            | memory_split(built[runner], step)
+        )
     return rows
 
 
@@ -255,9 +269,13 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
         return [{"left_out": f"{case}: {reason}"}]
     runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]
     work = decode_work(
-        dims, runner.bits, context=prompt + suite.new_tokens // 2, batch=batch, head_bits=runner.head_bits,
+        dims,
+        runner.bits,
+        context=prompt + suite.new_tokens // 2,
+        batch=batch,
+        head_bits=runner.head_bits,
         kv_bits=runner.other_bits,
-    )  # fmt: skip
+    )
     row = _head(model, runner, batch) | dict(prompt=prompt, new_tokens=suite.new_tokens) | _moved(work)
     memory = memory_split(module, lambda: generation.run(2), generation.cache_bytes)
     return [row | token_statistics(runs, batch) | memory]

@@ -94,9 +94,12 @@ class Grid:
     def columns(self, variant: Variant, condition: Condition) -> dict:
         """What the rows of a cell are marked with."""
         return {
-            "model": variant.model, "twin": variant.twin, "config": variant.config,
-            "corruption": condition.corruption, "severity": condition.severity,
-        }  # fmt: skip
+            "model": variant.model,
+            "twin": variant.twin,
+            "config": variant.config,
+            "corruption": condition.corruption,
+            "severity": condition.severity,
+        }
 
     def module(self, variant: Variant) -> nn.Module:
         """The network that a variant is a copy of."""
@@ -114,9 +117,15 @@ class Grid:
             mine = [v for v in todo if v.model == model]
             names = dict.fromkeys([reference.name, *(v.name for v in mine)])
             rows = outcomes(
-                {n: built.models[n] for n in names}, built.vectors, self.data, condition, reference=reference.name,
-                seed=self.seed, table=self.table, batch_size=self.batch_size,
-            )  # fmt: skip
+                {n: built.models[n] for n in names},
+                built.vectors,
+                self.data,
+                condition,
+                reference=reference.name,
+                seed=self.seed,
+                table=self.table,
+                batch_size=self.batch_size,
+            )
             found |= {v: rows[v.name] for v in mine}
         return found
 
@@ -140,10 +149,12 @@ class Grid:
         """Plain values that name a cell: nothing else may change its rows."""
         return self._shared | {
             "model": self.models[variant.model].fingerprint,
-            "device": self.models[variant.model].device.type, "variant": self._told(variant),
-            "corruption": condition.corruption, "severity": condition.severity,
+            "device": self.models[variant.model].device.type,
+            "variant": self._told(variant),
+            "corruption": condition.corruption,
+            "severity": condition.severity,
             "drift_from": self._told(self.reference(variant.model)),
-        }  # fmt: skip
+        }
 
     def _told(self, variant: Variant) -> list:
         plan = scheme(variant.config)
@@ -153,9 +164,12 @@ class Grid:
 def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:
     """Plain values on which every outcome of a study depends, whatever is evaluated."""
     return {
-        "data": data.fingerprint, "prompts": list(templates(prompts)), "seed": seed, "table": table,
+        "data": data.fingerprint,
+        "prompts": list(templates(prompts)),
+        "seed": seed,
+        "table": table,
         "versions": {name: version(name) for name in _LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def variants_of(

@@ -14,8 +14,17 @@ from edgelib.tasks.scores import bootstrap_means, difference, interval_table
 from edgelib.tasks.yes_no import answer_texts, yes_labels
 
 PERCEPTION = (
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-)  # fmt: skip
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = PERCEPTION + COGNITION
 MAXIMUM = 200  # points of an image with both answers right, and so of a task
@@ -56,9 +65,14 @@ def _images(frame: pd.DataFrame) -> pd.DataFrame:
     yes = yes_labels(frame["answer"], "column 'answer'")
     said = np.array([read_answer(text) for text in answer_texts(frame["prediction"], "column 'prediction'")])
     marks = pd.DataFrame(
-        dict(task=frame["task"].to_numpy(), image=frame["image"].to_numpy(), questions=1,
-             hits=said == np.where(yes, "yes", "no"), unparsed=said == "other")
-    )  # fmt: skip
+        dict(
+            task=frame["task"].to_numpy(),
+            image=frame["image"].to_numpy(),
+            questions=1,
+            hits=said == np.where(yes, "yes", "no"),
+            unparsed=said == "other",
+        )
+    )
     try:
         images = marks.groupby(["task", "image"], sort=False).sum().reset_index()
     except TypeError as error:
@@ -164,9 +178,14 @@ def _pseudo_difference(terms: np.ndarray, sizes: np.ndarray, n_boot: int, rng: n
 
 
 def mme_difference(
-    a: pd.DataFrame, b: pd.DataFrame, *, score: str = "total",
-    level: float = 0.95, n_boot: int = REPLICATES, seed: int = 0,
-) -> PairedDifference:  # fmt: skip
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    score: str = "total",
+    level: float = 0.95,
+    n_boot: int = REPLICATES,
+    seed: int = 0,
+) -> PairedDifference:
     """Return score(a) - score(b) in points, for two models' answers to the same questions, with interval, p, n and mde.
 
     score: "perception", "cognition", "total" or a task.

@@ -72,9 +72,15 @@ def pope_scores(labels, answers, rule: str = "official") -> dict:
 
 
 def pope_interval(
-    labels, answers, *, rule: str = "official", cluster=None,
-    level: float = 0.95, n_boot: int = REPLICATES, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    labels,
+    answers,
+    *,
+    rule: str = "official",
+    cluster=None,
+    level: float = 0.95,
+    n_boot: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return one row per score of `pope_scores`: score, value, low, high, n_clusters, n, unparsed.
 
     Percentile bootstrap over clusters, with a pseudo-item of each outcome in the pool; cluster: one image id per item
@@ -86,9 +92,17 @@ def pope_interval(
 
 
 def pope_difference(
-    labels, a, b, *, score: str = "f1", rule: str = "official", cluster=None,
-    level: float = 0.95, n_boot: int = REPLICATES, seed: int = 0,
-) -> PairedDifference:  # fmt: skip
+    labels,
+    a,
+    b,
+    *,
+    score: str = "f1",
+    rule: str = "official",
+    cluster=None,
+    level: float = 0.95,
+    n_boot: int = REPLICATES,
+    seed: int = 0,
+) -> PairedDifference:
     """Return score(a) - score(b) of two models' answers to the same questions, with interval, p, n and mde.
 
     score: one of accuracy, precision, recall, f1, yes_ratio, a fraction (0.01 = one point).

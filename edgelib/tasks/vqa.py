@@ -127,9 +127,15 @@ def vqa_scores(predictions, answers, rule: str = "official") -> dict:
 
 
 def vqa_interval(
-    predictions, answers, *, rule: str = "official", cluster=None,
-    level: float = 0.95, n_boot: int = REPLICATES, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    predictions,
+    answers,
+    *,
+    rule: str = "official",
+    cluster=None,
+    level: float = 0.95,
+    n_boot: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Return one row (score, value, low, high, n_clusters, n, unparsed) with the interval of the mean VQA accuracy.
 
     Percentile bootstrap over clusters, with a right and a wrong pseudo-item in the pool; cluster: one image id per

@@ -22,9 +22,7 @@ def write_card(out: Path, name: str, library: str, what: str, recipe: dict, accu
     _write(out, name, library, what, recipe, seen, parameters, [score, log])
 
 
-def write_vlm_card(
-    out: Path, recipe: dict, scenes: int, scores: dict[str, tuple[int, int]], parameters: int
-) -> None:  # fmt: skip
+def write_vlm_card(out: Path, recipe: dict, scenes: int, scores: dict[str, tuple[int, int]], parameters: int) -> None:
     """Write README.md into the folder of `scenes-vlm`; scores: {task: (questions answered exactly, questions)}."""
     what = "A Qwen2-VL that answers questions about scenes in English and German"
     lines = [
@@ -45,7 +43,7 @@ def _share(right: int, n: int) -> str:
 
 def _write(
     out: Path, name: str, library: str, what: str, recipe: dict, seen: int, parameters: int, lines: list[str]
-) -> None:  # fmt: skip
+) -> None:
     digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     scores = "\n".join(lines)
     text = f"""---

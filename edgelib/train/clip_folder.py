@@ -23,9 +23,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=[END, START], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=512,
+        special_tokens=[END, START],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(vocabulary_text(), trainer)
     ends = [(START, tokenizer.token_to_id(START)), (END, tokenizer.token_to_id(END))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
@@ -51,10 +53,14 @@ def clip_config(tokenizer: PreTrainedTokenizerFast, image_size: int) -> CLIPConf
     return CLIPConfig(
         vision_config={**tower, "num_hidden_layers": 4, "image_size": image_size, "patch_size": 8},
         text_config={
-            **tower, **ids, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT,
+            **tower,
+            **ids,
+            "num_hidden_layers": 2,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": CONTEXT,
         },
         projection_dim=128,
-    )  # fmt: skip
+    )
 
 
 def save_clip(
@@ -65,8 +71,11 @@ def save_clip(
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     CLIPImageProcessor(
-        size={"height": size, "width": size}, crop_size={"height": size, "width": size}, do_center_crop=False,
-        image_mean=list(MEAN), image_std=list(STD),
-    ).save_pretrained(out)  # fmt: skip
+        size={"height": size, "width": size},
+        crop_size={"height": size, "width": size},
+        do_center_crop=False,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    ).save_pretrained(out)
     what = 'A CLIP, classes compared with the prompt "a photo of a {shape}."'
     write_card(out, "scenes-clip", "transformers", what, recipe, accuracy, sum(p.numel() for p in model.parameters()))

@@ -154,9 +154,15 @@ def optimise(
 
 
 def train_cycles(
-    build: Callable[[], nn.Module], width: int, patch: int, loss_of: Callable, score: Callable, recipe: Recipe,
-    out: Path, report: Callable[[str], None],
-) -> tuple[nn.Module, float]:  # fmt: skip
+    build: Callable[[], nn.Module],
+    width: int,
+    patch: int,
+    loss_of: Callable,
+    score: Callable,
+    recipe: Recipe,
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[nn.Module, float]:
     """Run all cycles and return (network, its accuracy on SCORED test scenes); `out` gets training_log.csv.
 
     score(network, split, n) is the ten-class accuracy on the first n scenes of a split. A finished cycle is kept in
@@ -189,10 +195,15 @@ def _with_log(steps: Iterator, score: Callable, recipe: Recipe, out: Path, repor
         if (step + 1) % recipe.log_every and step + 1 < recipe.steps:
             continue
         accuracy = score(average, "validation", VALIDATED)
-        add_line(out / "training_log.csv", {
-            "scenes_seen": (step + 1) * recipe.batch, "loss": round(float(np.mean(losses)), 5),
-            "accuracy": accuracy, "learning_rate": round(rate, 8),
-        })  # fmt: skip
+        add_line(
+            out / "training_log.csv",
+            {
+                "scenes_seen": (step + 1) * recipe.batch,
+                "loss": round(float(np.mean(losses)), 5),
+                "accuracy": accuracy,
+                "learning_rate": round(rate, 8),
+            },
+        )
         minutes = (time.monotonic() - started) / 60
         report(
             f"step {step + 1}/{recipe.steps}  loss {np.mean(losses):.3f}  accuracy {accuracy:.3f}  {minutes:.1f} min"

@@ -65,9 +65,12 @@ def train(out: Path, recipe: VitRecipe | None = None, report: Callable[[str], No
         "interpolation": "bicubic",
     }
     save_for_hf(
-        model.half(), str(out), model_config={"label_names": list(SHAPES), "pretrained_cfg": data},
-        model_args=SHAPE_OF_NETWORK, safe_serialization=True,
-    )  # fmt: skip
+        model.half(),
+        str(out),
+        model_config={"label_names": list(SHAPES), "pretrained_cfg": data},
+        model_args=SHAPE_OF_NETWORK,
+        safe_serialization=True,
+    )
     what = "A supervised vision transformer (timm) that names the subject of a scene"
     parameters = sum(p.numel() for p in model.parameters())
     write_card(out, "scenes-vit", "timm", what, asdict(recipe), accuracy, parameters)

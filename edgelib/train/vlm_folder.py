@@ -74,9 +74,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.WordLevelTrainer(vocab_size=4096, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(known_text(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PAD, eos_token=END, model_max_length=CONTEXT,
-        additional_special_tokens=[START, VISION_START, VISION_END, IMAGE, VIDEO], padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        unk_token=UNKNOWN,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=CONTEXT,
+        additional_special_tokens=[START, VISION_START, VISION_END, IMAGE, VIDEO],
+        padding_side="left",
+    )
 
 
 def build_processor() -> Qwen2VLProcessor:
@@ -96,19 +101,41 @@ def vlm_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
     """The architecture: a vision tower like scenes-clip's, and a decoder with grouped queries and M-RoPE."""
     token = tokenizer.convert_tokens_to_ids
     text = dict(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=CONTEXT, initializer_range=0.05, rms_norm_eps=1e-6,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.05,
+        rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-        tie_word_embeddings=False, bos_token_id=token(PAD), eos_token_id=token(END), pad_token_id=token(PAD),
-    )  # fmt: skip
+        tie_word_embeddings=False,
+        bos_token_id=token(PAD),
+        eos_token_id=token(END),
+        pad_token_id=token(PAD),
+    )
     vision = dict(
-        depth=4, embed_dim=128, hidden_size=text["hidden_size"], hidden_act="gelu", mlp_ratio=4, num_heads=4,
-        patch_size=PATCH, spatial_merge_size=MERGE, temporal_patch_size=TEMPORAL,
-    )  # fmt: skip
+        depth=4,
+        embed_dim=128,
+        hidden_size=text["hidden_size"],
+        hidden_act="gelu",
+        mlp_ratio=4,
+        num_heads=4,
+        patch_size=PATCH,
+        spatial_merge_size=MERGE,
+        temporal_patch_size=TEMPORAL,
+    )
     return Qwen2VLConfig(
-        text_config=text, vision_config=vision, image_token_id=token(IMAGE), video_token_id=token(VIDEO),
-        vision_start_token_id=token(VISION_START), vision_end_token_id=token(VISION_END), tie_word_embeddings=False,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token(IMAGE),
+        video_token_id=token(VIDEO),
+        vision_start_token_id=token(VISION_START),
+        vision_end_token_id=token(VISION_END),
+        tie_word_embeddings=False,
+    )
 
 
 def save_vlm(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, out: Path) -> None:

@@ -38,9 +38,13 @@ def write_npz(folder, name="data.npz", **changes):
 
 def hub_table(image="img", label="label", cells=None, labels=LABELS, names=NAMES, **extra) -> pa.Table:
     features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": list(names or ())}}
-    table = pa.table({
-        image: [{"bytes": png(p), "path": None} for p in PIXELS] if cells is None else cells, label: labels, **extra,
-    })  # fmt: skip
+    table = pa.table(
+        {
+            image: [{"bytes": png(p), "path": None} for p in PIXELS] if cells is None else cells,
+            label: labels,
+            **extra,
+        }
+    )
     described = json.dumps({"info": {"features": features}})
     return table.replace_schema_metadata({"huggingface": described}) if names else table
 
@@ -373,10 +377,19 @@ def test_text_labels_are_looked_up_among_the_class_names(tmp_path):
         ({"images": PIXELS[:0], "labels": LABELS[:0]}, "is empty"),
     ],
     ids=[
-        "too big", "negative", "float", "bool", "column", "object labels", "object names", "number names", "no labels",
-        "no images", "empty",
+        "too big",
+        "negative",
+        "float",
+        "bool",
+        "column",
+        "object labels",
+        "object names",
+        "number names",
+        "no labels",
+        "no images",
+        "empty",
     ],
-)  # fmt: skip
+)
 def test_wrong_labels_and_columns_say_what_is_there(changes, says, tmp_path):
     assert says in message(dataset, write_npz(tmp_path, **changes))
 

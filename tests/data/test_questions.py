@@ -133,8 +133,11 @@ def test_a_subset_keeps_questions_and_images_together():
 def test_the_fingerprint_follows_what_is_asked_and_seen():
     data = toy([0, 1])
     changes = [dict(question="else?"), dict(answer="no"), dict(item="q9"), dict(image=2)]
-    prints = {QuestionSet("x", "pope", data.rows.assign(**{k: [v, data.rows[k][1]]}), data.images).fingerprint
-              for change in changes for k, v in change.items()}  # fmt: skip
+    prints = {
+        QuestionSet("x", "pope", data.rows.assign(**{k: [v, data.rows[k][1]]}), data.images).fingerprint
+        for change in changes
+        for k, v in change.items()
+    }
     assert len(prints | {data.fingerprint}) == 5
     assert QuestionSet("other name", "pope", data.rows, data.images.clone()).fingerprint == data.fingerprint
 
@@ -175,7 +178,7 @@ BROKEN = {
         lambda r: [row | ({"question": None} if i == 2 else {}) for i, row in enumerate(r)],
         "got nan in row 2",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("task", "change", "text"), BROKEN.values(), ids=BROKEN)

@@ -137,8 +137,10 @@ def test_a_mix_is_called_better_only_where_a_test_says_so():
     better = PairedDifference(0.03, (0.01, 0.05), 0.001, 300, 0.02, 300, 0.95)
     open_ = PairedDifference(0.01, (-0.01, 0.03), 0.4, 300, 0.02, 300, 0.95)
     worse = PairedDifference(-0.03, (-0.05, -0.01), 0.001, 300, 0.02, 300, 0.95)
-    said = {k: claims_edge.allocation_claim(found, "W4A8", 2.0, {"accuracy": t}) for k, t in
-            {"beats W4A8": better, "is not shown to beat W4A8": open_, "is beaten by W4A8": worse}.items()}  # fmt: skip
+    said = {
+        k: claims_edge.allocation_claim(found, "W4A8", 2.0, {"accuracy": t})
+        for k, t in {"beats W4A8": better, "is not shown to beat W4A8": open_, "is beaten by W4A8": worse}.items()
+    }
     assert all(verdict in text and "50 % of it" in text for verdict, text in said.items())
     one_of_two = replace(better, p=0.03)
     both = claims_edge.allocation_claim(found, "W4A8", 2.0, {"clean": one_of_two, "corrupted": open_})
@@ -184,11 +186,13 @@ def test_every_figure_takes_its_rows(ax):
     points = projection.published_points(table)[:6].assign(projected=20.0, low=10.0, high=40.0)
     legal = edge.legality([device], {"w8a8-minmax": ("int8", "int8"), "fp8": ("fp8_e4m3", "fp8_e4m3")})
     for draw in (
-        lambda: figures_edge.speedups(rows, ax, "x"), lambda: figures_edge.roofline(rows, device, ax),
-        lambda: figures_edge.memory_split(rows, ax), lambda: figures_edge.projected_and_measured(points, ax, names),
+        lambda: figures_edge.speedups(rows, ax, "x"),
+        lambda: figures_edge.roofline(rows, device, ax),
+        lambda: figures_edge.memory_split(rows, ax),
+        lambda: figures_edge.projected_and_measured(points, ax, names),
         lambda: figures_edge.legality_grid(legal, ax, {device.key: "Orin"}, {"w8a8-minmax": "W8A8", "fp8": "FP8"}),
         lambda: figures_edge.bits_by_depth(pd.DataFrame(dict(format=["w4", "w8", "w4"])), ax, ["w4", "w8"]),
-    ):  # fmt: skip
+    ):
         ax.clear()
         assert draw() is ax
         ax.figure.canvas.draw()
@@ -209,11 +213,12 @@ def test_an_explorer_carries_its_rows_and_loads_nothing_from_elsewhere():
 @pytest.mark.parametrize(
     ("rows", "name", "words"),
     [
-        (ROWS.drop(columns="y"), "c", "no column 'y'"), (ROWS.assign(y=np.nan), "c", "NaN"),
+        (ROWS.drop(columns="y"), "c", "no column 'y'"),
+        (ROWS.assign(y=np.nan), "c", "NaN"),
         (ROWS, 'x" onload=', "is an id"),
     ],
     ids=["column", "NaN", "name"],
-)  # fmt: skip
+)
 def test_a_bad_chart_is_named(rows, name, words):
     with pytest.raises(EdgelibError, match=words):
         explorer.scatter(rows, name, "label", **AXES)

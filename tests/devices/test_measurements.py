@@ -18,9 +18,12 @@ from edgelib.study import machine as suite
 from edgelib.study.store import CellStore
 
 MACHINE = {
-    "name": "Test board", "threads": 1, "memory_gib": 8.0, "family": "armv8",
+    "name": "Test board",
+    "threads": 1,
+    "memory_gib": 8.0,
+    "family": "armv8",
     "ceilings": {"copy_gb_s": 20.0, "read_gb_s": 25.0, "fp32_tops": 0.1, "int8_tops": 0.4},
-}  # fmt: skip
+}
 
 
 def table(name, **columns):
@@ -32,11 +35,14 @@ def table(name, **columns):
 MEASURED = Measurements(
     MACHINE,
     table(
-        "encoders", config=["fp32", "int8", "fp32"], batch=[1, 1, 8], p50=[50.0, 20.0, 300.0],
+        "encoders",
+        config=["fp32", "int8", "fp32"],
+        batch=[1, 1, 8],
+        p50=[50.0, 20.0, 300.0],
         operations=[8e9, 8e9, 64e9],
     ),
     table("generation", config=["fp32", "int8"], tpot_p50=[120.0, 30.123456]),
-)  # fmt: skip
+)
 
 
 def test_a_folder_gives_back_what_was_saved(tmp_path):
@@ -134,9 +140,12 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "decoder", lambda name: decoder)
     return suite.Suite(
         encoders={str(tmp_path / "clip"): ("clip-vit-b32", (1, 2))},
-        decoders={str(tmp_path / "lm"): ("qwen2-0.5b", ((1, 3), (2, 3)))}, new_tokens=3, rounds=2, megabytes=1,
+        decoders={str(tmp_path / "lm"): ("qwen2-0.5b", ((1, 3), (2, 3)))},
+        new_tokens=3,
+        rounds=2,
+        megabytes=1,
         gemm=16,
-    )  # fmt: skip
+    )
 
 
 def test_a_suite_measures_every_case_on_every_runner(tiny, tmp_path):

@@ -22,11 +22,15 @@ def planted(rng, devices=6, per_device=6, spread=0.0, **truth):
     n = devices * per_device
     points = pd.DataFrame(
         dict(
-            silicon=np.repeat([f"d{i}" for i in range(devices)], per_device), memory_ms=rng.uniform(5, 60, n),
-            compute_ms=rng.uniform(0.1, 1, n), layers=rng.integers(12, 40, n), kind="decode", step="decode",
+            silicon=np.repeat([f"d{i}" for i in range(devices)], per_device),
+            memory_ms=rng.uniform(5, 60, n),
+            compute_ms=rng.uniform(0.1, 1, n),
+            layers=rng.integers(12, 40, n),
+            kind="decode",
+            step="decode",
             runtime="compiled",
         )
-    )  # fmt: skip
+    )
     points["device"] = points["silicon"]
     computing = rng.random(n) < 0.3
     points.loc[computing, ["kind", "step"]] = ["compute", "prefill"]
@@ -131,9 +135,13 @@ def test_the_spread_within_devices_leaves_out_what_a_device_shares():
 
 
 def test_only_devices_with_errors_of_the_kind_widen_an_interval():
-    errors = pd.DataFrame(dict(
-        silicon=list("aabcde"), kind=["decode"] * 4 + ["compute"] * 2, log_error=[0.1, -0.3, 0.2, 0.4, 1.0, 2.0],
-    ))  # fmt: skip
+    errors = pd.DataFrame(
+        dict(
+            silicon=list("aabcde"),
+            kind=["decode"] * 4 + ["compute"] * 2,
+            log_error=[0.1, -0.3, 0.2, 0.4, 1.0, 2.0],
+        )
+    )
     three, all_five = np.mean([0.05, 0.04, 0.16]), np.mean([0.05, 0.04, 0.16, 1, 4])
     for kind, devices, square in (("decode", 3, three), ("compute", 5, all_five), ("decoded", 5, all_five)):
         expected = stats.t.isf(0.05, devices - 1) * np.sqrt(square * (1 + 1 / devices))

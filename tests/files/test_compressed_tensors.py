@@ -22,9 +22,19 @@ from edgelib.kernels.roundings import computed_by, full_range_rows
 from edgelib.quant.quantize import quantize
 
 SCHEMES = [
-    "w8a8-minmax", "w8a8-smoothquant", "w8a8-minmax-asym", "w8a16", "w8a32-minmax-asym", "w4a16", "w4a16-awq-g32",
-    "w3a32-minmax", "w4a8-minmax", "fp8", "fp8-w8a16", "w8a8-minmax-static",
-]  # fmt: skip
+    "w8a8-minmax",
+    "w8a8-smoothquant",
+    "w8a8-minmax-asym",
+    "w8a16",
+    "w8a32-minmax-asym",
+    "w4a16",
+    "w4a16-awq-g32",
+    "w3a32-minmax",
+    "w4a8-minmax",
+    "fp8",
+    "fp8-w8a16",
+    "w8a8-minmax-static",
+]
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +113,16 @@ def test_layers_left_alone_are_ignored_by_the_loader(clip, inputs, tmp_path):
 @pytest.mark.parametrize("exclude", [[], ["lm_head"]], ids=["with lm_head", "without"])
 def test_a_decoder_with_a_shared_output_layer_comes_back(exclude, tmp_path):
     config = Qwen2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     torch.manual_seed(0)
     quantized = quantize(Qwen2ForCausalLM(config).eval(), {"preset": "w4a32-minmax-g32", "exclude": exclude})
     folder = save_compressed_tensors(quantized, tmp_path / "checkpoint")
@@ -133,9 +150,16 @@ def test_rows_are_rounded_on_the_full_range_grid():
 
 def tiny_decoder() -> Qwen2ForCausalLM:
     config = Qwen2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).eval()
 

@@ -28,10 +28,27 @@ from edgelib.quant.quantize import quantize
 
 MIB = 2**20
 SCHEMES = [
-    "fp32", "fp16", "bf16", "w8a8-minmax", "w8a8-minmax-full", "w8a8-minmax-asym", "w8a8-smoothquant",
-    "w8a8-minmax-static", "w4a16-minmax-g32", "w4a8-awq", "w4a8-minmax-asym", "w3a8-minmax", "w2a16-minmax-g32-asym",
-    "fp8", "fp8-e5m2-w8a16", "mxfp8", "mxfp4", "mxfp4-w4a8-even", "nvfp4", "nvfp4-static",
-]  # fmt: skip
+    "fp32",
+    "fp16",
+    "bf16",
+    "w8a8-minmax",
+    "w8a8-minmax-full",
+    "w8a8-minmax-asym",
+    "w8a8-smoothquant",
+    "w8a8-minmax-static",
+    "w4a16-minmax-g32",
+    "w4a8-awq",
+    "w4a8-minmax-asym",
+    "w3a8-minmax",
+    "w2a16-minmax-g32-asym",
+    "fp8",
+    "fp8-e5m2-w8a16",
+    "mxfp8",
+    "mxfp4",
+    "mxfp4-w4a8-even",
+    "nvfp4",
+    "nvfp4-static",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +71,11 @@ def saved_bytes(folder) -> int:
 
 
 @given(
-    bits=st.sampled_from([2, 3, 4, 8]), rows=st.integers(1, 4), width=st.integers(1, 40), seed=st.integers(0, 2**16),
-)  # fmt: skip
+    bits=st.sampled_from([2, 3, 4, 8]),
+    rows=st.integers(1, 4),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**16),
+)
 @settings(max_examples=60, deadline=None)
 def test_packed_codes_come_back(bits, rows, width, seed):
     rng = np.random.default_rng(seed)
@@ -139,9 +159,16 @@ def test_any_module_is_loaded_into_its_like(scheme, dtype, tmp_path):
 @pytest.mark.parametrize("scheme", [None, "fp32", "fp16", "bf16", "w8a8-minmax", "w4a16-minmax-g8"])
 def test_a_shared_output_layer_counts_as_often_as_it_is_stored(scheme, tmp_path):
     config = Qwen2Config(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     model = Qwen2ForCausalLM(config).eval()
     quantized = model if scheme is None else quantize(model, scheme)
     predicted = edgelib.packed_size(model, scheme)
@@ -228,12 +255,24 @@ def test_an_architecture_has_shapes_and_no_weights(name):
 
 def test_an_architecture_on_a_device_has_weights_that_follow_the_seed(tmp_path):
     config = CLIPConfig(
-        text_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                     "vocab_size": 20},
-        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                       "image_size": 8, "patch_size": 4},
-        projection_dim=8, architectures=["CLIPModel"],
-    )  # fmt: skip
+        text_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "vocab_size": 20,
+        },
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 8,
+            "patch_size": 4,
+        },
+        projection_dim=8,
+        architectures=["CLIPModel"],
+    )
     config.save_pretrained(tmp_path)
     state = torch.random.get_rng_state()
     a, b, c = (architecture(tmp_path, device="cpu", seed=seed).visual_projection.weight for seed in (0, 0, 1))

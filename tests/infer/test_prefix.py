@@ -80,8 +80,10 @@ def test_nothing_is_shared_where_nothing_is_saved(qwen, images, which):
 
 
 def test_nothing_is_shared_with_a_cache_under_examination(qwen, images, monkeypatch):
-    rows = [dict(item=str(i), image=0, image_id="a", question=q, category="random", answer="yes")
-            for i, q in enumerate(TEXTS)]  # fmt: skip
+    rows = [
+        dict(item=str(i), image=0, image_id="a", question=q, category="random", answer="yes")
+        for i, q in enumerate(TEXTS)
+    ]
     data, asked = QuestionSet("toy", "pope", pd.DataFrame(rows), images[0][None]), []
     monkeypatch.setattr("edgelib.infer.decode.read_images", lambda *given: asked.append(given))
     from transformers import DynamicCache
@@ -96,8 +98,9 @@ def test_a_decoder_that_looks_ahead_is_found_out(qwen, images):
     ahead = quantize(qwen, "fp32")  # a copy
     attention = ahead.module.get_decoder().layers[0]
     # every token learns what the last one is, as in a prefix language model
-    attention.register_forward_pre_hook(lambda layer, given, named: ((given[0] + given[0][:, -1:], *given[1:]), named),
-                                        with_kwargs=True)  # fmt: skip
+    attention.register_forward_pre_hook(
+        lambda layer, given, named: ((given[0] + given[0][:, -1:], *given[1:]), named), with_kwargs=True
+    )
     prompts = ahead.prepare(images, QUESTIONS, WHICH)
     features = ahead.features(prompts.pixels)
     assert not prefix.looks_back(ahead, prompts, features) and prefix.looks_back(qwen, prompts, features)

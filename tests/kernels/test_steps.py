@@ -19,9 +19,16 @@ from edgelib.quant.quantize import quantize
 @pytest.fixture(scope="module")
 def model():
     config = Qwen2Config(
-        vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
     for parameter in model.parameters():

@@ -13,9 +13,18 @@ from edgelib.kv.cache import kv_cache
 from edgelib.kv.calibrate import calibrate_kv
 
 SCHEMES = (
-    "e4m3-amax", "e5m2-head", "int8-channel-mean", "int8-tokenmean", "int4-token-g8", "int4-kivi-r3", "nvfp4",
-    "e4m3-bias", "e4m3-amax-image16", "int8-token-text16-konly", "e4m3-p99-layers1",
-)  # fmt: skip
+    "e4m3-amax",
+    "e5m2-head",
+    "int8-channel-mean",
+    "int8-tokenmean",
+    "int4-token-g8",
+    "int4-kivi-r3",
+    "nvfp4",
+    "e4m3-bias",
+    "e4m3-amax-image16",
+    "int8-token-text16-konly",
+    "e4m3-p99-layers1",
+)
 NEW = 6
 
 
@@ -34,9 +43,15 @@ def qwen():
 def written(model, inputs, cache, n=NEW, **options):
     """Scores of n new tokens [n, B, vocabulary] and the tokens."""
     out = model.generate(
-        **inputs, past_key_values=cache, max_new_tokens=n, min_new_tokens=n, do_sample=False, output_logits=True,
-        return_dict_in_generate=True, **options,
-    )  # fmt: skip
+        **inputs,
+        past_key_values=cache,
+        max_new_tokens=n,
+        min_new_tokens=n,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
     return torch.stack(out.logits), out.sequences[:, -n:]
 
 
@@ -76,9 +91,12 @@ def forward(model, inputs, cache, pieces):
         stop = start + n
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, start:stop]
         out = model(
-            input_ids=ids[:, start:stop], attention_mask=mask[:, :stop], position_ids=position, past_key_values=cache,
+            input_ids=ids[:, start:stop],
+            attention_mask=mask[:, :stop],
+            position_ids=position,
+            past_key_values=cache,
             use_cache=True,
-        )  # fmt: skip
+        )
         scores.append(out.logits)
         start = stop
     return torch.cat(scores, 1)
@@ -249,9 +267,11 @@ def test_two_caches_of_a_model_do_not_mix(qwen):
     forward(model, part, second, [8])
     position = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, 4:]
     out = model(
-        input_ids=inputs["input_ids"][:, 4:], attention_mask=inputs["attention_mask"], position_ids=position,
+        input_ids=inputs["input_ids"][:, 4:],
+        attention_mask=inputs["attention_mask"],
+        position_ids=position,
         past_key_values=first,
-    )  # fmt: skip
+    )
     assert torch.allclose(out.logits, alone[:, 4:], atol=1e-5)
 
 

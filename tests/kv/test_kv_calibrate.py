@@ -41,9 +41,7 @@ def test_statistics_are_those_of_the_tokens_that_are_no_padding(qwen, part):
         assert torch.equal(seen.abs_max()[row], states[mask].abs().amax(0))
         assert torch.allclose(seen.spread()[row], states[mask].std(0, correction=0), atol=1e-4)
     assert torch.allclose(seen.mean, states.mean(0), atol=1e-5)
-    assert torch.allclose(
-        seen.abs_max(states.mean(0)).amax(0), (states - states.mean(0)).abs().amax(0), atol=1e-5
-    )  # fmt: skip
+    assert torch.allclose(seen.abs_max(states.mean(0)).amax(0), (states - states.mean(0)).abs().amax(0), atol=1e-5)
     exact = states.abs().flatten().sort().values[int(states.numel() * 0.9)]
     assert seen.percentile(90) == pytest.approx(float(exact), rel=0.02)
 

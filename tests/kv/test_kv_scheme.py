@@ -8,10 +8,23 @@ from edgelib.errors import EdgelibError
 from edgelib.kv.scheme import KVScheme, kv_scheme
 
 NAMES = (
-    "e4m3-amax", "e4m3-one", "e4m3-floor", "e5m2-p99.9", "int8-head-mean", "int4-channel-tokenmean", "nvfp4-amax",
-    "int4-kivi-r32", "int4-token-g8", "e4m3-amax-bias-konly", "int8-amax-vonly-layers0.2", "e4m3-amax-image16", "bf16",
-    "e4m3-amax-undelivered", "e4m3-amax-rangeonly", "e4m3-amax-exactprefill-text16",
-)  # fmt: skip
+    "e4m3-amax",
+    "e4m3-one",
+    "e4m3-floor",
+    "e5m2-p99.9",
+    "int8-head-mean",
+    "int4-channel-tokenmean",
+    "nvfp4-amax",
+    "int4-kivi-r32",
+    "int4-token-g8",
+    "e4m3-amax-bias-konly",
+    "int8-amax-vonly-layers0.2",
+    "e4m3-amax-image16",
+    "bf16",
+    "e4m3-amax-undelivered",
+    "e4m3-amax-rangeonly",
+    "e4m3-amax-exactprefill-text16",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,11 +75,16 @@ def test_other_types_are_refused():
 @pytest.mark.parametrize(
     ("name", "part", "bits"),
     [
-        ("e4m3", "k", 8), ("int4-channel", "v", 4), ("nvfp4", "k", 4.5), ("bf16", "v", 16),
-        ("int4-token-g16", "k", 4 + 32 / 16), ("e4m3-token", "v", 8 + 16 / 64), ("int4-kivi", "k", 5),
+        ("e4m3", "k", 8),
+        ("int4-channel", "v", 4),
+        ("nvfp4", "k", 4.5),
+        ("bf16", "v", 16),
+        ("int4-token-g16", "k", 4 + 32 / 16),
+        ("e4m3-token", "v", 8 + 16 / 64),
+        ("int4-kivi", "k", 5),
         ("int4-kivi", "v", 4.5),
     ],
-)  # fmt: skip
+)
 def test_bits_count_the_scales_that_tokens_bring_along(name, part, bits):
     assert kv_scheme(name).bits_per_element(64, part) == bits
 

@@ -50,8 +50,9 @@ def questions(n_images: int = 4, texts=TEXTS) -> QuestionSet:
     images = torch.randint(0, 256, (n_images, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     rows = [
         dict(item=f"{i}/{j}", image=i, image_id=f"scene {i}", question=text, category="random", answer="yes")
-        for j, text in enumerate(texts) for i in range(n_images)
-    ]  # fmt: skip
+        for j, text in enumerate(texts)
+        for i in range(n_images)
+    ]
     return QuestionSet("toy", "pope", pd.DataFrame(rows), images)
 
 

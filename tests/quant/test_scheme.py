@@ -62,10 +62,26 @@ MEANINGS = {
 
 def test_the_presets_are_the_published_ones():
     assert list(PRESETS) == [
-        "fp32", "fp16", "bf16", "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w3a8-minmax", "w4a8-awq",
-        "w4a8-awq-fixed", "w8a16", "w4a16", "w4a16-awq", "w4a16-gptq", "fp8", "nvfp4", "nvfp4-w4a8", "nvfp4-w4a16",
-        "mxfp4", "mxfp8",
-    ]  # fmt: skip
+        "fp32",
+        "fp16",
+        "bf16",
+        "w8a8-minmax",
+        "w8a8-smoothquant",
+        "w4a8-minmax",
+        "w3a8-minmax",
+        "w4a8-awq",
+        "w4a8-awq-fixed",
+        "w8a16",
+        "w4a16",
+        "w4a16-awq",
+        "w4a16-gptq",
+        "fp8",
+        "nvfp4",
+        "nvfp4-w4a8",
+        "nvfp4-w4a16",
+        "mxfp4",
+        "mxfp8",
+    ]
 
 
 @pytest.mark.parametrize("name", MEANINGS)
@@ -108,7 +124,9 @@ def schemes(draw) -> Scheme:
     granularity = draw(st.sampled_from(["token", "tensor"] if static else ["token"]))
     clips = granularity == "tensor" and METHODS[method].migrate is None
     return Scheme(
-        weight, activation, method=method,
+        weight,
+        activation,
+        method=method,
         group_size=draw(st.sampled_from([None, 8, 128])) if FORMATS[weight].block is None else None,
         activation_granularity=granularity,
         percentile=draw(st.sampled_from([None, 0.001, 90, 99.9, 99.9999999])) if clips else None,
@@ -118,7 +136,7 @@ def schemes(draw) -> Scheme:
         alpha=draw(alphas) if "alpha" in has else None,
         clip=draw(st.sampled_from([None, True, False])) if "clip" in has else None,
         weight_range=draw(st.sampled_from([None, "minmax", "mse", "imatrix"])) if "weight_range" in has else None,
-    )  # fmt: skip
+    )
 
 
 @given(schemes())

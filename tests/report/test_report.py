@@ -214,9 +214,14 @@ def test_variance_dots_keep_components_and_unit(ax):
 
 def test_variance_dots_of_two_configurations_leave_out_undefined_shares(ax):
     shares = pd.DataFrame(
-        {"component": ["mix", "seed"] * 2, "share": [0.2, 0.8, np.nan, np.nan], "low": 0.1, "high": 0.9,
-         "config": ["w8a8-minmax"] * 2 + ["w4a8-minmax"] * 2}
-    )  # fmt: skip
+        {
+            "component": ["mix", "seed"] * 2,
+            "share": [0.2, 0.8, np.nan, np.nan],
+            "low": 0.1,
+            "high": 0.9,
+            "config": ["w8a8-minmax"] * 2 + ["w4a8-minmax"] * 2,
+        }
+    )
     calibration.variance_dots(shares, ax)
     assert len(ax.get_legend().get_texts()) == 2 and len(ax.lines[0].get_xdata()) == 2
 
@@ -225,9 +230,11 @@ def test_accuracy_by_size_has_a_panel_per_mix():
     runs = pd.DataFrame(
         [
             {"config": "w8a8-minmax", "mix": mix, "size": size, "seed": seed, "accuracy": 0.8 + 0.02 * seed}
-            for mix in ("balanced", "dark") for size in (8, 64) for seed in range(3)
+            for mix in ("balanced", "dark")
+            for size in (8, 64)
+            for seed in range(3)
         ]
-    )  # fmt: skip
+    )
     figure, axes = plt.subplots(1, 2, sharey=True)
     calibration.accuracy_by_size(runs, axes, reference=0.9)
     assert [ax.get_title(loc="left") for ax in axes] == ["balanced", "dark"]

@@ -24,10 +24,13 @@ def long_rows(correct, configs, cells):
     names, severities = zip(*cells, strict=True)
     return pd.DataFrame(
         dict(
-            item=index[0], config=np.array(configs)[index[1]], corruption=np.array(names)[index[2]],
-            severity=np.array(severities)[index[2]], correct=correct.ravel().astype(int),
+            item=index[0],
+            config=np.array(configs)[index[1]],
+            corruption=np.array(names)[index[2]],
+            severity=np.array(severities)[index[2]],
+            correct=correct.ravel().astype(int),
         )
-    )  # fmt: skip
+    )
 
 
 def rows_with_accuracy(accuracy, n):

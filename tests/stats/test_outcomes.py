@@ -14,10 +14,14 @@ RIGHT = {
     "fp32": {("clean", 0): 4, ("fog", 3): 2, ("fog", 1): 3, ("blur", 5): 1},
     "w4": {("clean", 0): 3, ("fog", 3): 1, ("fog", 1): 2, ("blur", 5): 0},
 }
-ROWS = pd.DataFrame([
-    dict(item=str(i), config=config, corruption=corruption, severity=severity, correct=i < right)
-    for config, cells in RIGHT.items() for (corruption, severity), right in cells.items() for i in range(4)
-])  # fmt: skip
+ROWS = pd.DataFrame(
+    [
+        dict(item=str(i), config=config, corruption=corruption, severity=severity, correct=i < right)
+        for config, cells in RIGHT.items()
+        for (corruption, severity), right in cells.items()
+        for i in range(4)
+    ]
+)
 
 
 def test_errors_are_by_ascending_severity_and_of_one_configuration():

@@ -155,9 +155,10 @@ def test_the_order_of_rows_does_not_matter():
 def test_every_run_keeps_its_group_and_drop():
     table = runs_table(np.random.default_rng(11), groups=3, per_group=4)
     runs = p.drop_predictor(table, "x0", n_permutations=199, n_boot=100).runs
-    left, right = (t.sort_values(list(t.columns), ignore_index=True) for t in (
-        runs[["group", "observed"]], table[["config", "drop"]].set_axis(["group", "observed"], axis=1)
-    ))  # fmt: skip
+    left, right = (
+        t.sort_values(list(t.columns), ignore_index=True)
+        for t in (runs[["group", "observed"]], table[["config", "drop"]].set_axis(["group", "observed"], axis=1))
+    )
     pd.testing.assert_frame_equal(left, right)
 
 

@@ -289,7 +289,7 @@ BAD = {
     "cost of text": (lambda: recommend(SOME, dict(method=None, size=None)), "'method' must hold numbers"),
     "one setting": (lambda: recommend(SOME.query("size == 128"), SIZES), "one setting"),
     "seeds differ": (lambda: recommend(SOME.query("size > 8 or seed > 0"), SIZES), "every setting needs the same 3"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("call", BAD)

@@ -256,7 +256,7 @@ BAD = {
     "few draws": (dict(n_draws=3), "n_draws"),
     "repeated outcome": (dict(table=pd.concat([RUNS, RUNS[:1]]), item="item"), "item 0 occurs 2 times .*mix 0, size 0"),
     "one image": (dict(item="item"), "at least two"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("call", BAD)

@@ -59,10 +59,14 @@ def test_a_second_run_computes_nothing_and_damage_counts_as_missing(grid, stored
 
 def test_a_cell_is_named_by_all_that_can_change_it(grid):
     changes = [
-        dict(seed=1), dict(instruction="Be brief."), dict(max_new_tokens=4), dict(table="imagenet-c"),
+        dict(seed=1),
+        dict(instruction="Be brief."),
+        dict(max_new_tokens=4),
+        dict(table="imagenet-c"),
         dict(calibrations={"text-only": calibration_set("text-only", 3, source=grid.sets["mme"])}),
-        dict(sets=grid.sets | {"mme": grid.sets["mme"].subset([0, 1])}), dict(asked=grid.asked[3:]),
-    ]  # fmt: skip
+        dict(sets=grid.sets | {"mme": grid.sets["mme"].subset([0, 1])}),
+        dict(asked=grid.asked[3:]),
+    ]
     specs = [dataclasses.replace(grid, **change).spec(AWQ, PLACES[2]) for change in changes]
     assert all(spec != grid.spec(AWQ, PLACES[2]) for spec in specs)
     assert dataclasses.replace(grid, batch_size=3).spec(AWQ, PLACES[0]) == grid.spec(AWQ, PLACES[0])

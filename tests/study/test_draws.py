@@ -62,8 +62,10 @@ def test_bad_parameters_are_named():
     for bad, words in (
         (dict(tiers={"embeded": "jetson-nano"}), "did you mean 'embedded'"),
         (dict(tiers={"embedded": "jetson-nan"}), "did you mean 'jetson-nano'"),
-        (dict(budgets={"bytes": -1.0}), "must be above 0"), (dict(budgets={"size": 1.0}), "unknown budget"),
-        (dict(mix=["w4a8-minmax"]), "at least 2"), (dict(configs=["w4a8-minmaxx", "fp32"]), "unknown"),
-    ):  # fmt: skip
+        (dict(budgets={"bytes": -1.0}), "must be above 0"),
+        (dict(budgets={"size": 1.0}), "unknown budget"),
+        (dict(mix=["w4a8-minmax"]), "at least 2"),
+        (dict(configs=["w4a8-minmaxx", "fp32"]), "unknown"),
+    ):
         with pytest.raises(EdgelibError, match=words):
             params.check(bad, Pareto)

@@ -201,7 +201,7 @@ BAD = {
     "other questions": (lambda: mme.mme_difference(GOOD, GOOD[:2]), "only one of them has image '1'"),
     "misspelt score": (lambda: mme.mme_difference(GOOD, GOOD, score="OCRR"), "'OCRR' .*'OCR'.*; choose from OCR"),
     "a total without tasks": (lambda: mme.mme_difference(GOOD, GOOD, score="cognition"), "'cognition'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("call", BAD)

@@ -16,8 +16,10 @@ from edgelib.stats.paired import paired_difference
 from edgelib.tasks import vqa
 
 PEER = json.loads((REFERENCE / "metrics" / "vqav2.json").read_text(encoding="utf-8"))
-CASES = [(prediction, [text for times, text in runs for _ in range(times)], official, always)
-         for prediction, runs, official, always in PEER["cases"]]  # fmt: skip
+CASES = [
+    (prediction, [text for times, text in runs for _ in range(times)], official, always)
+    for prediction, runs, official, always in PEER["cases"]
+]
 TEN_YES = ["yes"] * 10
 
 
@@ -74,12 +76,28 @@ def test_the_order_of_the_annotators_does_not_matter(prediction, answers, shift)
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
-        ("A dog.", "dog"), ("the two cats", "2 cats"), ("none", "0"), ("1,000", "1000"), ("black-white", "black white"),
-        ("eleven", "eleven"), ("black - white", "black white"), ("1,2-3", "123"), ("3.5.", "3.5"), ("dont", "don't"),
-        ("couldnt've", "couldn't've"), ("Im", "im"), ("somebody'd", "somebodyd"), ("10:30 a.m.", "10:30 am"),
-        ("50%", "50%"), ("  Yes\n", "yes"), ("STRASSE", "strasse"), ("Café!", "café"), ("the", ""), ("", ""),
+        ("A dog.", "dog"),
+        ("the two cats", "2 cats"),
+        ("none", "0"),
+        ("1,000", "1000"),
+        ("black-white", "black white"),
+        ("eleven", "eleven"),
+        ("black - white", "black white"),
+        ("1,2-3", "123"),
+        ("3.5.", "3.5"),
+        ("dont", "don't"),
+        ("couldnt've", "couldn't've"),
+        ("Im", "im"),
+        ("somebody'd", "somebodyd"),
+        ("10:30 a.m.", "10:30 am"),
+        ("50%", "50%"),
+        ("  Yes\n", "yes"),
+        ("STRASSE", "strasse"),
+        ("Café!", "café"),
+        ("the", ""),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_normal_form(text, normal):
     assert vqa.normalise(text) == normal
 

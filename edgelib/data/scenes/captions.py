@@ -53,8 +53,12 @@ def vocabulary_text() -> list[str]:
 
     return [
         t.format(shape=s, colour=c, size=z, texture=x)
-        for t in TEMPLATES for s in SHAPES for c in COLOURS for z in SIZES for x in TEXTURES
-    ]  # fmt: skip
+        for t in TEMPLATES
+        for s in SHAPES
+        for c in COLOURS
+        for z in SIZES
+        for x in TEXTURES
+    ]
 
 
 @cache

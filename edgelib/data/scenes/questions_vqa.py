@@ -51,8 +51,10 @@ def side_by_side(scene: Scene) -> list[tuple[Thing, Thing, str]]:
     """(object, other, side of the other on which the object stands), where it is clear."""
     return [
         (a, b, "left" if a.x < b.x else "right")
-        for a in scene.things for b in scene.things if abs(a.x - b.x) >= 2 * _MARGIN
-    ]  # fmt: skip
+        for a in scene.things
+        for b in scene.things
+        if abs(a.x - b.x) >= 2 * _MARGIN
+    ]
 
 
 def clearly_largest(scene: Scene) -> Thing | None:

@@ -21,9 +21,15 @@ from edgelib.ground.randomness import address, keys_for, normal, uniform
 SPLITS = ("train", "validation", "test")
 IMAGE_SIZE = 48  # pixels a side, the default
 COLOURS = {
-    "red": (0.86, 0.13, 0.15), "orange": (0.96, 0.55, 0.10), "yellow": (0.95, 0.88, 0.18), "green": (0.16, 0.64, 0.24),
-    "cyan": (0.20, 0.78, 0.84), "blue": (0.15, 0.28, 0.85), "purple": (0.55, 0.18, 0.68), "white": (0.96, 0.96, 0.96),
-}  # fmt: skip
+    "red": (0.86, 0.13, 0.15),
+    "orange": (0.96, 0.55, 0.10),
+    "yellow": (0.95, 0.88, 0.18),
+    "green": (0.16, 0.64, 0.24),
+    "cyan": (0.20, 0.78, 0.84),
+    "blue": (0.15, 0.28, 0.85),
+    "purple": (0.55, 0.18, 0.68),
+    "white": (0.96, 0.96, 0.96),
+}
 TEXTURES = ("plain", "gradient", "striped", "checkered", "dotted")
 SIZES = ("small", "large")
 MAX_OBJECTS = 3  # the subject and up to two smaller distractors
@@ -161,20 +167,22 @@ def record_table(records: Records, names: list[str]) -> pd.DataFrame:
         [(shapes[s], colours[c]) for s, c in zip(row_s, row_c, strict=True) if s >= 0]
         for row_s, row_c in zip(records.shape.tolist(), records.colour.tolist(), strict=True)
     ]
-    return pd.DataFrame({
-        "item": names,
-        "label": records.shape[:, 0].numpy(),
-        "shape": [o[0][0] for o in objects],
-        "colour": [o[0][1] for o in objects],
-        "size": [SIZES[int(r > 0.51)] for r in records.radius[:, 0].tolist()],
-        "texture": [TEXTURES[t] for t in records.texture.tolist()],
-        "others": [", ".join(f"{c} {s}" for s, c in o[1:]) for o in objects],
-        "x": records.centre[:, 0, 0].numpy(),
-        "y": records.centre[:, 0, 1].numpy(),
-        "radius": records.radius[:, 0].numpy(),
-        "occluded": (records.occluder[:, 0] > 0).numpy(),
-        "sensor_noise": records.noise.numpy(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "item": names,
+            "label": records.shape[:, 0].numpy(),
+            "shape": [o[0][0] for o in objects],
+            "colour": [o[0][1] for o in objects],
+            "size": [SIZES[int(r > 0.51)] for r in records.radius[:, 0].tolist()],
+            "texture": [TEXTURES[t] for t in records.texture.tolist()],
+            "others": [", ".join(f"{c} {s}" for s, c in o[1:]) for o in objects],
+            "x": records.centre[:, 0, 0].numpy(),
+            "y": records.centre[:, 0, 1].numpy(),
+            "radius": records.radius[:, 0].numpy(),
+            "occluded": (records.occluder[:, 0] > 0).numpy(),
+            "sensor_noise": records.noise.numpy(),
+        }
+    )
 
 
 def concatenate(parts: list[Records]) -> Records:

@@ -69,9 +69,17 @@ def _semicircle(x: Tensor, y: Tensor) -> Tensor:
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross,
-    "ring": _ring, "crescent": _crescent, "heart": _heart, "arrow": _arrow, "semicircle": _semicircle,
-}  # fmt: skip
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+    "crescent": _crescent,
+    "heart": _heart,
+    "arrow": _arrow,
+    "semicircle": _semicircle,
+}
 
 
 def signed_distance(shape: Tensor, x: Tensor, y: Tensor, centre: Tensor, radius: Tensor, angle: Tensor) -> Tensor:

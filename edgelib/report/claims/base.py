@@ -135,9 +135,10 @@ def matched_claim(gaps: Mapping[str, Gap]) -> str:
     found = [gap.scales.loc["matched logit"] for gap in gaps.values()]
     adjusted = holm([row.p for row in found])
     known = [
-        row.effect for row, gap, p in zip(found, gaps.values(), adjusted, strict=True)
+        row.effect
+        for row, gap, p in zip(found, gaps.values(), adjusted, strict=True)
         if (row.low > 0 or row.high < 0) and p < 1 - gap.level
-    ]  # fmt: skip
+    ]
     more, less = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
     return (
         "against a reference that is calculated to guess until its clean accuracy is the same, corruption costs "

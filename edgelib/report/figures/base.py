@@ -115,8 +115,14 @@ def end_labels(ax: Axes, labels: list[tuple[float, float, str, str]], gap: float
 
 
 def lines_with_intervals(
-    table: pd.DataFrame, ax: Axes, x: str, y: str = "value", *, scale: float = 1.0, label_gap: float = 5.0,
-) -> Axes:  # fmt: skip
+    table: pd.DataFrame,
+    ax: Axes,
+    x: str,
+    y: str = "value",
+    *,
+    scale: float = 1.0,
+    label_gap: float = 5.0,
+) -> Axes:
     """One line per config through y with its interval (low, high) at each x, dodged, labelled at its right end."""
     styles = looks(table["config"])
     ends = []

@@ -30,9 +30,16 @@ def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = 
         share, low, high = (100 * rows[column].to_numpy() for column in ("share", "low", "high"))
         colour = style.colour if len(groups) > 1 else "#000000"
         ax.errorbar(
-            share, place, xerr=np.maximum([share - low, high - share], 0), color=colour, marker=style.marker,
-            markersize=6, linestyle="", label=style.label, clip_on=False,
-        )  # fmt: skip
+            share,
+            place,
+            xerr=np.maximum([share - low, high - share], 0),
+            color=colour,
+            marker=style.marker,
+            markersize=6,
+            linestyle="",
+            label=style.label,
+            clip_on=False,
+        )
     ax.set_yticks(range(len(components)), [(names or {}).get(c, readable(c)) for c in components])
     ax.set(xlim=(0, 100), xlabel="Share of the variance between runs (%)", ylim=(len(components) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
@@ -62,8 +69,14 @@ def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float
             ends.append((float(means.index[-1]), float(means.iloc[-1]), style.label, style.ink))
         if reference is not None:
             ax.axhline(100 * reference, color="#000000", linestyle="--", linewidth=1.0)
-            ax.annotate("unquantized", (0, 100 * reference), xycoords=("axes fraction", "data"), xytext=(2, 3),
-                        textcoords="offset points", fontsize=8)  # fmt: skip
+            ax.annotate(
+                "unquantized",
+                (0, 100 * reference),
+                xycoords=("axes fraction", "data"),
+                xytext=(2, 3),
+                textcoords="offset points",
+                fontsize=8,
+            )
         ax.margins(y=0.12)  # room for the name of the dashed line
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -103,9 +116,14 @@ def predicted_and_observed(
     """
     for k, (group, rows) in enumerate(table.groupby("group", sort=False)):
         ax.plot(
-            scale * rows["predicted"], scale * rows["observed"], _MARKERS[k % len(_MARKERS)],
-            color=_HUES[k % len(_HUES)], markersize=5, alpha=0.8, label=readable(str(group)),
-        )  # fmt: skip
+            scale * rows["predicted"],
+            scale * rows["observed"],
+            _MARKERS[k % len(_MARKERS)],
+            color=_HUES[k % len(_HUES)],
+            markersize=5,
+            alpha=0.8,
+            label=readable(str(group)),
+        )
     ends = scale * table[["predicted", "observed"]].to_numpy()
     ax.plot([ends.min(), ends.max()], [ends.min(), ends.max()], color=GREY, linestyle=":", linewidth=1.2)
     ax.set(xlabel=f"Predicted {what} ({unit})", ylabel=f"Observed {what} ({unit})")

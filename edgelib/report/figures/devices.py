@@ -37,8 +37,15 @@ def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
         style = styles[row.config]
         ax.plot([1, row.speedup], [place, place], color=LIGHT, zorder=0)
         ax.plot(row.speedup, place, style.marker, color=style.colour, markersize=6)
-        ax.annotate(f"{row.speedup:.2f}x", (row.speedup, place), xytext=(7, 0), textcoords="offset points",
-                    va="center", color=style.ink, fontsize=9)  # fmt: skip
+        ax.annotate(
+            f"{row.speedup:.2f}x",
+            (row.speedup, place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=style.ink,
+            fontsize=9,
+        )
     ax.axvline(1, color=GREY, linewidth=1.0)
     _log(ax, "x")
     ax.margins(x=0.18)
@@ -62,8 +69,9 @@ def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
             continue
         roof = attainable(at, device.fact("bandwidth_gb_s"), rate)
         ax.plot(at, roof, color=GREY, linewidth=1.2)
-        ax.annotate(f"{unit} {rate:g} Tops/s", (at[0], rate), xytext=(0, 3), textcoords="offset points",
-                    color=GREY, fontsize=8)  # fmt: skip
+        ax.annotate(
+            f"{unit} {rate:g} Tops/s", (at[0], rate), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=8
+        )
         ax.plot(at[:2], [rate, rate], alpha=0)  # the label counts for the limits
     for k, (name, rows) in enumerate(table.groupby("name", sort=False)):
         colour, marker = _HUES[k % len(_HUES)], _MARKERS[(k + k // len(_HUES)) % len(_MARKERS)]
@@ -83,8 +91,9 @@ def projected_and_measured(points: pd.DataFrame, ax: Axes, names: Mapping[str, s
     for k, (device, rows) in enumerate(points.groupby("device", sort=False)):
         colour, marker = _HUES[k % len(_HUES)], _MARKERS[k % len(_MARKERS)]
         spread = [rows["projected"] - rows["low"], rows["high"] - rows["projected"]]
-        ax.errorbar(rows["ms"], rows["projected"], yerr=spread, linestyle="", color=colour, elinewidth=0.6, capsize=0,
-                    alpha=0.5)  # fmt: skip
+        ax.errorbar(
+            rows["ms"], rows["projected"], yerr=spread, linestyle="", color=colour, elinewidth=0.6, capsize=0, alpha=0.5
+        )
         for decoding in (True, False):
             some = rows[(rows["step"] == "decode") == decoding]
             inside, label = (colour, names[device]) if decoding else ("white", None)
@@ -137,9 +146,16 @@ def memory_split(table: pd.DataFrame, ax: Axes, label: str = "Memory (MiB)") -> 
 
 
 def frontier(
-    table: pd.DataFrame, ax: Axes, cost: str, criterion: str, *, budget: float | None = None, scale: float = 1.0,
-    log: bool = False, names: bool = True,
-) -> Axes:  # fmt: skip
+    table: pd.DataFrame,
+    ax: Axes,
+    cost: str,
+    criterion: str,
+    *,
+    budget: float | None = None,
+    scale: float = 1.0,
+    log: bool = False,
+    names: bool = True,
+) -> Axes:
     """Configurations by cost and criterion with its interval, their step frontier, and the part over budget shaded.
 
     table: index config; columns cost, criterion, <criterion>_low, <criterion>_high (fractions), optional legal (False
@@ -162,11 +178,27 @@ def frontier(
         style, open_ = styles[config], not legal[config]
         spread = np.abs(100 * wanted.loc[config, [f"{criterion}_low", f"{criterion}_high"]].to_numpy(float) - y[config])
         inside = "white" if open_ else style.colour
-        ax.errorbar(x[config], y[config], yerr=spread[:, None], color=style.colour, marker=style.marker, markersize=6,
-                    markerfacecolor=inside, elinewidth=0.8, linestyle="", label=style.label)  # fmt: skip
+        ax.errorbar(
+            x[config],
+            y[config],
+            yerr=spread[:, None],
+            color=style.colour,
+            marker=style.marker,
+            markersize=6,
+            markerfacecolor=inside,
+            elinewidth=0.8,
+            linestyle="",
+            label=style.label,
+        )
         if names:
-            ax.annotate(style.label, (x[config], y[config]), xytext=(5, 4), textcoords="offset points", fontsize=7,
-                        color=style.ink)  # fmt: skip
+            ax.annotate(
+                style.label,
+                (x[config], y[config]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color=style.ink,
+            )
     inside = legal & ((table[cost] <= budget) if budget is not None else True)
     best = pd.DataFrame({"x": at[inside], "y": y[inside]}).sort_values(["x", "y"], ascending=[True, False])
     best = best[best["y"] > best["y"].cummax().shift(fill_value=-np.inf)]

@@ -39,8 +39,15 @@ def state_ranges(table: pd.DataFrame, ax: Axes, largest: float, name: str) -> Ax
         ax.plot(at, rows["amplitude"], marker, color=colour, markersize=6, label=f"{modality}: largest")
         ax.plot(at, rows["spread"], marker, color=colour, markersize=5, fillstyle="none", label=f"{modality}: spread")
     ax.axhline(largest, color=GREY, linestyle=":", linewidth=1.2)
-    ax.annotate(name, (0, largest), xycoords=("axes fraction", "data"), xytext=(3, 3), textcoords="offset points",
-                color=GREY, fontsize=9)  # fmt: skip
+    ax.annotate(
+        name,
+        (0, largest),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 3),
+        textcoords="offset points",
+        color=GREY,
+        fontsize=9,
+    )
     ax.set_yscale("log")
     ax.set_xticks(sorted(table["layer"].unique()))
     ax.set(xlabel="Layer")

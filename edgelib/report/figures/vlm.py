@@ -23,9 +23,12 @@ def question_gallery(
     wrapped = ["\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters)) for text in texts]
     lines = max(text.count("\n") + 1 for text in wrapped)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width, rows * (0.72 * width / columns + 0.15 * lines)), squeeze=False,
+        rows,
+        columns,
+        figsize=(width, rows * (0.72 * width / columns + 0.15 * lines)),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, image, text in zip(axes.flat, images, wrapped, strict=False):
