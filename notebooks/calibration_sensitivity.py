@@ -99,6 +99,7 @@ from myst_nb import glue
 
 from edgelib.chapters.plan import design_of, experiment_of
 from edgelib.data.mixes import mix_table
+from edgelib.models.twins import PLAIN
 from edgelib.observe.distance import DISTANCES
 from edgelib.report.claims.base import (
     Sentence,
@@ -122,7 +123,6 @@ from edgelib.stats.recommend import recommend
 from edgelib.stats.variance import variance_shares
 from edgelib.study.calibration_runs import REFERENCE, Draw, layer_report, run_experiment
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN
 
 work = setup("calibration_sensitivity", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}

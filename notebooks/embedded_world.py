@@ -72,12 +72,11 @@ from edgelib.data.datasets import dataset
 from edgelib.data.scenes.captions import TEMPLATES, captions
 from edgelib.infer.evaluate import evaluate
 from edgelib.models.load import EMBEDDED, embedded_models, load
-from edgelib.models.twins import outlier_ratios
+from edgelib.models.twins import outlier_ratios, planted
 from edgelib.report.claims.base import Sentence, bullets
 from edgelib.report.figures.base import GREY, image_grid
 from edgelib.report.tables import myst_table, with_interval
 from edgelib.stats.paired import wilson
-from edgelib.study.sweep import planted
 from edgelib.tasks.benchmarks import PRIMARY, benchmark_scores
 
 # %% [markdown]

@@ -98,6 +98,7 @@ from edgelib.kv.calibrate import calibrate_kv
 from edgelib.kv.doctor import doctor
 from edgelib.kv.health import kv_health
 from edgelib.kv.scheme import kv_scheme
+from edgelib.models.twins import PLAIN, planted
 from edgelib.report.claims.base import (
     Sentence,
     attribution_claim,
@@ -113,7 +114,7 @@ from edgelib.stats.paired import holm, paired_difference
 from edgelib.study.kv_grid import EXACT, FLOAT, plans_of
 from edgelib.study.kv_tables import cache_costs, drift_table, state_rows, weights_digest
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN, planted, sweep
+from edgelib.study.sweep import sweep
 
 # %% [markdown]
 # ## What a cache is given

@@ -96,6 +96,7 @@ from myst_nb import glue
 
 from edgelib.chapters.plan import grid_of
 from edgelib.corruptions import corrupt
+from edgelib.models.twins import PLAIN
 from edgelib.report.claims.base import Sentence, bullets, difference_claim, gap_claim, gap_summary, matched_claim
 from edgelib.report.figures.base import (
     accuracy_by_severity,
@@ -112,7 +113,7 @@ from edgelib.stats.gap import gap_table, robustness_gap, rs_table
 from edgelib.stats.outcomes import cell_table, severity_table
 from edgelib.stats.paired import holm, paired_difference
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN, sweep
+from edgelib.study.sweep import sweep
 
 work = setup("robustness_gap", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}

@@ -109,6 +109,7 @@ from IPython.display import Markdown, display
 from myst_nb import glue
 
 from edgelib.chapters.answer_plan import TRANSLATION, answer_grid_of, draw_name
+from edgelib.models.twins import PLAIN
 from edgelib.report.claims.base import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
 from edgelib.report.figures.base import forest, look, readable
 from edgelib.report.figures.vlm import question_gallery, share_dots, sub_task_panels
@@ -118,7 +119,7 @@ from edgelib.stats.outcomes import accuracy_table
 from edgelib.stats.paired import holm, paired_difference
 from edgelib.study.answer_grid import score_rows
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN, sweep
+from edgelib.study.sweep import sweep
 from edgelib.tasks.benchmarks import NAMES, PRIMARY, benchmark_difference, benchmark_scores
 
 # %% [markdown]

@@ -11,9 +11,9 @@ from edgelib.data.questions import TASKS, QuestionSet
 from edgelib.errors import EdgelibError
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.load import load
+from edgelib.models.twins import PLAIN
 from edgelib.quant.scheme import scheme
 from edgelib.study.answer_grid import NO_MIX, AnswerGrid, AnswerVariant, Place
-from edgelib.study.sweep import PLAIN
 
 TRANSLATION = "translation"  # the set of the sub-task text_translation alone
 _SUB_TASK, _SUB_TASKS = "text_translation", 14

@@ -7,8 +7,8 @@ from typing import Protocol
 from edgelib.data.calibration import calibration_set
 from edgelib.data.datasets import dataset
 from edgelib.models.load import load
+from edgelib.models.twins import PLAIN
 from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant
-from edgelib.study.sweep import PLAIN
 
 
 class KVParameters(Protocol):

@@ -8,9 +8,10 @@ from edgelib.corruptions.condition import condition
 from edgelib.data.calibration import calibration_set
 from edgelib.data.datasets import dataset
 from edgelib.models.load import load
+from edgelib.models.twins import PLAIN
 from edgelib.quant.scheme import scheme
 from edgelib.study.calibration_runs import REFERENCE, Draw, Experiment, Run, fraction_of
-from edgelib.study.sweep import PLAIN, Grid, conditions_of, variants_of
+from edgelib.study.sweep import Grid, conditions_of, variants_of
 
 
 class GridParameters(Protocol):

@@ -10,15 +10,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.datasets import IMAGE_SEEN, TEXT_SEEN, Dataset, drawing_order, open_source
+from edgelib.data.datasets import drawing_order, open_source
 from edgelib.data.images import Images, image_digests, pack_images, select_images, size_batches
+from edgelib.data.labelled import IMAGE_SEEN, TEXT_SEEN, Dataset
 from edgelib.data.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
 from edgelib.data.question_mixes import question_calibration
 from edgelib.data.question_tables import Asked
 from edgelib.data.questions import QuestionSet
+from edgelib.data.readers.sources import UNSPLIT, Labelled, Options, source_name
 from edgelib.data.scenes.captions import item_texts
 from edgelib.data.scenes.sets import GENERATED, QUESTIONS
-from edgelib.data.sources import UNSPLIT, Labelled, Options, source_name
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.checks import whole_number
 from edgelib.ground.randomness import address, keys_for, uniform

@@ -10,9 +10,9 @@ import pandas as pd
 
 from edgelib.data.images import Images, select_images
 from edgelib.data.questions import TASKS, YES_NO
+from edgelib.data.readers.sources import Options, Source, refuse_columns
 from edgelib.data.scenes.questions import scene_questions
 from edgelib.data.scenes.records import SPLITS
-from edgelib.data.sources import Options, Source, refuse_columns
 from edgelib.errors import EdgelibError
 
 QUESTION = "question"

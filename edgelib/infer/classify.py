@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgelib.corruptions.condition import Condition
-from edgelib.data.datasets import Dataset
+from edgelib.data.labelled import Dataset
 from edgelib.errors import EdgelibError
 from edgelib.models.zero_shot import ZeroShotModel
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from edgelib.corruptions.condition import condition_of
-from edgelib.data.datasets import Dataset
+from edgelib.data.labelled import Dataset
 from edgelib.data.prompts import templates
 from edgelib.data.questions import QuestionSet
 from edgelib.errors import EdgelibError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from edgelib.data.datasets import Dataset
+from edgelib.data.labelled import Dataset
 from edgelib.files.pack import load_packed, save_packed
 from edgelib.files.size import packed_size
 from edgelib.infer.sensitivity import class_logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgelib.corruptions.condition import Condition
-from edgelib.data.datasets import Dataset
+from edgelib.data.labelled import Dataset
 from edgelib.data.prompts import templates
 from edgelib.errors import EdgelibError
 from edgelib.files.size import packed_size

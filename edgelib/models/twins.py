@@ -27,7 +27,7 @@ from edgelib.observe.attention import attention_blocks
 from edgelib.observe.watch import norm_readers, observing
 
 if TYPE_CHECKING:
-    from edgelib.data.datasets import Dataset
+    from edgelib.data.labelled import Dataset
 
 KINDS = ("activation", "weight", "key", "value")
 
@@ -172,3 +172,11 @@ def outlier_ratios(model: ZeroShotModel, data: Dataset) -> dict[str, float]:
 def _median_ratio(peaks: list[Tensor]) -> float:
     ratios = [float(p.max() / p.median()) for p in peaks]
     return float(torch.tensor(ratios).median()) if ratios else math.nan
+
+
+PLAIN = "plain"
+
+
+def planted(model: ZeroShotModel, twin: str, seed: int = 0) -> ZeroShotModel:
+    """The twin called "kind:strength" of a model, or the model itself for "plain"; seed chooses its channels."""
+    return model if twin == PLAIN else with_outliers(model, *parse_twin(twin), seed)

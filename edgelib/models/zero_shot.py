@@ -18,7 +18,7 @@ from edgelib.models.preprocess import Preprocess
 from edgelib.observe.watch import Pass
 
 if TYPE_CHECKING:
-    from edgelib.data.datasets import Dataset
+    from edgelib.data.labelled import Dataset
 
 
 _INCIDENTAL = ("_name_or_path", "transformers_version")  # settings that say where a model came from

@@ -16,12 +16,11 @@ from edgelib.data.questions import QuestionSet
 from edgelib.errors import EdgelibError, choose
 from edgelib.infer.generate import LIBRARIES, MAX_NEW_TOKENS, answers, scored
 from edgelib.models.generative import GenerativeModel
-from edgelib.models.twins import parse_twin
+from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
 from edgelib.quant.scheme import needs_of, plan_for, scheme
 from edgelib.study.store import code_version
-from edgelib.study.sweep import PLAIN, planted
 
 NO_MIX = "none"  # the mix of a variant that needs no calibration
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from edgelib.corruptions.condition import Condition
 from edgelib.data.calibration import calibration_set
-from edgelib.data.datasets import Dataset
 from edgelib.data.images import pack_images
+from edgelib.data.labelled import Dataset
 from edgelib.data.prompts import templates
 from edgelib.errors import EdgelibError
 from edgelib.ground.modules import shared_copy
 from edgelib.ground.progress import progress_bar
 from edgelib.infer.classify import features_of, outcomes
+from edgelib.models.twins import planted
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.observe.calibrate import calibrate
 from edgelib.observe.distance import DISTANCES, activation_distance
@@ -30,7 +31,7 @@ from edgelib.quant.report import quantization_report
 from edgelib.quant.scheme import needs_of, scheme
 from edgelib.study.executors import run_tasks
 from edgelib.study.store import CellStore, code_version
-from edgelib.study.sweep import planted, shared_spec
+from edgelib.study.sweep import shared_spec
 
 REFERENCE = "fp32"
 

@@ -20,9 +20,8 @@ from edgelib.kv.cache import KVPlan, kv_cache
 from edgelib.kv.calibrate import calibrate_kv
 from edgelib.kv.scheme import kv_scheme
 from edgelib.models.generative import GenerativeModel
-from edgelib.models.twins import parse_twin
+from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.study.store import code_version
-from edgelib.study.sweep import PLAIN, planted
 
 EXACT = "exact"  # the model's own cache
 FLOAT = "float"  # attention as the model computes it

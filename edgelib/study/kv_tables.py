@@ -14,10 +14,10 @@ from edgelib.kv.calibrate import KVStatistics
 from edgelib.kv.context import decoder_of
 from edgelib.kv.drift import kv_drift, prompt_batches
 from edgelib.models.generative import GenerativeModel
+from edgelib.models.twins import PLAIN
 from edgelib.models.zero_shot import fingerprint_of
 from edgelib.stats.paired import percentile_interval, replicates, rng_for
 from edgelib.study.kv_grid import EXACT, plans_of
-from edgelib.study.sweep import PLAIN
 
 
 def state_rows(model: GenerativeModel, statistics: KVStatistics, twin: str = PLAIN) -> pd.DataFrame:

@@ -20,12 +20,12 @@ from torch import nn
 
 from edgelib.corruptions import table_for
 from edgelib.corruptions.condition import Condition
-from edgelib.data.datasets import Dataset
+from edgelib.data.labelled import Dataset
 from edgelib.data.prompts import templates
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.progress import progress_bar
 from edgelib.infer.classify import outcomes
-from edgelib.models.twins import parse_twin, with_outliers
+from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
@@ -33,7 +33,6 @@ from edgelib.quant.scheme import needs_of, scheme
 from edgelib.study.executors import EXECUTORS, run_tasks
 from edgelib.study.store import CellStore, code_version
 
-PLAIN = "plain"
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
 
 
@@ -272,11 +271,6 @@ class _Built:
             for variant in some:
                 self.models[variant.name] = quantize(base, variant.config, seen, losses=False)
                 self.vectors[variant.name] = self.models[variant.name].class_vectors(grid.data.class_names, lines)
-
-
-def planted(model: ZeroShotModel, twin: str, seed: int = 0) -> ZeroShotModel:
-    """The twin called "kind:strength" of a model, or the model itself for "plain"; seed chooses its channels."""
-    return model if twin == PLAIN else with_outliers(model, *parse_twin(twin), seed)
 
 
 def _groups(grid: Grid, wanted: Sequence[Variant], copies: int = 1) -> Iterator[list[Variant]]:

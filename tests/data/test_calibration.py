@@ -13,8 +13,9 @@ from scipy.stats import chisquare, kstest
 
 from edgelib.corruptions import corrupt
 from edgelib.data.calibration import DARK_GAIN, MIXES, calibration_set, mix_table
-from edgelib.data.datasets import Dataset, dataset
+from edgelib.data.datasets import dataset
 from edgelib.data.images import image_digests
+from edgelib.data.labelled import Dataset
 from edgelib.data.mixes import MIXTURE
 from edgelib.data.prompts import templates
 from edgelib.data.scenes.captions import ATTRIBUTES, TEMPLATES, item_texts, second_language

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgelib.data.datasets import Dataset, dataset, drawing_order
+from edgelib.data.datasets import dataset, drawing_order
+from edgelib.data.labelled import Dataset
 from edgelib.errors import EdgelibError
 
 NAMES = ("ant", "bee", "cat")

@@ -11,9 +11,10 @@ import vlm_folders
 from edgelib import EdgelibError, calibration_set, dataset, load, quantize
 from edgelib.corruptions.condition import Condition
 from edgelib.infer.generate import generate
+from edgelib.models.twins import planted
 from edgelib.study.answer_grid import AnswerGrid, AnswerVariant, Place, score_rows
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import planted, sweep
+from edgelib.study.sweep import sweep
 
 BASE = AnswerVariant("plain", "bf16")
 AWQ = AnswerVariant("plain", "w4a16-awq-g32", "text-only")

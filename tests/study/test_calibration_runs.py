@@ -14,10 +14,10 @@ from edgelib.chapters import CalibrationSensitivity
 from edgelib.chapters.plan import experiment_of
 from edgelib.corruptions.condition import Condition, condition
 from edgelib.errors import EdgelibError
+from edgelib.models.twins import PLAIN
 from edgelib.study import calibration_runs
 from edgelib.study.calibration_runs import Draw, Experiment, Run, fraction_of, layer_report, run_experiment
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN
 
 DRAWS = (Draw("balanced", 4, 0), Draw("noise", 4, 1))
 

@@ -11,13 +11,14 @@ from edgelib.chapters.kv_design import games
 from edgelib.errors import EdgelibError
 from edgelib.kv.calibrate import calibrate_kv
 from edgelib.kv.scheme import kv_scheme
+from edgelib.models.twins import PLAIN
 from edgelib.report.claims.base import attribution_claim, recovery_claim
 from edgelib.stats.ladder import attribute, recoveries
 from edgelib.study import kv_tables
 from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant, plans_of
 from edgelib.study.kv_tables import cache_costs, state_rows, weights_digest
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import PLAIN, sweep
+from edgelib.study.sweep import sweep
 
 
 @pytest.fixture(scope="module")

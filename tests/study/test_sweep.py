@@ -18,9 +18,10 @@ import torch
 import edgelib
 from edgelib.corruptions.condition import Condition
 from edgelib.errors import EdgelibError
+from edgelib.models.twins import planted
 from edgelib.study import sweep as module
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, Variant, conditions_of, planted, sweep, variants_of
+from edgelib.study.sweep import Grid, Variant, conditions_of, sweep, variants_of
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from edgelib.data.question_tables import open_scene_questions
 from edgelib.data.questions import TASKS
+from edgelib.data.readers.sources import Labelled, Options, Source, first_given, indexed_names, refuse_columns
 from edgelib.data.scenes import records as scenes
-from edgelib.data.sources import Labelled, Options, Source, first_given, indexed_names, refuse_columns
 
 DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
 _RENDER_BATCH = 256  # bounds the memory of drawing, not the result

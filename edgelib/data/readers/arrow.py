@@ -26,7 +26,7 @@ from edgelib.data.question_tables import (
     wanted_columns,
     with_images,
 )
-from edgelib.data.sources import (
+from edgelib.data.readers.sources import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     Labelled,

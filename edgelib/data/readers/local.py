@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgelib.data.arrow import parquet_rows, read_arrow
-from edgelib.data.hub import open_saved
 from edgelib.data.images import ImageList, images_from_array
-from edgelib.data.sources import (
+from edgelib.data.readers.arrow import parquet_rows, read_arrow
+from edgelib.data.readers.hub import open_saved
+from edgelib.data.readers.sources import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgelib.data.arrow import huggingface_rows, read_arrow
-from edgelib.data.sources import UNSPLIT, Source, canonical_split
+from edgelib.data.readers.arrow import huggingface_rows, read_arrow
+from edgelib.data.readers.sources import UNSPLIT, Source, canonical_split
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 
