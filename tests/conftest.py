@@ -15,6 +15,13 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Neither a deadline nor a rate of drawing: both would ask how busy the machine is. Unattended runs repeat exactly.
+settings.register_profile(
+    "edgelib", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("edgelib")
 
 
 @pytest.fixture(scope="session")

@@ -195,10 +195,13 @@ def counted_percentile(counts: Tensor, q: float, peak: float) -> float:
     """Return the smallest value that at least q % of the values in `bucket_counts` do not exceed; 100 is their `peak`.
 
     It is the largest value of its bucket, at most the peak: never below the exact order statistic (numpy's
-    "inverted_cdf") and above it by less than one part in 256; denormals are 0.
+    "inverted_cdf") and above it by less than one part in 256. The largest value of all is the peak itself; denormals
+    below it are 0, as zeros and they share buckets.
     """
     total = int(counts.sum())
     rank = min(max(math.ceil(total * (q / 100)), 1), total)
+    if rank == total:
+        return peak
     bucket = int(torch.searchsorted(counts.cumsum(0), rank))
     top = min(float(bucket_tops()[bucket]), peak)
     return top if top >= torch.finfo(torch.float32).tiny else 0.0

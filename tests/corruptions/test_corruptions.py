@@ -376,7 +376,7 @@ def test_a_forked_process_starts_threads_of_its_own():
         torch.set_num_threads(2)
         expected = corrupted_bytes(images)
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            assert pool.apply_async(corrupted_bytes, (images,)).get(timeout=60) == expected
+            assert pool.apply_async(corrupted_bytes, (images,)).get(timeout=1200) == expected  # a hang, on any machine
     finally:
         torch.set_num_threads(threads)
 
