@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import ROOT
+from killed_sweep import small_grid
 
 import edgelib
 from edgelib.corruptions.condition import Condition
@@ -21,19 +23,12 @@ from edgelib.errors import EdgelibError
 from edgelib.models.twins import planted
 from edgelib.study import sweep as module
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, Variant, conditions_of, sweep, variants_of
+from edgelib.study.sweep import Grid, Variant, sweep, variants_of
 
 
 @pytest.fixture(scope="module")
 def grid():
-    model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=24)
-    return Grid(
-        models={"m": model},
-        variants=variants_of("m", ["weight:8"], ["fp32", "w8a8-smoothquant", "w4a8-minmax"]),
-        conditions=conditions_of(["fog", "shot_noise"], [2, 4]),
-        data=data,
-        calibration=edgelib.calibration_set("balanced", 16),
-    )
+    return small_grid()
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +50,8 @@ def test_cells_are_what_evaluate_says(grid, rows):
     assert cell.margin.to_numpy() == pytest.approx(alone.margin.to_numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
-def test_several_workers_give_the_same_rows(grid, rows, tmp_path, executor):
-    spread = sweep(grid, CellStore(tmp_path), executor=executor, workers=2, progress=False)
+def test_several_workers_give_the_same_rows(grid, rows, tmp_path):
+    spread = sweep(grid, CellStore(tmp_path), executor="thread", workers=2, progress=False)
     pd.testing.assert_frame_equal(spread, rows, check_exact=False, atol=1e-6)
     assert (spread.prediction == rows.prediction).all()
 
@@ -101,30 +95,44 @@ def test_drift_from_a_calibrated_reference_names_its_set(grid, reference, same):
     assert (first == second) == same
 
 
-KILLED = """
-import edgelib, sys
-from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, conditions_of, sweep, variants_of
-model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=200)
-conditions = conditions_of(["fog", "contrast"], [1, 2, 3, 4, 5])
-grid = Grid({"m": model}, variants_of("m", [], ["fp32", "w8a8-minmax"]), conditions, data)
-print(len(sweep(grid, CellStore(sys.argv[1]), progress=False)))
-"""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> tuple[Path, int]:
+    """The folder of a run by processes that was killed in its midst, and its process group."""
+    folder = tmp_path_factory.mktemp("killed")
+    script = ROOT / "tests" / "killed_sweep.py"
+    run = subprocess.Popen([sys.executable, script, folder], cwd=folder, start_new_session=True)
+    assert run.wait() == -signal.SIGKILL
+    return folder, run.pid
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    run = subprocess.Popen(command)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.rglob("*.parquet"))) < 4 and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    kept = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")}
-    assert 4 <= len(kept) < 22
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(2 * 11 * 200)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
+def test_workers_do_not_outlive_a_killed_parent(killed):
+    started = time.monotonic()
+    while group_is_alive(killed[1]):
+        assert time.monotonic() - started < 1200, "a worker waits for a parent that is dead"
+        time.sleep(0.05)
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process of the group still runs; the dead that nobody has waited for do not count."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if pgrp == str(group) and state != "Z":
+            return True
+    return False
+
+
+def test_a_killed_run_goes_on_where_it_was(grid, rows, killed):
+    kept = {f: f.stat().st_mtime_ns for f in killed[0].rglob("*.parquet")}
+    assert kept
+    found = sweep(grid, CellStore(killed[0]), progress=False)
     assert all(f.stat().st_mtime_ns == stamp for f, stamp in kept.items())
+    assert len(list(killed[0].rglob("*.parquet"))) == len(grid.variants) * len(grid.conditions)
+    pd.testing.assert_frame_equal(found, rows, check_exact=False, atol=1e-6)
+    assert (found.prediction == rows.prediction).all()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -162,13 +170,12 @@ def test_an_unknown_executor_is_refused(grid, tmp_path):
         sweep(grid, CellStore(tmp_path), executor="threads")
 
 
-@pytest.mark.parametrize("executor", ["thread", "process"])
-def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path, executor):
+def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path):
     names = (*grid.data.class_names[:-1], "a " + "very " * 60 + "long name")
     data = dataclasses.replace(grid.data, class_names=names)
     long_winded = Grid(grid.models, grid.variants[:1], grid.conditions[:1], data)
     with pytest.raises(EdgelibError, match="is longer than the 32 tokens"):
-        sweep(long_winded, CellStore(tmp_path), executor=executor, workers=1, progress=False)
+        sweep(long_winded, CellStore(tmp_path), executor="thread", workers=1, progress=False)
 
 
 def test_models_that_differ_in_more_than_weights_have_their_own_cells(grid):
@@ -197,33 +204,3 @@ def test_a_cell_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
     with pytest.raises(EdgelibError, match="cannot be read .Permission denied"):
         store.read({"a": 1})
     assert {"a": 1} in store
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    script = KILLED.replace("progress=False)", 'executor="process", progress=False)')
-    (tmp_path / "run.py").write_text(
-        "import edgelib\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
-    )
-    run = subprocess.Popen([sys.executable, "run.py", str(tmp_path)], cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 400
-    while not list(tmp_path.rglob("*.parquet")) and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.kill()
-    run.wait()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and group_is_alive(run.pid):
-        time.sleep(0.1)
-    assert not group_is_alive(run.pid)
-
-
-def group_is_alive(group: int) -> bool:
-    """Whether a process of the group still runs; the dead that nobody has waited for do not count."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if pgrp == str(group) and state != "Z":
-            return True
-    return False

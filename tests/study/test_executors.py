@@ -1,0 +1,28 @@
+"""Where tasks run: the same results in this process, in threads and in processes; errors arrive as themselves."""
+
+from __future__ import annotations
+
+import pytest
+from small_tasks import Shared, die, multiply
+
+from edgelib.errors import EdgelibError
+from edgelib.study.executors import EXECUTORS, run_tasks
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_every_task_is_done_once_and_an_error_arrives_as_itself(executor):
+    tasks = [(n,) for n in range(1, 9)]
+    done = run_tasks(multiply, tasks, Shared(3), executor=executor, workers=2)
+    assert sorted(done) == [3 * n for n in range(1, 9)]
+    with pytest.raises(EdgelibError, match="cannot multiply by 0; choose another number"):
+        list(run_tasks(multiply, [(0,)], Shared(3), executor=executor, workers=1))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_no_tasks_have_no_results(executor):
+    assert list(run_tasks(multiply, [], Shared(3), executor=executor)) == []
+
+
+def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
+    with pytest.raises(EdgelibError, match="a worker process died.*use fewer workers or executor serial"):
+        list(run_tasks(die, [(1,)], Shared(3), executor="process", workers=1))
