@@ -33,14 +33,15 @@ def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
         pytest.param(["measure", "out", "--threads", "0"], "threads must be at least 1", id="no threads"),
     ],
 )
-def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, arguments, said):
+def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, monkeypatch, arguments, said):
     for name in ("notebooks", "edgelib", "params"):
         (tmp_path / name).mkdir()
     for name in ("pyproject.toml", "edgelib/errors.py", "notebooks/tiny.ipynb"):
         (tmp_path / name).write_text("")
     (tmp_path / "typo.yaml").write_text("n_imags: 3\n")
-    done = edgelib(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
