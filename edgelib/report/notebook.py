@@ -1,14 +1,20 @@
-"""What a chapter does in its set-up cell: figure style, deterministic SVG, a folder for results."""
+"""What a chapter does beside its subject: set-up (figure style, deterministic SVG, a folder for results), then showing
+tables, saying sentences and handing its answer to the pages that quote it."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
+from edgelib.report.claims.text import Sentence, bullets
+from edgelib.report.tables import Column, myst_table, selected
 
 STYLE = Path(__file__).with_name("edgelib.mplstyle")
 
@@ -26,17 +32,16 @@ class Workspace:
     results: Path
     folder: Path
 
-    def save_table(self, name: str, frame) -> Path:
-        """Write a pandas frame as folder/<name>.csv and return the path; floats keep 6 significant digits."""
-        path = self.folder / f"{name}.csv"
-        frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-        return path
+    def save(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write a frame as folder/<name>.csv and return it as it was; floats keep 6 significant digits in the file."""
+        frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        return frame
 
-    def save_figure(self, name: str, figure) -> Path:
-        """Write a matplotlib figure as folder/<name>.svg, the same bytes for the same drawing, and return the path."""
-        path = self.folder / f"{name}.svg"
-        figure.savefig(path, metadata={"Date": None, "Creator": None})
-        return path
+    save_table = save
+
+    def save_figure(self, name: str, figure) -> None:
+        """Write a matplotlib figure as folder/<name>.svg, the same bytes for the same drawing."""
+        figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
 def setup(chapter: str, results: str | Path = "results") -> Workspace:
@@ -62,6 +67,50 @@ def setup(chapter: str, results: str | Path = "results") -> Workspace:
             f"cannot write results under {folder}: {error.strerror}; set 'results' to a folder you may write"
         ) from None
     return Workspace(chapter=chapter, root=root, results=base, folder=folder)
+
+
+def say(claims: str | Iterable[str], otherwise: str = "") -> None:
+    """Show a paragraph, or a list of sentences; `otherwise` is the one sentence said in place of an empty list."""
+    from IPython.display import Markdown, display
+
+    if not isinstance(claims, str):
+        claims = bullets(claims) or (bullets([otherwise]) if otherwise else "")
+    if claims:
+        display(Markdown(claims))
+
+
+def show(
+    rows: pd.DataFrame,
+    caption: str,
+    name: str,
+    columns: Mapping[str, str | Column] | None = None,
+    numeric: Sequence[str] = (),
+) -> None:
+    """Show a numbered table with its caption, which a page refers to as {numref}`name`.
+
+    columns: title -> column of `rows` or a `Column` that writes its cells; None: all as they are. numeric: titles of
+    further columns whose texts are numbers. Raises KeyError for a column that the rows lack.
+    """
+    from IPython.display import Markdown, display
+
+    frame, written = (rows, []) if columns is None else selected(rows, columns)
+    display(Markdown(myst_table(frame, caption, name, dict.fromkeys([*written, *numeric], str))))
+
+
+def facts(title: str, values: Mapping[str, object] | None = None, **named: object) -> pd.DataFrame:
+    """Return counts and other facts as a small table of one column, one line each, for the end of a cell.
+
+    named: facts whose names are words joined by underscores.
+    """
+    lines = dict(values or {}) | {name.replace("_", " "): value for name, value in named.items()}
+    return pd.Series(lines).to_frame(title)
+
+
+def conclude(answer: str) -> None:
+    """Hand the chapter's answer, one or two sentences, to its own first line and to the pages that quote it."""
+    from myst_nb import glue
+
+    glue("answer", Sentence(answer), display=False)
 
 
 def _quiet_libraries() -> None:

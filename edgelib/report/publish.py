@@ -24,20 +24,8 @@ from nbformat import NotebookNode
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
-from edgelib.source import files_behind, imported_names
+from edgelib.source import code_digest, files_behind, imported_names
 
-NAMING_INPUTS = (
-    "model",
-    "baseline_model",
-    "dataset",
-    "vqa",
-    "pope",
-    "mme",
-    "measurements",
-    "device_table",
-    "architectures",
-    "cost_of",
-)
 SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
@@ -46,12 +34,14 @@ KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 class Chapter:
     """One chapter of a checkout: its notebook, its parameters, and where its published form goes.
 
-    results is the folder named by the parameter `results`, in which the chapter writes its tables.
+    results is the folder named by the parameter `results`, in which the chapter writes its tables. sources: the
+    parameters that name files or folders, as `Parameters.sources` says.
     """
 
     name: str
     root: Path
     parameters: dict[str, Any]
+    sources: tuple[str, ...] = ()
 
     @property
     def notebook(self) -> Path:
@@ -76,14 +66,16 @@ def chapter_names(root: Path | None = None) -> list[str]:
     return sorted(path.stem for path in ((root or find_root()) / "notebooks").glob("*.ipynb"))
 
 
-def find_chapter(name: str, parameters: dict[str, Any], root: Path | None = None) -> Chapter:
+def find_chapter(
+    name: str, parameters: dict[str, Any], root: Path | None = None, sources: tuple[str, ...] = ()
+) -> Chapter:
     """Return the chapter of that name; raises EdgelibError naming the chapters there are."""
     root = root or find_root()
     names = chapter_names(root)
     if name not in names:
         known = ", ".join(names) or f"no notebooks in {root / 'notebooks'}"
         raise EdgelibError(f"unknown chapter {name!r}; choose from {known}")
-    return Chapter(name, root, parameters)
+    return Chapter(name, root, parameters, sources)
 
 
 def fingerprint(chapter: Chapter) -> str:
@@ -100,7 +92,7 @@ def fingerprint(chapter: Chapter) -> str:
     data = [path for path in _data_of(library) if _is_named(path.relative_to(library), [sources, chapter.parameters])]
     for path in [*files_behind(imported, library), *data, chapter.root / "constraints.txt"]:
         digest.update(path.relative_to(chapter.root).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(code_digest(path) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -217,7 +209,7 @@ def _is_visible(path: Path) -> bool:
 def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, int, int]]]:
     """Return (relative name, size, mtime_ns) of each file under the paths that parameters name."""
     named = {}
-    for parameter in NAMING_INPUTS:
+    for parameter in chapter.sources:
         value = chapter.parameters.get(parameter) or []
         # The kernel runs in the checkout, so that is where a relative path starts.
         tops = [chapter.root / os.path.expanduser(path) for path in ([value] if isinstance(value, str) else value)]

@@ -1,10 +1,13 @@
-"""Tables: a frame -> a numbered MyST table, ready for display in a chapter."""
+"""Tables: rows and what to show of them -> a numbered MyST table, ready for display in a chapter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
+
+from edgelib.report.figures.palette import label
 
 
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
@@ -18,6 +21,64 @@ def escaped(text: object) -> str:
     """Text as table-cell content: markup and column separators of Markdown and HTML are neutralised."""
     out = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "\\`*_{}[]|$" else c for c in out).replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a shown table: rows -> its cells as texts; numbers stand on the right."""
+
+    cells: Callable[[pd.DataFrame], Sequence[str]]
+    numeric: bool = True
+
+
+def named(column: str = "config", names: Mapping[str, str] | None = None) -> Column:
+    """Configurations by their labels, or other keys by `names`."""
+    return Column(lambda rows: [(names or {}).get(key) or label(key) for key in rows[column]], numeric=False)
+
+
+def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missing: str = "") -> Column:
+    """A value with its interval, from the columns value, value_low and value_high, or value, low and high.
+
+    missing: what a row says that has no interval at all, such as the reference among differences to it.
+    """
+
+    def cells(rows: pd.DataFrame) -> list[str]:
+        low, high = (f"{value}_{end}" if f"{value}_{end}" in rows else end for end in ("low", "high"))
+        numbers = rows[[value, low, high]].to_numpy(float)
+        return [missing if pd.isna(n[1:]).all() else with_interval(*n, scale, digits) for n in numbers]
+
+    return Column(cells)
+
+
+def number(column: str, form: str = "{:.1f}", scale: float = 1.0) -> Column:
+    """Numbers in a format such as "{:,.0f}", multiplied by `scale` first; nothing for NaN."""
+    return Column(lambda rows: ["" if pd.isna(value) else form.format(scale * value) for value in rows[column]])
+
+
+def selected(rows: pd.DataFrame, columns: Mapping[str, str | Column]) -> tuple[pd.DataFrame, list[str]]:
+    """Return (what a table shows: one column per title, titles of the columns whose texts are numbers).
+
+    columns: title -> the column of `rows` to show as it is, or a `Column` that writes its cells.
+    """
+    shown, numeric = {}, []
+    for title, column in columns.items():
+        if isinstance(column, Column):
+            shown[title] = list(column.cells(rows))
+            numeric += [title] * column.numeric
+        else:
+            shown[title] = rows[column].to_numpy()
+    return pd.DataFrame(shown), numeric
+
+
+def cross(rows: pd.DataFrame, index: str, columns: str, cell: Column, title: str | None = None) -> pd.DataFrame:
+    """Return a table of cells: a row per value of `index`, by its label under `title`, a column per one of `columns`.
+
+    Both keep their order of appearance.
+    """
+    table = rows.assign(cell=list(cell.cells(rows))).pivot(index=index, columns=columns, values="cell")
+    table = table.loc[list(dict.fromkeys(rows[index])), list(dict.fromkeys(rows[columns]))]
+    table = table.rename(index=label, columns=label).rename_axis(index=title or index, columns=None)
+    return table.reset_index()
 
 
 def myst_table(

@@ -132,18 +132,18 @@ def pivotal_draws(
     draws[:, -1] = squares / rng.chisquare(rest.shape[1], n_draws)
     for f in sorted(range(len(terms)), key=lambda f: len(inside[f])):
         space = own_space(terms[f], [terms[g] for g in range(len(terms)) if g != f and g not in inside[f]])
-        w, own = space.T @ y, space.T @ terms[f]
+        w, design = space.T @ y, space.T @ terms[f]
         if inside[f]:
             noise = draws[:, -1, None, None] * np.eye(len(w))
             for g in inside[f]:
                 shared = space.T @ terms[g]
                 noise = noise + draws[:, g, None, None] * (shared @ shared.T)
             factor = np.linalg.inv(np.linalg.cholesky(noise))
-            own, w = factor @ own, factor @ w
-            eigenvalues, vectors = np.linalg.eigh(own @ own.swapaxes(1, 2))
+            design, w = factor @ design, factor @ w
+            eigenvalues, vectors = np.linalg.eigh(design @ design.swapaxes(1, 2))
             s = np.einsum("bij,bi->bj", vectors, w) ** 2
         else:
-            eigenvalues, vectors = np.linalg.eigh(own @ own.T)
+            eigenvalues, vectors = np.linalg.eigh(design @ design.T)
             s = (vectors.T @ w) ** 2 / draws[:, -1:]
             eigenvalues = eigenvalues / draws[:, -1:]
         draws[:, f] = _root(s, eigenvalues, rng.chisquare(space.shape[1], n_draws))

@@ -12,14 +12,16 @@ ordinary odds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.stats.family import Family
 from edgelib.stats.metrics import one_fraction
-from edgelib.stats.outcomes import check_rows, outcome_grid, resampled
+from edgelib.stats.outcomes import cell_sums, check_rows, resampled
 from edgelib.stats.paired import (
     REPLICATES,
     check_level,
@@ -156,21 +158,21 @@ def gap_table(
       linearly. For a control that was really evaluated, pass its name as `reference`.
     Where a scale is undefined (accuracy at or below chance) effect is NaN; undefined replicates widen the interval.
     chance: accuracy of guessing, 1 / classes, in [0, 1). configs: all but the reference by default.
-    Raises EdgelibError as `outcome_grid`, and for unknown configs, chance, level or n_boot out of range.
+    Raises EdgelibError as `cell_sums`, and for unknown configs, chance, level or n_boot out of range.
     """
-    chance, level, grid = _check_chance(chance), check_level(level), outcome_grid(rows, cluster)
-    index = {name: i for i, name in enumerate(grid.configs)}
+    chance, level, outcomes = _check_chance(chance), check_level(level), cell_sums(rows, cluster)
+    index = {name: i for i, name in enumerate(outcomes.configs)}
     at_reference = choose(index, reference, "reference config")
-    chosen = [name for name in grid.configs if name != reference] if configs is None else list(configs)
+    chosen = [name for name in outcomes.configs if name != reference] if configs is None else list(configs)
     places = [choose(index, name, "config") for name in chosen]
-    accuracy, items = resampled(grid, n_boot, seed)
+    accuracy, items = resampled(outcomes, n_boot, seed)
     table = []
     for name, place in zip(chosen, places, strict=True):
         floor = wilson(accuracy[0, place, 1:].clip(0, 1), items[0, 0], level)[0] <= chance
-        counts = dict(n_items=int(items[0, 0]), n_clusters=len(grid.sizes), n_cells=len(grid.cells))
+        counts = dict(n_items=int(items[0, 0]), n_clusters=len(outcomes.sizes), n_cells=len(outcomes.cells))
         shared = counts | dict(at_floor=float(floor.mean()))
         for scale, values in _gaps(accuracy[:, at_reference], accuracy[:, place], items, chance).items():
-            summary = _summary(values, level, len(grid.sizes))
+            summary = _summary(values, level, len(outcomes.sizes))
             table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared))
     return pd.DataFrame(table)
 
@@ -219,6 +221,37 @@ def robustness_gap(
     )
 
 
+def robustness_gaps(rows: pd.DataFrame, configs: Sequence[str], reference: str, chance: float, **options) -> Family:
+    """Return the gaps of several configs against one reference as a family; arguments as `robustness_gap`."""
+    return Family({config: robustness_gap(rows, config, reference, chance, **options) for config in configs})
+
+
+def dosed(rows: pd.DataFrame, reference: str, configs: Sequence[str], severities: Sequence[int], plain: str = "plain"):
+    """Return rows of twins beside those of the plain model, as configs "twin|config", and the plain reference as it is.
+
+    rows: outcomes of one model with the column twin; plain rows count as the twin "plain:1" of dose 1. configs and
+    severities: those that the twins have; severity 0 is kept too.
+    """
+    alike = rows[(rows["twin"] == plain) & rows["severity"].isin([0, *severities])]
+    twins = [alike[alike["config"].isin(configs)].assign(twin=f"{plain}:1"), rows[rows["twin"] != plain]]
+    named = [part.assign(config=part["twin"] + "|" + part["config"]) for part in twins]
+    return pd.concat([alike[alike["config"] == reference], *named])
+
+
+def dosed_gaps(rows: pd.DataFrame, reference: str, chance: float, plain: str = "plain", **options) -> Family:
+    """Return the gap of every config on every twin of `dosed` rows against the plain reference, as a family."""
+    configs = [c for c in rows["config"].unique() if c != reference and not c.startswith(f"{plain}:")]
+    return robustness_gaps(rows, configs, reference, chance, **options)
+
+
+def by_dose(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `dosed` configs with the parts of their names as columns: config, twin, kind and dose."""
+    parts = table["config"].str.extract(r"^(?P<twin>(?P<kind>.*):(?P<dose>[^|]*))\|(?P<config>.*)$")
+    return table.assign(
+        config=parts["config"], twin=parts["twin"], kind=parts["kind"], dose=parts["dose"].astype(float)
+    )
+
+
 def rs_table(
     rows: pd.DataFrame,
     chance: float,
@@ -235,10 +268,10 @@ def rs_table(
     added to right and to wrong answers); config, n_items, n_cells. A score that is undefined is NaN. These intervals
     are not paired: compare configs with `gap_table`. Arguments and errors as `gap_table`.
     """
-    chance, level, grid = _check_chance(chance), check_level(level), outcome_grid(rows, cluster)
-    accuracy, items = resampled(grid, n_boot, seed)
+    chance, level, outcomes = _check_chance(chance), check_level(level), cell_sums(rows, cluster)
+    accuracy, items = resampled(outcomes, n_boot, seed)
     table = []
-    for place, config in enumerate(grid.configs):
+    for place, config in enumerate(outcomes.configs):
         p = accuracy[:, place]
         clean, corrupted = p[:, 0], p[:, 1:].mean(axis=1)
         scores = dict(
@@ -251,7 +284,7 @@ def rs_table(
         )
         row = dict(config=config)
         for name, values in scores.items():
-            low, high = percentile_interval(values[1:], level, len(grid.sizes))
+            low, high = percentile_interval(values[1:], level, len(outcomes.sizes))
             row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
-        table.append(row | dict(n_items=int(items[0, 0]), n_cells=len(grid.cells)))
+        table.append(row | dict(n_items=int(items[0, 0]), n_cells=len(outcomes.cells)))
     return pd.DataFrame(table)

@@ -16,7 +16,7 @@ CLEAN = "clean"
 
 
 @dataclass(frozen=True)
-class Grid:
+class CellSums:
     """Outcomes summed per cluster: sums [G, K configs, 1 + J cells], cell 0 clean; sizes [G] items per cluster."""
 
     configs: tuple[str, ...]
@@ -50,19 +50,19 @@ def _cells(rows: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, int]]]:
     return codes, [(CLEAN, 0) if key < 0 else (names[key // base], int(key % base)) for key in keys]
 
 
-def _check_complete(seen: np.ndarray, items, configs, cells) -> None:
-    """seen [items * configs * cells] counts outcomes; each must occur once."""
-    wrong = np.flatnonzero(seen != 1)
+def _check_complete(counts: np.ndarray, items, configs, cells) -> None:
+    """counts [items * configs * cells] counts outcomes; each must occur once."""
+    wrong = np.flatnonzero(counts != 1)
     if len(wrong):
         item, config, cell = np.unravel_index(wrong[0], (len(items), len(configs), len(cells)))
         raise EdgelibError(
-            f"outcomes must be complete to be paired: item {items[item]!s} occurs {seen[wrong[0]]} times for config "
+            f"outcomes must be complete to be paired: item {items[item]!s} occurs {counts[wrong[0]]} times for config "
             f"{configs[config]!r}, {cells[cell][0]} severity {cells[cell][1]}, instead of once ({len(wrong)} such "
             "places); finish the sweep, or drop that config or cell"
         )
 
 
-def outcome_grid(rows: pd.DataFrame, cluster: str = "item") -> Grid:
+def cell_sums(rows: pd.DataFrame, cluster: str = "item") -> CellSums:
     """Return the outcomes of long rows as one array; rows may come in any order.
 
     rows: columns item, config, corruption, severity, correct (0/1, or graded in [0, 1]); severity 0 is clean. Every
@@ -85,14 +85,14 @@ def outcome_grid(rows: pd.DataFrame, cluster: str = "item") -> Grid:
     if (counts != counts[:, :1]).any():
         raise EdgelibError(f"column {cluster!r} must be the same for all outcomes of an item: it is resampled")
     sums = np.bincount(flat, weights=rows["correct"].to_numpy(float), minlength=counts.size)
-    return Grid(tuple(configs), tuple(cells[1:]), sums.reshape(shape), counts[:, 0])
+    return CellSums(tuple(configs), tuple(cells[1:]), sums.reshape(shape), counts[:, 0])
 
 
-def resampled(grid: Grid, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def resampled(outcomes: CellSums, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (accuracy [1 + n_boot, K, 1 + J], items [1 + n_boot, 1]), data in row 0; one resampling for all."""
-    rng, sums = rng_for(seed, "robustness gap"), grid.sums.reshape(len(grid.sizes), -1)
-    means, totals = replicates(sums, grid.sizes, n_boot, rng)
-    return means.reshape(len(means), *grid.sums.shape[1:]), totals[:, None]
+    rng, sums = rng_for(seed, "robustness gap"), outcomes.sums.reshape(len(outcomes.sizes), -1)
+    means, totals = replicates(sums, outcomes.sizes, n_boot, rng)
+    return means.reshape(len(means), *outcomes.sums.shape[1:]), totals[:, None]
 
 
 def cell_table(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -129,16 +129,16 @@ def severity_table(
     n_cells corruptions.
 
     The interval is a bootstrap over clusters (images): the cells of one severity share their images.
-    Severity 0 is clean. Raises EdgelibError as `outcome_grid`.
+    Severity 0 is clean. Raises EdgelibError as `cell_sums`.
     """
-    grid = outcome_grid(rows, cluster)
-    accuracy, items = resampled(grid, n_boot, seed)
-    severities = np.array([0, *(severity for _, severity in grid.cells)])
+    outcomes = cell_sums(rows, cluster)
+    accuracy, items = resampled(outcomes, n_boot, seed)
+    severities = np.array([0, *(severity for _, severity in outcomes.cells)])
     table = []
-    for place, config in enumerate(grid.configs):
+    for place, config in enumerate(outcomes.configs):
         for severity in np.unique(severities):
             values = accuracy[:, place, severities == severity].mean(axis=1)
-            low, high = percentile_interval(values[1:], level, len(grid.sizes))
+            low, high = percentile_interval(values[1:], level, len(outcomes.sizes))
             table.append(
                 dict(
                     config=config,
@@ -172,13 +172,13 @@ def accuracy_table(
         if column not in rows.columns:
             raise EdgelibError(f"outcome rows lack the column {column!r}")
     fractions(rows["correct"].to_numpy(), "column 'correct'")
-    found = []
-    for key, own in rows.groupby(by, sort=False, observed=True):
-        sums = own.groupby(cluster, sort=True)["correct"].agg(["sum", "size"]).to_numpy(float)
+    groups = []
+    for key, group in rows.groupby(by, sort=False, observed=True):
+        sums = group.groupby(cluster, sort=True)["correct"].agg(["sum", "size"]).to_numpy(float)
         draws, _ = replicates(sums[:, :1], sums[:, 1], n_boot, rng_for(seed, "accuracy"))
         low, high = percentile_interval(draws[1:, 0], level, len(sums))
-        found.append((*key, sums[:, 0].sum() / sums[:, 1].sum(), low, high, len(sums)))
-    return pd.DataFrame(found, columns=[*by, "accuracy", "low", "high", "n"])
+        groups.append((*key, sums[:, 0].sum() / sums[:, 1].sum(), low, high, len(sums)))
+    return pd.DataFrame(groups, columns=[*by, "accuracy", "low", "high", "n"])
 
 
 def corruption_errors(rows: pd.DataFrame, config: str) -> tuple[dict[str, list[float]], float]:

@@ -144,11 +144,11 @@ def sign_flip_p(d, seed: int = 0) -> float:
         return 1.0
     if (d == np.round(d)).all() and np.abs(d).sum() <= _EXACT_TOTAL:
         return _exact_sign_flip_p(d)
-    rng, seen, reached = rng_for(seed, "sign flips"), abs(d.sum()) * (1 - 1e-12), 0
+    rng, observed, reached = rng_for(seed, "sign flips"), abs(d.sum()) * (1 - 1e-12), 0
     step = max(1, _CHUNK // len(d))
     for start in range(0, FLIPS, step):
         signs = rng.integers(0, 2, size=(min(step, FLIPS - start), len(d)), dtype=np.int8) * 2.0 - 1.0
-        reached += int((np.abs(signs @ d) >= seen).sum())
+        reached += int((np.abs(signs @ d) >= observed).sum())
     return (1 + reached) / (1 + FLIPS)
 
 
@@ -281,6 +281,15 @@ def tost(a, b, margin: float, *, cluster=None, alpha: float = 0.05, seed: int = 
         p_equivalent=max(worse, better),
         n=int(sizes.sum()),
     )
+
+
+def settled(test, adjusted: float | None = None) -> bool:
+    """Return whether the sign of an effect is known: its interval excludes zero, and so does the (adjusted) p value.
+
+    test: a `PairedDifference`, or anything else with interval, p and level.
+    """
+    low, high = test.interval
+    return (low > 0 or high < 0) and (test.p if adjusted is None else adjusted) < 1 - test.level
 
 
 def holm(p_values) -> np.ndarray:

@@ -101,9 +101,9 @@ def _permutations(groups: np.ndarray, count: int, rng: np.random.Generator) -> n
     return shuffled
 
 
-def _p(seen: float, draws: np.ndarray) -> float:
-    """Share of permuted values at or above the one seen, which counts itself; an undefined one counts as above."""
-    return float((1 + (~(draws < seen - 1e-12)).sum()) / (1 + len(draws)))
+def _p(observed: float, draws: np.ndarray) -> float:
+    """Share of permuted values at or above the observed one, which counts itself; an undefined one counts as above."""
+    return float((1 + (~(draws < observed - 1e-12)).sum()) / (1 + len(draws)))
 
 
 def drop_predictor(

@@ -138,8 +138,8 @@ def hardest_tests(sums: np.ndarray, sizes: np.ndarray, margin: float, alpha: flo
     graded = (sums != np.round(sums)).any()
     spread = (np.ptp(sums / sizes) if graded else 0.0) or 1.0
     tests = []
-    for own in range(count):
-        by_run, by_cluster = per_run[:, [own]] - per_run, np.round(per_cluster[own] - per_cluster, 12)
+    for setting in range(count):
+        by_run, by_cluster = per_run[:, [setting]] - per_run, np.round(per_cluster[setting] - per_cluster, 12)
         effect = np.round(by_run.mean(axis=0), 12)
         run_variance = by_run.var(axis=0, ddof=1) / runs if runs > 1 else np.zeros(count)
         differing = (by_cluster != 0).sum(axis=1)
@@ -150,7 +150,7 @@ def hardest_tests(sums: np.ndarray, sizes: np.ndarray, margin: float, alpha: flo
         cluster_variance = (residual**2).sum(axis=1) / pool_sizes.sum() ** 2
         error, df = crossed_error(run_variance, runs, cluster_variance, clusters + 2)
         p = stats.t.sf((effect + margin) / error, df)
-        p[own] = -1  # no setting is its own rival
+        p[setting] = -1  # no setting is its own rival
         rival = int(p.argmax())
         half = stats.t.isf(alpha, df[rival]) * error[rival]
         interval = (float(effect[rival] - half), float(effect[rival] + half))

@@ -74,12 +74,12 @@ def run_outcomes(
     _, first = np.unique(run_codes, return_index=True)
     keys = rows[by].iloc[first].reset_index(drop=True)
     item_codes, items = pd.factorize(rows[item])
-    seen = np.bincount(run_codes * len(items) + item_codes, minlength=len(keys) * len(items))
-    wrong = np.flatnonzero(seen != 1)
+    counts = np.bincount(run_codes * len(items) + item_codes, minlength=len(keys) * len(items))
+    wrong = np.flatnonzero(counts != 1)
     if len(wrong):
         run, place = divmod(int(wrong[0]), len(items))
         raise EdgelibError(
-            f"runs must be scored on the same items: item {items[place]!s} occurs {seen[wrong[0]]} times in the run "
+            f"runs must be scored on the same items: item {items[place]!s} occurs {counts[wrong[0]]} times in the run "
             f"{_run_name(keys.iloc[run])} instead of once ({len(wrong)} such places); name every column that tells "
             "runs apart, finish the sweep, or drop that run"
         )

@@ -64,8 +64,8 @@ def variance_shares(
             runs = _run_table(rows, columns, response)
         else:
             runs = run_outcomes(rows, columns, response, item=item, cluster=cluster)
-        own = _shares(runs, factors, item is not None, n_draws, level, rng_for(seed, "variance shares"))
-        shares.append(own.assign(**dict(zip(by, key, strict=True)))[[*by, *own.columns]])
+        group = _shares(runs, factors, item is not None, n_draws, level, rng_for(seed, "variance shares"))
+        shares.append(group.assign(**dict(zip(by, key, strict=True)))[[*by, *group.columns]])
     return pd.concat(shares, ignore_index=True)
 
 
@@ -101,7 +101,7 @@ def _terms(keys: pd.DataFrame, factors: list[str]) -> list[np.ndarray]:
 def _inside(factors: list[str]) -> list[list[int]]:
     """Per factor, the numbers of those that contain it: "mix:size" contains "mix" and "size"."""
     parts = [set(factor.split(":")) for factor in factors]
-    return [[g for g, other in enumerate(parts) if own < other] for own in parts]
+    return [[g for g, other in enumerate(parts) if part < other] for part in parts]
 
 
 def _shares(

@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 from edgelib.errors import EdgelibError
 from edgelib.stats import gap as g
 from edgelib.stats import metrics
-from edgelib.stats import outcomes as grid
+from edgelib.stats import outcomes
 from edgelib.stats.paired import wilson
 
 # EdgeVLM-Bench (CLIP ViT-B/32 on CIFAR-10, 1,000 images): clean accuracy and RS.
@@ -181,7 +181,7 @@ def test_items_of_one_image_are_resampled_together():
 
 
 def test_cell_table_is_accuracy_with_wilson():
-    table = grid.cell_table(rows_with_accuracy({"w4": [0.6, 0.2], "fp32": [0.9, 0.5]}, 50))
+    table = outcomes.cell_table(rows_with_accuracy({"w4": [0.6, 0.2], "fp32": [0.9, 0.5]}, 50))
     assert table["config"].tolist() == ["w4", "w4", "fp32", "fp32"]
     assert table["corruption"].tolist() == ["clean", "fog"] * 2 and table["severity"].tolist() == [0, 1] * 2
     assert table["accuracy"].tolist() == [0.6, 0.2, 0.9, 0.5] and (table["n"] == 50).all()
@@ -191,7 +191,7 @@ def test_cell_table_is_accuracy_with_wilson():
 def test_clean_rows_may_carry_no_corruption_name():
     rows = simulated(np.random.default_rng(5), 40, 1.0)
     rows["corruption"] = rows["corruption"].astype(object).where(rows["severity"] > 0, None)
-    assert grid.outcome_grid(rows).cells == (("blur", 5), ("fog", 1), ("fog", 3), ("fog", 5))
+    assert outcomes.cell_sums(rows).cells == (("blur", 5), ("fog", 1), ("fog", 3), ("fog", 5))
 
 
 ROWS = rows_with_accuracy({"fp32": [0.9, 0.5], "w4": [0.6, 0.3]}, 20)

@@ -2,70 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgelib.errors import EdgelibError
-from edgelib.quant.scheme import scheme
+from edgelib.report.figures.palette import GREY, look, looks, readable  # noqa: F401
 
-GREY, LIGHT = "#6E6E6E", "#DDDDDD"
-# Okabe-Ito hues for marks; text takes a darker ink of the same hue where the hue is too faint on white.
-_MARKS = {
-    "fp32": ("#000000", "#000000", "o"),
-    "fp16": ("#6E6E6E", "#6E6E6E", "P"),
-    "bf16": ("#6E6E6E", "#6E6E6E", "X"),
-    "w8a8-minmax": ("#0072B2", "#0072B2", "s"),
-    "w8a8-smoothquant": ("#009E73", "#007A59", "D"),
-    "w4a8-minmax": ("#D55E00", "#B04A00", "^"),
-    "w4a8-awq": ("#CC79A7", "#9C4F7C", "X"),
-    "w4a8-gptq": ("#56B4E9", "#0072B2", "<"),
-    "w3a8-minmax": ("#E69F00", "#8A5F00", "v"),
-    "fp8": ("#8C6BB1", "#6A4C93", "h"),
-    "nvfp4": ("#7F7F2A", "#66661F", "p"),
-}
-_OTHERS = [
-    ("#A6761D", "#7A5615", ">"),
-    ("#1F78B4", "#1F78B4", "d"),
-    ("#B2182B", "#B2182B", "*"),
-    ("#66A61E", "#466F14", "H"),
-]
+_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+Groups = Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one configuration is drawn in every figure of the book."""
-
-    colour: str
-    ink: str
-    marker: str
-    label: str
-
-
-def look(config: str, position: int = 0) -> Look:
-    """The look of a configuration; schemes without a fixed one take the next spare look by `position`."""
-    colour, ink, marker = _MARKS.get(config) or _OTHERS[position % len(_OTHERS)]
-    try:
-        label = scheme(config).label
-    except EdgelibError:  # not a scheme but another name, such as a supervised model's
-        label = config
-    return Look(colour, ink, marker, label)
+def log_axes(ax: Axes, which: str) -> None:
+    """Make the axes named in `which` ("x", "y", "xy") logarithmic, with plain numbers that do not run together."""
+    for axis in which:
+        getattr(ax, f"set_{axis}scale")("log")
+        side = getattr(ax, f"{axis}axis")
+        low, high = getattr(ax, f"get_{axis}lim")()
+        steps = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)  # labels of three per decade run into each other
+        side.set_major_locator(LogLocator(10, subs=steps))
+        side.set_major_formatter(_PLAIN)
+        side.set_minor_formatter(NullFormatter())
 
 
-def looks(configs: Sequence[str]) -> dict[str, Look]:
-    """Looks of several configurations, distinct among them."""
-    spare = iter(range(len(configs)))
-    return {c: look(c, 0 if c in _MARKS else next(spare)) for c in dict.fromkeys(configs)}
+def long_axis(lines: int, each: float = 0.4, width: float = 6.4) -> Axes:
+    """Return the axis of a new figure that is high enough for so many horizontal lines."""
+    return plt.subplots(figsize=(width, 0.9 + each * lines))[1]
 
 
-def readable(name: str) -> str:
-    """ "gaussian_noise" -> "gaussian noise"."""
-    return name.replace("_", " ").replace("jpeg", "JPEG")
+def panels(
+    groups: Groups,
+    draw: Callable[..., object],
+    size: tuple[float, float] = (7.2, 3.2),
+    *,
+    label: str = "",
+    y_label: str = "",
+    columns: int | None = None,
+    legend: bool = False,
+    sharex: bool = False,
+    **options,
+) -> Figure:
+    """Draw a small figure per group on one scale: draw(rows, axis, **options) under the group's name.
+
+    groups: name -> rows, or what `groupby` gives. label, y_label: of the axes that they share. legend: one for all
+    above. Without any group the figure is empty and says so.
+    """
+    groups = dict(groups)
+    columns = columns or max(len(groups), 1)
+    rows = max(-(-len(groups) // columns), 1)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=sharex, sharey=True, squeeze=False)
+    for ax in axes.flat[len(groups) :]:
+        ax.set_axis_off()
+    for ax, (name, table) in zip(axes.flat, groups.items(), strict=False):
+        draw(table, ax, **options)
+        ax.set_title(name, fontsize=10 if columns < 3 else 9)
+        ax.set(xlabel="", ylabel="")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y_label)
+    figure.supxlabel(label if groups else "nothing to show: the parameters ask for none", fontsize=10)
+    if legend and groups:
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    return figure
 
 
 def image_grid(images: np.ndarray, row_names: Sequence[str], column_names: Sequence[str], width: float = 6.4) -> Figure:
@@ -165,7 +166,7 @@ def heat_map(values: pd.DataFrame, ax: Axes, label: str, colours: str = "cividis
     return ax
 
 
-def forest(table: pd.DataFrame, ax: Axes, label: str, scale: float = 1.0) -> Axes:
+def forest(table: pd.DataFrame, ax: Axes, label: str = "", scale: float = 1.0) -> Axes:
     """Effects with intervals, one line each (columns config, effect, low, high, optional name); 0 is marked."""
     styles = looks(table["config"])
     for place, row in enumerate(table.itertuples()):
@@ -183,7 +184,7 @@ def forest(table: pd.DataFrame, ax: Axes, label: str, scale: float = 1.0) -> Axe
     return ax
 
 
-def dose_response(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
+def dose_response(table: pd.DataFrame, ax: Axes, label: str = "") -> Axes:
     """Effect against dose on a logarithmic axis, one line per config (columns config, dose, effect, low, high).
 
     An effect whose interval has no end (a model at the floor has nothing left to compare) is left out.

@@ -9,11 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from edgelib.errors import EdgelibError
-from edgelib.report.figures.base import GREY, end_labels, looks, readable
-
-_TOWERS = [("#0072B2", "#0072B2", "o"), ("#D55E00", "#B04A00", "s"), ("#009E73", "#007A59", "D")]
-_HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # seven and five share no factor: 35 groups look different
+from edgelib.report.figures.base import end_labels
+from edgelib.report.figures.palette import BLACK, GREY, looks, readable, series
 
 
 def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = None) -> Axes:
@@ -28,7 +25,7 @@ def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = 
         style, rows = styles[config], rows.dropna(subset=["share", "low", "high"])
         place = [components.index(c) + 0.16 * (k - (len(groups) - 1) / 2) for c in rows["component"]]
         share, low, high = (100 * rows[column].to_numpy() for column in ("share", "low", "high"))
-        colour = style.colour if len(groups) > 1 else "#000000"
+        colour = style.colour if len(groups) > 1 else BLACK
         ax.errorbar(
             share,
             place,
@@ -68,7 +65,7 @@ def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float
             ax.plot(means.index * dodge, means, color=style.colour, marker=style.marker, markersize=5)
             ends.append((float(means.index[-1]), float(means.iloc[-1]), style.label, style.ink))
         if reference is not None:
-            ax.axhline(100 * reference, color="#000000", linestyle="--", linewidth=1.0)
+            ax.axhline(100 * reference, color=BLACK, linestyle="--", linewidth=1.0)
             ax.annotate(
                 "unquantized",
                 (0, 100 * reference),
@@ -95,12 +92,12 @@ def by_depth(table: pd.DataFrame, ax: Axes, label: str, value: str = "value") ->
     """
     ends = []
     for k, (tower, rows) in enumerate(table.groupby("tower", sort=False)):
-        colour, ink, marker = _TOWERS[k % len(_TOWERS)]
+        style = series(k)
         means = rows.groupby("depth")[value].mean()
         dodge = 0.12 * (k - (table["tower"].nunique() - 1) / 2)
-        ax.plot(rows["depth"] + dodge, rows[value], marker, color=colour, markersize=4, alpha=0.6)
-        ax.plot(means.index + dodge, means, color=colour, linewidth=1.2)
-        ends.append((float(means.index[-1]), float(means.iloc[-1]), readable(str(tower)), ink))
+        ax.plot(rows["depth"] + dodge, rows[value], style.marker, color=style.colour, markersize=4, alpha=0.6)
+        ax.plot(means.index + dodge, means, color=style.colour, linewidth=1.2)
+        ends.append((float(means.index[-1]), float(means.iloc[-1]), readable(str(tower)), style.ink))
     ax.set_xticks(sorted(table["depth"].unique()))
     ax.set(xlabel="Depth (block)", ylabel=label)
     end_labels(ax, ends, 0.07 * float(np.ptp(ax.get_ylim())))
@@ -118,8 +115,8 @@ def predicted_and_observed(
         ax.plot(
             scale * rows["predicted"],
             scale * rows["observed"],
-            _MARKERS[k % len(_MARKERS)],
-            color=_HUES[k % len(_HUES)],
+            series(k).marker,
+            color=series(k).colour,
             markersize=5,
             alpha=0.8,
             label=readable(str(group)),

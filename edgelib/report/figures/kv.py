@@ -9,10 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from edgelib.kv.scheme import kv_scheme
-from edgelib.report.figures.base import GREY
-
-_HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#8C6BB1", "#7F7F2A"]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+from edgelib.report.figures.palette import GREY, series
 
 
 def cache_label(cache: str) -> str:
@@ -21,20 +18,19 @@ def cache_label(cache: str) -> str:
 
 
 def cache_looks(caches: Sequence[str]) -> dict[str, dict]:
-    """Colour, marker and label of several caches, distinct among seven."""
-    names = list(dict.fromkeys(caches))
+    """Colour, marker and label of several caches, distinct among them."""
     return {
-        c: {"color": _HUES[i % len(_HUES)], "marker": _MARKERS[i % len(_MARKERS)], "label": cache_label(c)}
-        for i, c in enumerate(names)
+        cache: {"color": series(k).colour, "marker": series(k).marker, "label": cache_label(cache)}
+        for k, cache in enumerate(dict.fromkeys(caches))
     }
 
 
 def state_ranges(table: pd.DataFrame, ax: Axes, largest: float, name: str) -> Axes:
     """Amplitude and median spread by layer, of text and image tokens (columns layer, modality, amplitude, spread)."""
-    marks = {"text": ("#0072B2", "o", -0.08), "image": ("#D55E00", "s", 0.08)}
     for modality, rows in table.groupby("modality", sort=False):
-        colour, marker, shift = marks[modality]
-        at = rows["layer"] + shift
+        style = series(int(modality == "image"))
+        colour, marker = style.colour, style.marker
+        at = rows["layer"] + (0.08 if modality == "image" else -0.08)
         ax.vlines(at, rows["spread"], rows["amplitude"], color=colour, linewidth=1.2)
         ax.plot(at, rows["amplitude"], marker, color=colour, markersize=6, label=f"{modality}: largest")
         ax.plot(at, rows["spread"], marker, color=colour, markersize=5, fillstyle="none", label=f"{modality}: spread")
@@ -59,7 +55,7 @@ def parts_of_loss(table: pd.DataFrame, ax: Axes) -> Axes:
 
     The axis is linear up to two points and logarithmic beyond.
     """
-    colours = dict(zip(dict.fromkeys(table["game"]), _HUES, strict=False))
+    colours = {game: series(k).colour for k, game in enumerate(dict.fromkeys(table["game"]))}
     for place, row in enumerate(table.itertuples()):
         spread = [[100 * (row.effect - row.low)], [100 * (row.high - row.effect)]]
         ax.errorbar(100 * row.effect, place, xerr=spread, color=colours[row.game], marker="o", markersize=6)

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgelib.report.figures.base import GREY, forest, looks
+from edgelib.report.figures.base import forest
+from edgelib.report.figures.palette import GREY, looks
 
 
 def question_gallery(
@@ -47,9 +48,9 @@ def sub_task_panels(table: pd.DataFrame, width: float = 7.2, columns: int = 4) -
     )
     for ax in axes.flat[len(styles) :]:
         ax.set_axis_off()
-    for ax, (config, own) in zip(axes.flat, table.groupby("config", sort=False), strict=False):
-        names = [f"{task} ({n})" for task, n in zip(own["task"], own["n"], strict=True)]
-        forest(own.assign(name=[name.replace("_", " ") for name in names]), ax, "")
+    for ax, (config, part) in zip(axes.flat, table.groupby("config", sort=False), strict=False):
+        names = [f"{task} ({n})" for task, n in zip(part["task"], part["n"], strict=True)]
+        forest(part.assign(name=[name.replace("_", " ") for name in names]), ax)
         ax.tick_params(axis="y", labelsize=7.5)
         ax.set_title("\n".join(textwrap.wrap(styles[config].label, 20)), fontsize=8.5)
     return figure

@@ -1,0 +1,71 @@
+"""Sentences about the robustness gap: whether corruption costs a quantized model more than it costs the reference."""
+
+from __future__ import annotations
+
+import math
+
+from edgelib.report.claims.text import count_text, interval_text, p_texts
+from edgelib.report.figures.palette import label
+from edgelib.stats.family import Family
+from edgelib.stats.gap import Gap
+from edgelib.stats.paired import holm, settled
+
+
+def gap_claim(gap: Gap, name: str, adjusted: float | None = None) -> str:
+    """Say what a configuration does to the robustness gap, on the log-odds scale, and how sure it is."""
+    if not math.isfinite(gap.effect):
+        return f"the gap of {name} cannot be estimated: it is at the level of guessing ({count_text(gap)})"
+    interval = interval_text(gap.interval, gap.level, digits=2)
+    numbers = f"{gap.effect:+.2f} log odds, {interval}, {p_texts(gap.p, adjusted)}, {count_text(gap)}"
+    if not settled(gap, adjusted):
+        known = math.isfinite(gap.mde)
+        power = f"; one such test finds a gap of {gap.mde:.2f} four times in five" if known else ""
+        return f"for {name} the sign of the gap stays open ({numbers}{power})"
+    verdict, effect = ("widens", "more") if gap.effect > 0 else ("narrows", "less")
+    return f"{name} {verdict} the robustness gap: corruption costs it {effect} than it costs the reference ({numbers})"
+
+
+def gap_claims(family: Family) -> list[str]:
+    """Say a sentence per gap of a family, keys being configurations, with p values adjusted over the family."""
+    return [gap_claim(gap, label(config), p) for config, gap, p in family.items()]
+
+
+def twin_name(config: str) -> str:
+    """What a sentence calls a config on a twin: "weight:8|w4a8-minmax" -> "W4A8 min-max on weight:8"."""
+    twin, _, name = config.partition("|")
+    return f"{label(name)} on {twin}"
+
+
+def gap_summary(family: Family) -> str:
+    """Count the verdicts on several gaps and name the one farthest from zero; keys: labels of the configurations."""
+    estimated = [name for name in family if math.isfinite(family[name].effect)]
+    if not estimated:
+        return "no gap can be estimated: every configuration is at the level of guessing"
+    known = [family[name].effect for name in family.settled()]
+    widen, narrow = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
+    largest = max(estimated, key=lambda name: abs(family[name].effect))
+    test = family[largest]
+    verbs = "widens" if widen == 1 else "widen", "narrows" if narrow == 1 else "narrow"
+    return (
+        f"{widen} of {len(family)} configurations {verbs[0]} the robustness gap and {narrow} "
+        f"{verbs[1]} it (Holm-corrected); the gap farthest from zero is that of "
+        f"{largest}, {test.effect:+.2f} log odds ({interval_text(test.interval, test.level, digits=2)}, "
+        f"{count_text(test)})"
+    )
+
+
+def matched_claim(family: Family) -> str:
+    """Say how many gaps remain (Holm-corrected) against a reference that guesses until its clean accuracy is equal."""
+    gaps = list(family.tests.values())
+    matched = [gap.scales.loc["matched logit"] for gap in gaps]
+    adjusted = holm([row.p for row in matched])
+    known = [
+        row.effect
+        for row, gap, p in zip(matched, gaps, adjusted, strict=True)
+        if (row.low > 0 or row.high < 0) and p < 1 - gap.level
+    ]
+    more, less = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
+    return (
+        "against a reference that is calculated to guess until its clean accuracy is the same, corruption costs "
+        f"{more} of {len(gaps)} configurations more and {less} less (Holm-corrected)"
+    )

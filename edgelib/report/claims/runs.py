@@ -1,0 +1,76 @@
+"""Sentences about experiments of many runs: what makes them differ, how they rank, what predicts them, what to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from edgelib.report.claims.text import interval_text, p_text
+from edgelib.stats.predictor import Prediction
+from edgelib.stats.ranks import RankStability
+from edgelib.stats.recommend import Recommendation
+
+
+def variance_claim(shares: pd.DataFrame, quantity: str = "accuracy", names: Mapping[str, str] | None = None) -> str:
+    """Say how much of the variance between runs each component explains, the largest first.
+
+    shares: one group of rows of `variance_shares`. names: component -> what to call it.
+    """
+    first = shares.iloc[0]
+    if shares["share"].isna().all():
+        return f"no two of the {first.n_runs:,} runs differ in {quantity}: there is no variance to share"
+    ordered = shares.sort_values("share", ascending=False, kind="stable").itertuples()
+    parts = [
+        f"{(names or {}).get(row.component, row.component)} {100 * row.share:.0f} % "
+        f"({interval_text((row.low, row.high), row.level, 100, 0)})"
+        for row in ordered
+    ]
+    return f"shares of the variance of {quantity} between {first.n_runs:,} runs: {', '.join(parts)}"
+
+
+def rank_claim(stability: RankStability, what: str = "configurations") -> str:
+    """Say how far two runs agree on the ranking of the configurations."""
+    if not math.isfinite(stability.tau):
+        return f"the runs do not rank the {stability.n_configs} {what}: fewer than two of them tell any apart"
+    interval = interval_text(stability.interval, stability.level, digits=2)
+    return (
+        f"two runs rank the {stability.n_configs} {what} with a mean rank correlation (tau-b) of {stability.tau:.2f} "
+        f"({interval}; Kendall's W {stability.w:.2f}, n = {stability.n_runs:,} runs)"
+    )
+
+
+def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str:
+    """Say whether a label-free predictor ranks the runs of groups it was not fitted on, and how sure it is."""
+    interval = interval_text(prediction.interval, prediction.level, digits=2)
+    numbers = (
+        f"rank correlation {prediction.spearman:.2f}, {interval}, one-sided {p_text(prediction.p)}, within one "
+        f"{prediction.group} {prediction.within:.2f} on average; n = {prediction.n:,} runs, each predicted from the "
+        f"other groups ({prediction.n_groups}, by {prediction.group})"
+    )
+    if prediction.interval[0] > 0 and prediction.p < 1 - prediction.level:
+        return f"without labels the {what} of a run can be ranked ({numbers})"
+    return f"it is not shown that the {what} of a run can be ranked without labels ({numbers})"
+
+
+def recommendation_claim(
+    recommendation: Recommendation, describe: Callable[[dict], str], quantity: str = "accuracy"
+) -> str:
+    """Name the setting to take and the evidence that it is good enough, or say that there is none.
+
+    describe: the columns of a setting -> its name in the sentence.
+    """
+    r = recommendation
+    bound = f"at most {100 * r.margin:g} points less {quantity} than every other one"
+    counts = f"n = {r.n:,} scored items, {r.n_runs} {'run' if r.n_runs == 1 else 'runs'} per setting"
+    if r.choice is None:
+        return (
+            f"none of {r.n_settings} settings is shown to have {bound}; the highest {quantity} is that of "
+            f"{describe(r.best)} (Holm-adjusted {p_text(r.adjusted)}, {counts})"
+        )
+    return (
+        f"the cheapest of {r.n_settings} settings that is shown to have {bound} is {describe(r.choice)} "
+        f"(difference to {describe(r.rival)}, its strongest rival, {100 * r.effect:+.1f} points, "
+        f"{interval_text(r.interval, r.level, 100)} points, Holm-adjusted {p_text(r.adjusted)}, {counts})"
+    )

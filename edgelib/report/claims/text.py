@@ -1,0 +1,51 @@
+"""Words of sentences: p values, intervals, counts and lists; what every kind of claim is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgelib.stats.gap import Gap
+from edgelib.stats.paired import PairedDifference
+
+
+class Sentence(str):
+    """Text that a notebook shows, and other pages quote, without quotation marks."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def p_text(p: float) -> str:
+    """A p value as text: "p = 0.012" or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_texts(p: float, adjusted: float | None) -> str:
+    """A p value as text, followed by the one adjusted for a family of tests, if there is one."""
+    return p_text(p) if adjusted is None else f"{p_text(p)}, Holm-adjusted {p_text(adjusted)}"
+
+
+def interval_text(interval: tuple[float, float], level: float, scale: float = 1.0, digits: int = 1) -> str:
+    """An interval as text: "95 % interval 1.2 to 3.4"."""
+    low, high = (scale * x + 0.0 for x in interval)
+    return f"{100 * level:g} % interval {low:.{digits}f} to {high:.{digits}f}"
+
+
+def spread_text(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A number with its interval, in so many digits and never with an exponent: "150 (16.8 to 1,340)"."""
+
+    def text(x: float) -> str:
+        return f"{x:,.0f}" if x >= 10 ** (digits - 1) else f"{x:.{digits}g}"
+
+    return f"{text(value)} ({text(low)} to {text(high)})"
+
+
+def count_text(test: PairedDifference | Gap) -> str:
+    """What a test looked at: "n = 600 images", or "n = 786 items of 80 images" where images share items."""
+    items = "" if test.n == test.n_clusters else f"{test.n:,} items of "
+    return f"n = {items}{test.n_clusters:,} images"
+
+
+def bullets(claims: Iterable[str]) -> str:
+    """Claims as a Markdown list of sentences."""
+    return "\n".join(f"- {claim[0].upper()}{claim[1:]}." for claim in claims)

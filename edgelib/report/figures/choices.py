@@ -1,0 +1,93 @@
+"""Figures of choices: frontiers and mixes of formats. Rows and axes in, axes out; nothing loads, computes or saves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from edgelib.errors import EdgelibError
+from edgelib.report.figures.base import log_axes
+from edgelib.report.figures.palette import GREY, LIGHT, looks, series
+
+
+def frontier(
+    table: pd.DataFrame,
+    ax: Axes,
+    cost: str,
+    criterion: str,
+    *,
+    budget: float | None = None,
+    scale: float = 1.0,
+    log: bool = False,
+    names: bool = True,
+) -> Axes:
+    """Configurations by cost and criterion with its interval, their step frontier, and the part over budget shaded.
+
+    table: index config; columns cost, criterion, <criterion>_low, <criterion>_high (fractions), optional legal (False
+    is drawn open and joins no frontier). budget: the most the cost may be, in its own unit; scale divides both.
+    names: write each name beside its point; without, the labels are there for a legend.
+    Raises EdgelibError for NaN, because a point without a place is no point.
+    """
+    wanted = table[[cost, criterion, f"{criterion}_low", f"{criterion}_high"]]
+    if wanted.isna().any(axis=None):
+        raise EdgelibError(
+            f"the frontier has NaN for {wanted.index[wanted.isna().any(axis=1)][0]!r}; measure or drop it"
+        )
+    styles = looks(table.index)
+    legal = table["legal"] if "legal" in table else pd.Series(True, index=table.index)
+    y = 100 * table[criterion]
+    at = table[cost] / scale
+    # Of equal cost, each a little further right than the one before, so that none hides another.
+    x = at * 1.025 ** table.groupby(cost).cumcount()
+    for config in table.index:
+        style, open_ = styles[config], not legal[config]
+        spread = np.abs(100 * wanted.loc[config, [f"{criterion}_low", f"{criterion}_high"]].to_numpy(float) - y[config])
+        inside = "white" if open_ else style.colour
+        ax.errorbar(
+            x[config],
+            y[config],
+            yerr=spread[:, None],
+            color=style.colour,
+            marker=style.marker,
+            markersize=6,
+            markerfacecolor=inside,
+            elinewidth=0.8,
+            linestyle="",
+            label=style.label,
+        )
+        if names:
+            ax.annotate(
+                style.label,
+                (x[config], y[config]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color=style.ink,
+            )
+    inside = legal & ((table[cost] <= budget) if budget is not None else True)
+    best = pd.DataFrame({"x": at[inside], "y": y[inside]}).sort_values(["x", "y"], ascending=[True, False])
+    best = best[best["y"] > best["y"].cummax().shift(fill_value=-np.inf)]
+    if len(best):
+        ax.step(best["x"], best["y"], where="post", color=GREY, linewidth=1.2, zorder=0)
+    if log:
+        log_axes(ax, "x")
+    ax.margins(x=0.15)
+    if budget is not None:
+        low, high = ax.get_xlim()
+        if budget / scale < high:
+            ax.axvspan(max(budget / scale, low), high, color=LIGHT, alpha=0.6, zorder=-1)
+            ax.set_xlim(low, high)
+    ax.grid(axis="x", visible=True)
+    return ax
+
+
+def bits_by_depth(table: pd.DataFrame, ax: Axes, order: list[str]) -> Axes:
+    """The format of every layer (columns layer, format), in the model's order, one row of dots per format."""
+    for place, name in enumerate(order):
+        at = np.flatnonzero(table["format"].to_numpy() == name)
+        ax.plot(at, np.full(len(at), place), series(place).marker, color=series(place).colour, markersize=5)
+    ax.set_yticks(range(len(order)), order)
+    ax.set(xlabel="Linear layer, in the model's order", ylim=(-0.5, len(order) - 0.5))
+    ax.grid(axis="x", visible=True)
+    return ax
