@@ -1,18 +1,19 @@
 """Answers to questions about images against plain `generate` of transformers, one question after the other.
 
-Run: python benchmarks/generation.py [images] [model]. Both decode greedily with a KV cache and give the same answers,
-which is checked. The plain loop prepares and encodes the image with every question, as model cards show.
+Both decode greedily with a KV cache and give the same answers, which is checked. The plain loop prepares and encodes the
+image with every question, as model cards show.
 edgelib batches questions and encodes each image once. "In the model" is the share of the time that passes inside the
 network's forward calls, vision tower included.
+
+    python benchmarks/generation.py [--quick] [images=40] [model=scenes-vlm] [repeats=3]
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 
-import torch
+from goals import Table, goal, machine, script
 
 import edgelib
 from edgelib.infer.generate import generate
@@ -48,7 +49,7 @@ def one_by_one(model, data) -> tuple[list[str], int]:
     for question, image in zip(data.rows["question"], data.rows["image"], strict=True):
         inputs = model.inputs(data.images[[image]], [question])
         made = model.module.generate(**inputs, max_new_tokens=NEW_TOKENS)
-        made = made[:, inputs["input_ids"].shape[1] if model.chats else 1 :]
+        made = made[:, 1 if model.image_token is None else inputs["input_ids"].shape[1] :]
         answers += model.text_of(made)
         tokens += made.shape[1]
     return answers, tokens
@@ -60,27 +61,36 @@ def timed(step) -> tuple[object, float]:
     return found, time.perf_counter() - began
 
 
-def main(n_images: int = 40, name: str = "scenes-vlm") -> None:
-    model, data = edgelib.load(name), edgelib.dataset(TASK, n=n_images)
+def main(images: int = 40, model: str = "scenes-vlm", repeats: int = REPEATS) -> None:
+    """Print tokens per second of both ways, run by run, and their medians."""
+    loaded, data = edgelib.load(model), edgelib.dataset(TASK, n=images)
     few = data.subset(range(4))
-    one_by_one(model, few), generate(model, few, max_new_tokens=NEW_TOKENS)  # warm up
-    vision = [model.module.base_model.visual] if hasattr(model.module.base_model, "visual") else []
-    plain, ours, inside = [], [], []
-    for _ in range(REPEATS):  # taking turns, so that a busy machine slows both
-        (answers, tokens), seconds = timed(lambda: one_by_one(model, data))
-        plain.append(tokens / seconds)
-        with Clock([model.module, *vision]) as clock:
-            rows, seconds = timed(lambda: generate(model, data, max_new_tokens=NEW_TOKENS, batch_size=BATCH))
-        ours.append(int(rows["tokens"].sum()) / seconds)
-        inside.append(clock.seconds / seconds)
-        same = sum(a == b for a, b in zip(answers, rows["prediction"], strict=True))
-    print(f"{name}, {len(data)} questions about {n_images} images, {torch.get_num_threads()} threads")
-    print(f"equal answers: {same} of {len(data)}")
-    print(f"plain generate, one by one: {statistics.median(plain):8.1f} tokens/s")
-    print(f"edgelib, batches of {BATCH}:    {statistics.median(ours):8.1f} tokens/s")
-    print(f"speed-up: {statistics.median(o / p for o, p in zip(ours, plain, strict=True)):.1f}x")
-    print(f"in the model: {100 * statistics.median(inside):.0f} % of edgelib's time")
+    one_by_one(loaded, few), generate(loaded, few, max_new_tokens=NEW_TOKENS)  # warm up
+    vision = [loaded.module.base_model.visual] if hasattr(loaded.module.base_model, "visual") else []
+    print(f"{machine()}\n{model}, {len(data)} questions about {images} images, tokens per second")
+    table = Table(
+        ("", 12, ""),
+        ("one by one", 12, ".1f"),
+        (f"batch {BATCH}", 12, ".1f"),
+        ("ratio", 8, ".1f"),
+        ("in the model", 15, ".0%"),
+        ("equal answers", 16, ".1%"),
+    )
+    rows = []
+    for repeat in range(repeats):  # taking turns, so that a busy machine slows both
+        (answers, tokens), seconds = timed(lambda: one_by_one(loaded, data))
+        plain = tokens / seconds
+        with Clock([loaded.module, *vision]) as clock:
+            said, seconds = timed(lambda: generate(loaded, data, max_new_tokens=NEW_TOKENS, batch_size=BATCH))
+        ours = int(said["tokens"].sum()) / seconds
+        same = sum(a == b for a, b in zip(answers, said["prediction"], strict=True)) / len(data)
+        rows.append((plain, ours, ours / plain, clock.seconds / seconds, same))
+        table.row(f"run {repeat + 1}", *rows[-1])
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    table.row("median", *medians)
+    goal("tokens/s, batches over one by one", medians[2], at_least=4)
+    goal("equal answers", 100 * min(row[-1] for row in rows), at_least=100, unit="%")
 
 
 if __name__ == "__main__":
-    main(*(int(a) if a.isdigit() else a for a in sys.argv[1:]))
+    script(main, images=8, repeats=1)

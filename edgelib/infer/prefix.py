@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from edgelib.models.generative import GenerativeModel, Prompts
 
-# inputs whose last axis runs along tokens; the others describe the image
+# inputs whose last axis runs along tokens; what else there may be describes the image, which is encoded already
 _BY_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 _LOOKS_BACK: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -24,10 +24,11 @@ _LOOKS_BACK: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def read_images(model: GenerativeModel, prompts: Prompts, features) -> tuple[dict[str, Tensor], Cache] | None:
     """Return what `generate` takes for prompts whose images it has read already, and the cache that holds them.
 
-    None where nothing is saved or the model does not allow it: no two questions about one image, images that enter
-    with each question or after it, a cache that is no list of plain states, a decoder whose image tokens look ahead.
+    None where nothing is saved or the model does not allow it: no two questions about one image, no features because
+    images enter with each question, images behind it, a cache that is no list of plain states, a decoder whose image
+    tokens look ahead.
     """
-    if not prompts.pixels or len(prompts.image.unique()) == len(prompts):
+    if features is None or len(prompts.image.unique()) == len(prompts):
         return None
     found = split(prompts.texts, prompts.image, model.image_token)
     if found is None or not looks_back(model, prompts, features):
@@ -109,8 +110,7 @@ def _is_plain(cache: Cache) -> bool:
 
 def _states(model: GenerativeModel, prompts: Prompts, texts: dict[str, Tensor], rows: Tensor, features) -> Cache:
     """The cache after reading `texts`, token by token inputs of these rows of the prompts."""
-    about = {k: v[rows.to(v.device)] for k, v in prompts.texts.items() if k not in _BY_TOKEN}
-    inputs = model.decoder_inputs(Prompts(texts | about, prompts.pixels, prompts.image[rows]), features)
+    inputs = model.decoder_inputs(Prompts(texts, prompts.pixels, prompts.image[rows]), features)
     if "position_ids" not in inputs:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
     return model.module(**inputs, use_cache=True, logits_to_keep=1).past_key_values

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import first_line
+from edgelib.models.families import family_of
+from edgelib.models.families.base import Family, vision_inputs
+from edgelib.models.features import ImageFeatures, by_image
 from edgelib.models.zero_shot import fingerprint_of
 from edgelib.observe.tallies import MODALITIES
 from edgelib.observe.watch import Pass
@@ -22,21 +26,23 @@ if TYPE_CHECKING:
     from edgelib.data.questions import QuestionSet
 
 _PIXELS = "pixel"  # how the names of all tensors begin that only a vision tower reads
-_PLAIN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}  # of the output of a vision tower
+_UNSHARED: WeakSet = WeakSet()  # processors of models whose features turned out not to come apart by image
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Questions about images, made ready once for all models that share a processor.
 
-    texts: tensors with one row per question, padded on the left, and what else the decoder needs. pixels: what the
-    vision tower reads of the distinct images; empty where the family takes the pixels with each question, among
-    `texts`. image: int64 [n], which of the images each question is about.
+    texts: tensors with one row per question, padded on the left, and what else the decoder needs. pixels: inputs of
+    the distinct images, of which the vision tower reads its own; empty where the family takes the pixels with each
+    question, among `texts`. image: int64 [n], which of the images each question is about. repeated: what the vision
+    tower reads if every question brings its image, on the CPU, for features that do not come apart.
     """
 
     texts: dict[str, Tensor]
     pixels: dict[str, Tensor]
     image: Tensor
+    repeated: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.texts["input_ids"])
@@ -46,7 +52,7 @@ class Prompts:
 class GenerativeModel:
     """A network that decodes text about an image. `module` is never modified: derived models are copies.
 
-    processor: the family's own, of transformers; it writes the prompt by its chat template and prepares the pixels.
+    processor: the family's own, of transformers; it writes the prompt and prepares the pixels, as `family` says.
     """
 
     name: str
@@ -68,15 +74,15 @@ class GenerativeModel:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
-    @property
-    def chats(self) -> bool:
-        """Whether prompts go through a chat template; BLIP reads the bare question."""
-        return getattr(self.processor, "chat_template", None) is not None
+    @cached_property
+    def family(self) -> Family:
+        """What is special about models of this kind."""
+        return family_of(self.module.config.model_type)
 
     @property
     def pads(self) -> bool:
         """Whether questions of several lengths may share a batch: not where positions do not follow the mask."""
-        return self.chats
+        return self.family.pads
 
     @property
     def context(self) -> int:
@@ -86,14 +92,12 @@ class GenerativeModel:
     @property
     def image_token(self) -> int | None:
         """Id of the token that stands for a piece of an image; None where images enter by cross-attention."""
-        config = self.module.config
-        return getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+        return self.family.image_token(self.module.config)
 
-    @cached_property
+    @property
     def encodes_apart(self) -> bool:
-        """Whether image features can be computed once and given to several questions."""
-        known = "mm_encoder_outputs" in inspect.signature(self.module.forward).parameters
-        return known and hasattr(self.module.base_model, "get_image_features")
+        """Whether image features can be computed once and given to several questions, as far as is known."""
+        return self.family.encode is not None and bool(vision_inputs(self.module)) and self.processor not in _UNSHARED
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,21 +129,13 @@ class GenerativeModel:
     def _text_parts(self) -> tuple[tuple[str, ...], str | None]:
         """How the names of everything begin that reads or writes text, and the name of the head."""
         names = {id(layer): n for n, layer in self.module.named_modules()}
-        parts = [self.module.get_decoder(), getattr(self.module, "text_encoder", None)]
+        parts = self.family.text_parts(self.module)
         head = self.module.get_output_embeddings() or parts[0].get_output_embeddings()
-        return tuple(f"{names[id(part)]}." for part in parts if part is not None), names.get(id(head))
+        return tuple(f"{names[id(part)]}." for part in parts), names.get(id(head))
 
-    def prompts(
-        self, questions: Sequence[str], answers: Sequence[str] | None = None, *, image: bool = True
-    ) -> list[str]:
-        """What the model is given to read for each question, its answer appended if there is one."""
-        answers = [""] * len(questions) if answers is None else answers
-        if not self.chats:
-            return [f"{q} {a}".strip() for q, a in zip(questions, answers, strict=True)]
-        shown = [{"type": "image"}] if image else []
-        chats = [[{"role": "user", "content": [*shown, {"type": "text", "text": q}]}] for q in questions]
-        texts = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        return [text + answer for text, answer in zip(texts, answers, strict=True)]
+    def prompts(self, questions: Sequence[str], *, image: bool = True) -> list[str]:
+        """What the model is given to read before it answers each question."""
+        return self.family.prompt(self.processor, questions, image)
 
     def prepare(
         self,
@@ -156,52 +152,64 @@ class GenerativeModel:
         """
         which = torch.arange(len(questions)) if which is None else which
         if images is None:
-            return Prompts(self._processed(None, self.prompts(questions, answers, image=False)), {}, which)
-        texts = self._processed([images[i] for i in which.tolist()], self.prompts(questions, answers))
+            return Prompts(self._moved(self._processed(None, questions, answers)), {}, which)
+        made = self._processed([images[i] for i in which.tolist()], questions, answers)
+        pixels = {k: v for k, v in made.items() if k.startswith(_PIXELS)}
+        texts = self._moved({k: v for k, v in made.items() if k not in pixels})
         if "mm_token_type_ids" in texts:  # rotary positions in three dimensions, which `generate` works out row by row
             texts["position_ids"] = self._positions(texts)
         if not self.encodes_apart:
-            return Prompts(texts, {}, which)
-        pixels = self._processed(list(images), self.prompts([""] * len(images)))
-        return Prompts({k: v for k, v in texts.items() if not k.startswith(_PIXELS)}, pixels, which)
+            return Prompts(texts | self._moved(pixels), {}, which)
+        repeated = pixels | {k: made[k] for k in vision_inputs(self.module) if k in made}
+        texts = {k: v for k, v in texts.items() if k not in repeated}
+        return Prompts(texts, self._moved(self._processed(list(images), [""] * len(images))), which, repeated)
 
     def _positions(self, texts: dict[str, Tensor]) -> Tensor:
         return self.module._prepare_position_ids_for_generation(texts["input_ids"], dict(texts))
 
     def inputs(self, images: Sequence[Tensor] | Tensor, questions: Sequence[str]) -> dict[str, Tensor]:
         """What `module.generate(**inputs)` takes for questions about images, as the processor alone makes it."""
-        return self._processed(list(images), self.prompts(questions))
+        return self._moved(self._processed(list(images), questions))
 
-    def _processed(self, images: list[Tensor] | None, texts: list[str]) -> dict[str, Tensor]:
-        images = None if images is None else [[image] for image in images]
+    def _processed(
+        self, images: list[Tensor] | None, questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        texts = self.prompts(questions, image=images is not None)
         try:
-            made = self.processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
+            return self.family.read(self.processor, images, texts, answers or [""] * len(texts))
         except Exception as error:  # processors raise many types, and say little about whose fault it is
             raise EdgelibError(
                 f"the processor of {self.name} cannot prepare these images and questions ({first_line(error)}), such "
                 f"as {texts[0]!r}"
             ) from error
+
+    def _moved(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors on the model's device, floating ones in its dtype."""
         made = {k: v.to(self.device) for k, v in made.items()}
         return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in made.items()}
 
-    def features(self, pixels: dict[str, Tensor]) -> Tensor | list[Tensor]:
-        """Features of each image as the decoder reads them, [tokens, D] each; the vision tower runs once."""
-        encode = self.module.base_model.get_image_features
-        taken = {k: v for k, v in pixels.items() if k in inspect.signature(encode).parameters}
-        made = encode(**taken, return_dict=True)
-        if set(made.keys()) - _PLAIN:
-            raise EdgelibError(f"{self.name} makes more of an image than one set of features, so none are shared")
-        return made.pooler_output
+    def features(self, pixels: dict[str, Tensor]) -> ImageFeatures | None:
+        """Features of each image as the decoder reads them; the vision tower runs once.
 
-    def decoder_inputs(self, prompts: Prompts, features: Tensor | Sequence[Tensor] | None) -> dict[str, object]:
-        """Keyword arguments of the network's forward or `generate` for prompts whose images are encoded."""
-        if features is None or not prompts.pixels:
-            return dict(prompts.texts)
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
+        None, after a warning, where they do not come apart by image: every question then brings its image.
+        """
+        tokens = (pixels["input_ids"] == self.image_token).sum(dim=1)
+        try:
+            return by_image(self.family.encode(self.module, pixels), tokens.tolist())
+        except EdgelibError as error:
+            warnings.warn(
+                f"{self.name} encodes an image again for each question about it, which takes longer: {error}",
+                stacklevel=2,
+            )
+            _UNSHARED.add(self.processor)
+            return None
 
-        own = [features[i] for i in prompts.image.tolist()]
-        own = torch.stack(own) if isinstance(features, Tensor) else own
-        return prompts.texts | {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=own)}}
+    def decoder_inputs(self, prompts: Prompts, features: ImageFeatures | None) -> dict[str, object]:
+        """Keyword arguments of the network's forward or `generate` for prompts, whose images are encoded if there are
+        features."""
+        if features is None:
+            return prompts.texts | self._moved(prompts.repeated)
+        return prompts.texts | {"mm_encoder_outputs": {"image": features.of(prompts.image.tolist())}}
 
     @cached_property
     def vision_key(self) -> tuple:
@@ -213,9 +221,7 @@ class GenerativeModel:
     @property
     def end_tokens(self) -> list[int]:
         """Ids of the tokens that end an answer."""
-        part = self.module if self.chats else self.module.get_decoder()
-        stop = self.module.generation_config.eos_token_id if self.chats else part.config.sep_token_id
-        return list(stop) if isinstance(stop, list | tuple) else [stop]
+        return self.family.end_tokens(self.module)
 
     @cached_property
     def yes_no_tokens(self) -> tuple[Tensor, Tensor]:
@@ -258,7 +264,7 @@ class GenerativeModel:
 
     def _modality(self, prompts: Prompts) -> Tensor | str:
         """Which tokens come from an image."""
-        if not self.chats:
+        if self.image_token is None:
             return "text"
         image = prompts.texts["input_ids"] == self.image_token
         return torch.where(image, MODALITIES.index("image"), MODALITIES.index("text"))

@@ -10,22 +10,8 @@ import torch
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import first_line
+from edgelib.models.families import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
-
-_ANSWERING = "ForQuestionAnswering"  # BLIP's second head; the other families have one class
-
-
-def generative_families() -> list[str]:
-    """The model types that write text about an image, as the installed transformers knows them."""
-    from transformers.models.auto import modeling_auto as auto
-
-    return sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-
-
-def is_generative(config: dict) -> bool:
-    """Whether a config.json describes a model that writes text about an image."""
-    heads = config.get("architectures") or [""]
-    return config.get("model_type") in generative_families() and not str(heads[0]).endswith("Retrieval")
 
 
 def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
@@ -35,10 +21,7 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
     """
     import transformers
 
-    heads = str((config.get("architectures") or [""])[0])
-    auto = transformers.AutoModelForImageTextToText
-    if heads.endswith(_ANSWERING):
-        auto = transformers.AutoModelForVisualQuestionAnswering
+    auto = getattr(transformers, loader_of(config))
     with quiet_transformers():
         try:
             module, info = auto.from_pretrained(
@@ -77,18 +60,19 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
 
 
 def _require_prompt(model: GenerativeModel, folder: Path, config: dict) -> None:
-    """A family with an image token needs a template that places it; BLIP has neither."""
-    if model.image_token is None and model.chats:
+    """A chat model needs a template that places the image, and its tokenizer the token that stands for it."""
+    if model.family.chats and model.image_token is None:
         raise EdgelibError(
             f"{folder / 'config.json'} names no image token (image_token_id), so the model cannot tell where an image "
             "goes; copy the file from the model's repository"
         )
-    if model.image_token is not None and not model.chats:
+    if model.family.chats and getattr(model.processor, "chat_template", None) is None:
         raise EdgelibError(
             f"{folder} has no chat template, so nobody knows how a {config['model_type']} wants to be asked; copy "
-            "chat_template.jinja (or chat_template.json) from the repository of the instruction-tuned model"
+            "chat_template.jinja (or chat_template.json) from the repository of the instruction-tuned model, or, if "
+            f"the family does not chat, {HOW_TO_ADD}"
         )
-    if model.chats and model.prompts(["a"]) == model.prompts(["a"], image=False):
+    if model.family.chats and model.prompts(["a"]) == model.prompts(["a"], image=False):
         raise EdgelibError(
             f"the chat template of {folder} leaves out the image, so the model would answer blindly; take the template "
             "of the model's repository (chat_template.jinja)"

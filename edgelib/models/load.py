@@ -11,13 +11,13 @@ from torch import nn
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 from edgelib.ground.modules import converted
+from edgelib.models.families import HOW_TO_ADD, WRITERS, dual_encoder, dual_types, loader_of, writing_types
 from edgelib.models.generative import GenerativeModel
-from edgelib.models.generative_folder import generative_families, is_generative, load_generative, quiet_transformers
+from edgelib.models.generative_folder import load_generative, quiet_transformers
 from edgelib.models.preprocess import from_timm, from_transformers, read_object
 from edgelib.models.zero_shot import ClipModel, TimmClassifier, ZeroShotModel
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
-_DUAL_ENCODERS = ("clip", "siglip", "siglip2")
 _WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",))  # each of them is a whole tokenizer
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -26,7 +26,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 def embedded_models(writes: bool = False) -> list[str]:
     """Names of the models that ship with the package: those that classify images, or those that write text."""
     names = sorted(p.name for p in EMBEDDED.iterdir() if (p / "config.json").is_file())
-    return [name for name in names if is_generative(read_object(EMBEDDED / name / "config.json")) == writes]
+    return [name for name in names if (loader_of(read_object(EMBEDDED / name / "config.json")) is not None) == writes]
 
 
 def load(
@@ -49,9 +49,9 @@ def load(
     name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
     if "architecture" in config:
         model = _load_timm(name, folder, config)
-    elif config.get("model_type") in _DUAL_ENCODERS:
+    elif dual_encoder(config.get("model_type")) is not None:
         model = _load_dual_encoder(name, folder, config)
-    elif is_generative(config):
+    elif loader_of(config) is not None:
         _require_tokenizer(folder)
         model = load_generative(name, folder, config)
     else:
@@ -139,12 +139,15 @@ def _require_safetensors(folder: Path) -> None:
 def _unknown_family(folder: Path, config: dict) -> EdgelibError:
     import transformers
 
-    kind, families = config.get("model_type", "model of unknown type"), generative_families()
+    kind, families = config.get("model_type", "model of unknown type"), writing_types()
+    kind = f"{kind!r}" + ("" if kind in families else did_you_mean(kind, [*families, *dual_types()]))
+    architectures = ", ".join(map(str, config.get("architectures") or ["of no architecture"]))
+    known = ", ".join(sorted({name for family in WRITERS for name in family.types}))
     return EdgelibError(
-        f"{folder} holds a {kind!r}{did_you_mean(kind, families)}; zero-shot classification needs one of "
-        f"{', '.join(_DUAL_ENCODERS)}, or a timm classifier (config.json with 'architecture'); answering needs one of "
-        f"the {len(families)} families that the installed transformers {transformers.__version__} can load without "
-        "running code from a repository, such as qwen2_vl, idefics3, llava_onevision and blip"
+        f"{folder} holds a {kind} ({architectures}); zero-shot classification needs one of {', '.join(dual_types())}, "
+        f"or a timm classifier (config.json with 'architecture'); answering needs one of {known}, or of the "
+        f"{len(families)} families that the installed transformers {transformers.__version__} can load without "
+        f"running code from a repository, such as qwen2_vl, idefics3 and llava_onevision. For another, {HOW_TO_ADD}"
     )
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.models.families import dual_encoder
+from edgelib.models.families.dual import DualEncoder
 from edgelib.models.preprocess import Preprocess
 from edgelib.observe.watch import Pass
 
@@ -114,6 +116,11 @@ class ClipModel(ZeroShotModel):
 
     tokenizer: object = field(repr=False, default=None)
 
+    @property
+    def family(self) -> DualEncoder:
+        """What is special about models of this kind."""
+        return dual_encoder(self.module.config.model_type)
+
     def _input_traits(self) -> object:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -122,7 +129,8 @@ class ClipModel(ZeroShotModel):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
-        return _unit(self.module.get_image_features(pixel_values=pixels).pooler_output)
+        inputs = self.family.image_inputs(pixels, self.module.config)
+        return _unit(self.module.get_image_features(**inputs).pooler_output)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -139,13 +147,10 @@ class ClipModel(ZeroShotModel):
     def _context(self) -> int:
         return self.module.config.text_config.max_position_embeddings
 
-    @property
-    def _fixed_length(self) -> bool:
-        # SigLIP was trained on prompts padded to full length, without a mask.
-        return self.module.config.model_type.startswith("siglip")
-
     def _tokens(self, texts: Sequence[str], **options):
-        padding = {"padding": "max_length", "max_length": self._context} if self._fixed_length else {"padding": True}
+        padding = (
+            {"padding": "max_length", "max_length": self._context} if self.family.fixed_length else {"padding": True}
+        )
         return self.tokenizer(list(texts), **(padding | options))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -153,7 +158,7 @@ class ClipModel(ZeroShotModel):
         return self._named(self._tokens(texts, return_tensors="pt"))
 
     def _named(self, tokens) -> dict[str, Tensor]:
-        keys = ("input_ids",) if self._fixed_length else ("input_ids", "attention_mask")
+        keys = ("input_ids",) if self.family.fixed_length else ("input_ids", "attention_mask")
         return {k: tokens[k].to(self.device) for k in keys}
 
     def _read(self, tokens) -> Tensor:

@@ -61,7 +61,7 @@ def one_by_one(model, data: QuestionSet, new: int) -> list[str]:
     found = []
     for question, image in zip(data.rows["question"], data.rows["image"], strict=True):
         made = model.module.generate(**model.inputs(data.images[[image]], [question]), max_new_tokens=new)
-        start = 1 if not model.chats else model.inputs(data.images[[image]], [question])["input_ids"].shape[1]
+        start = 1 if model.image_token is None else model.inputs(data.images[[image]], [question])["input_ids"].shape[1]
         found += model.text_of(made[:, start:])
     return found
 
@@ -200,7 +200,7 @@ def test_outliers_and_migrations_go_through_the_norms_of_every_family(model):
     twin = with_outliers(wide, "weight", 8.0)
     same = decode(twin, prompts, twin.features(prompts.pixels) if prompts.pixels else None, max_new_tokens=1).first
     torch.testing.assert_close(first, same, atol=1e-5, rtol=0)
-    if model.chats:
+    if model.image_token is not None:
         decoder = [n for n in norm_readers(model.module, model.probe) if "vis" not in n]
         assert len(decoder) == 4, "two norms in each of two layers"
 

@@ -1,0 +1,49 @@
+"""Families of models: one file each, saying what is special about it, and one line in `WRITERS` or `DUAL_ENCODERS`.
+
+A model that writes and has no file of its own is taken for a chat model of transformers.
+"""
+
+from __future__ import annotations
+
+from edgelib.models.families import blip, clip, paligemma, siglip, siglip2
+from edgelib.models.families.base import Family
+from edgelib.models.families.dual import DualEncoder
+
+WRITERS: tuple[Family, ...] = (blip.FAMILY, paligemma.FAMILY)
+DUAL_ENCODERS: tuple[DualEncoder, ...] = (clip.FAMILY, siglip.FAMILY, siglip2.FAMILY)
+CHAT = Family()
+HOW_TO_ADD = "add a file to edgelib/models/families that says how, as CONTRIBUTING.md shows"
+
+
+def family_of(model_type: str) -> Family:
+    """The family of models that write and are called so in their config.json."""
+    return next((family for family in WRITERS if model_type in family.types), CHAT)
+
+
+def loader_of(config: dict) -> str | None:
+    """The automatic class of transformers that loads the model of a config.json, None if it does not write about an
+    image."""
+    kind, heads = config.get("model_type"), config.get("architectures") or [""]
+    return family_of(kind).loader(str(heads[0])) if kind in writing_types() else None
+
+
+def dual_encoder(model_type: str | None) -> DualEncoder | None:
+    """The family of dual encoders that are called so in their config.json, None for one that is not known here."""
+    return next((family for family in DUAL_ENCODERS if model_type in family.types), None)
+
+
+def chat_types() -> list[str]:
+    """The model types that write text about an image, as the installed transformers knows them."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def writing_types() -> list[str]:
+    """The model types of all families that write: those with a file and those of transformers."""
+    return sorted({*chat_types(), *(kind for family in WRITERS for kind in family.types)})
+
+
+def dual_types() -> list[str]:
+    """The model types of all dual encoders."""
+    return [kind for family in DUAL_ENCODERS for kind in family.types]
