@@ -24,8 +24,6 @@ from edgelib.errors import EdgelibError
 from edgelib.files.model_files import is_of_transformers, put_in_place, write_reader
 from edgelib.formats.bits import pack_bits
 from edgelib.formats.blocks import split
-from edgelib.formats.floating import E4M3, Cast, Float8
-from edgelib.formats.integer import Integer
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 
@@ -94,16 +92,12 @@ def quantization_config(module: nn.Module, layers: dict[str, QuantLinear]) -> di
 
 def _weights(name: str, layer: QuantLinear) -> dict:
     format, groups = layer.format, 0 if layer.scale is None else layer.scale.shape[-1]
-    if isinstance(format, Integer):
-        kind = "int"
-    elif isinstance(format, Float8) and format.element is E4M3:
-        kind = "float"
-    else:
+    if format.compressed_tensors is None:
         raise EdgelibError(
             f"layer {name!r} has {format.name} weights, which this export does not write; it writes integers of 2 to 8 "
             "bits and fp8 e4m3, such as w8a8-minmax, w4a16 and fp8 (save_packed takes every format)"
         )
-    if kind == "int" and not format.symmetric and format.bits < 8:
+    if not format.symmetric and format.bits < 8:
         raise EdgelibError(
             f"layer {name!r} has packed zero points, which transformers cannot load: compressed-tensors expects them "
             "unpacked while it builds the model and packed once it reads it; leave out -asym, or use save_packed"
@@ -111,8 +105,8 @@ def _weights(name: str, layer: QuantLinear) -> dict:
     grouped = groups > 1
     return {
         "num_bits": format.bits,
-        "type": kind,
-        "symmetric": format.symmetric if kind == "int" else True,
+        "type": format.compressed_tensors,
+        "symmetric": format.symmetric,
         "strategy": "group" if grouped else "channel",
         "group_size": layer.in_features // groups if grouped else None,
         "dynamic": False,
@@ -121,10 +115,9 @@ def _weights(name: str, layer: QuantLinear) -> dict:
 
 def _inputs(name: str, layer: QuantLinear) -> dict | None:
     format = layer.activation
-    if isinstance(format, Cast):
+    if not format.scaled:
         return None
-    kind = "int" if isinstance(format, Integer) else "float"
-    if kind == "float" and not (isinstance(format, Float8) and format.element is E4M3):
+    if format.compressed_tensors is None:
         raise EdgelibError(
             f"layer {name!r} rounds its inputs to {format.name}, which this export does not write; it writes int8, "
             "other integers and fp8 e4m3"
@@ -132,7 +125,7 @@ def _inputs(name: str, layer: QuantLinear) -> dict | None:
     static = layer.input_scale is not None
     return {
         "num_bits": format.bits,
-        "type": kind,
+        "type": format.compressed_tensors,
         "symmetric": True,
         "strategy": "tensor" if static else "token",
         "dynamic": not static,
@@ -140,8 +133,8 @@ def _inputs(name: str, layer: QuantLinear) -> dict | None:
 
 
 def _format(layer: QuantLinear) -> str:
-    rounded = not isinstance(layer.activation, Cast)
-    if isinstance(layer.format, Float8):
+    rounded = layer.activation.scaled
+    if layer.format.compressed_tensors == "float":
         return "float-quantized" if rounded else "naive-quantized"
     if layer.format.bits == 8 and rounded:
         return "int-quantized"

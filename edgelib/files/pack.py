@@ -21,10 +21,7 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError
 from edgelib.files.model_files import build_module, put_in_place, wrapped, write_model_files
 from edgelib.files.pack_file import COMPUTED, WEIGHTS, read_computed, read_slots, write_computed, write_slots
-from edgelib.files.size import Plan, Slot, plans_of, slots
-from edgelib.formats.bits import pack_bits, unpack_bits
-from edgelib.formats.integer import Integer
-from edgelib.formats.microscaling import MX, NVFP4
+from edgelib.files.slots import Slot, Storage, slots, storage_of
 from edgelib.formats.table import FORMATS, Encoded, Format
 from edgelib.ground.modules import shared_copy
 from edgelib.models.preprocess import read_object
@@ -53,11 +50,11 @@ def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = 
     module, folder = module_of(model), Path(folder).expanduser()
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise EdgelibError(f"{folder.name!r} exists and holds no packed model; choose an empty or a new folder")
-    plans = plans_of(module)
-    layers = dict(module.named_modules())
+    storage = storage_of(module)
+    layers = {name: _layer_parts(module.get_submodule(name)) for name in storage}
     parts = [
-        (slot, _layer_part(layers[slot.name], slot) if tensor is None else _narrowed(tensor, slot))
-        for slot, tensor in slots(module, plans, other_dtype)
+        (slot, layers[slot.name][slot.part] if tensor is None else _narrowed(tensor, slot))
+        for slot, tensor in slots(module, storage, other_dtype)
     ]
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -65,7 +62,7 @@ def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = 
         temporary.mkdir(parents=True)
         write_slots(parts, temporary / WEIGHTS)
         known = {"format": _FORMAT, "computed": write_computed(module, temporary / COMPUTED)}
-        known |= {**_description(module, plans, other_dtype), **write_model_files(model, temporary)}
+        known |= {**_description(module, storage, other_dtype), **write_model_files(model, temporary)}
         (temporary / DESCRIPTION).write_text(json.dumps(known, indent=1), encoding="utf-8")
         put_in_place(temporary, folder)
     except (OSError, SafetensorError) as error:
@@ -102,20 +99,15 @@ def load_packed(folder: str | os.PathLike, *, like=None):
 class _Layer:
     """What packing.json knows of a quantized layer."""
 
-    plan: Plan
+    storage: Storage
     activation: Format
     notes: dict
 
 
-def _layer_part(layer: QuantLinear, slot: Slot) -> Tensor:
-    """Return what a slot of a quantized layer holds."""
+def _layer_parts(layer: QuantLinear) -> dict[str, Tensor]:
+    """Return what the slots of a quantized layer hold, by part."""
     encoded = Encoded(layer.format, layer.codes(), layer.scale, layer.zero, layer.outer)
-    if slot.part == "scale":
-        return encoded.scale_codes()
-    if slot.part not in ("codes", "zero"):
-        return getattr(encoded, slot.part, layer.input_scale)
-    codes = getattr(encoded, slot.part).to(layer.format.storage)
-    return pack_bits(codes, layer.format.bits) if layer.format.bits < 8 else codes
+    return {**layer.format.stored(encoded), "input_scale": layer.input_scale}
 
 
 def _narrowed(tensor: Tensor, slot: Slot) -> Tensor:
@@ -129,17 +121,17 @@ def _narrowed(tensor: Tensor, slot: Slot) -> Tensor:
     return stored
 
 
-def _description(module: nn.Module, plans: dict[str, Plan], other_dtype: torch.dtype) -> dict:
+def _description(module: nn.Module, storage: dict[str, Storage], other_dtype: torch.dtype) -> dict:
     """Return how each layer is stored and in which dtypes the model computes, as plain values."""
     kinds, layers, modules = [], {}, dict(module.named_modules())
-    for name, plan in plans.items():
+    for name, stored in storage.items():
         kind = {
-            "weight": _format_fields(plan.format),
+            "weight": _format_fields(stored.format),
             "activation": _format_fields(modules[name].activation),
-            "groups": plan.groups,
-            "static": plan.static,
-            "wide": plan.wide,
-            "tied": plan.tied,
+            "groups": stored.groups,
+            "static": stored.static,
+            "wide": stored.wide,
+            "tied": stored.tied,
         }
         if kind not in kinds:
             kinds.append(kind)
@@ -170,14 +162,16 @@ class _Known:
 
 def _read_description(known: dict, folder: str) -> _Known:
     try:
-        plans = [
+        kinds = [
             (
-                Plan(_read_format(p["weight"]), int(p["groups"]), bool(p["static"]), bool(p["wide"]), str(p["tied"])),
-                _read_format(p["activation"]),
+                Storage(
+                    _read_format(k["weight"]), int(k["groups"]), bool(k["static"]), bool(k["wide"]), str(k["tied"])
+                ),
+                _read_format(k["activation"]),
             )
-            for p in known["plans"]
+            for k in known["plans"]
         ]
-        layers = {name: _Layer(*plans[at["plan"]], dict(at["notes"])) for name, at in known["layers"].items()}
+        layers = {name: _Layer(*kinds[at["plan"]], dict(at["notes"])) for name, at in known["layers"].items()}
         others = {name: _DTYPES[dtype] for name, dtype in known["other_dtypes"].items()}
         return _Known(layers, _DTYPES[known["dtype"]], others, _DTYPES[known["stored_dtype"]])
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -186,10 +180,7 @@ def _read_description(known: dict, folder: str) -> _Known:
 
 def _format_fields(format: Format) -> dict:
     """Return a format as plain values."""
-    fields = {"name": format.name}
-    if isinstance(format, Integer):
-        fields |= {"symmetric": format.symmetric, "full_range": format.full_range}
-    return fields | ({"scale_rule": format.scale_rule} if isinstance(format, MX) else {})
+    return {"name": format.name, **format.options}
 
 
 def _read_format(fields: dict) -> Format:
@@ -207,7 +198,9 @@ def _filled(base: nn.Module, known: _Known, path: Path) -> nn.Module:
     for name in known.layers:
         if not isinstance(modules.get(name), nn.Linear | QuantLinear):
             raise EdgelibError(f"the packed model has a layer {name!r} and this one has not: it is another model")
-    layout = [slot for slot, _ in slots(base, {name: at.plan for name, at in known.layers.items()}, known.stored_dtype)]
+    layout = [
+        slot for slot, _ in slots(base, {name: at.storage for name, at in known.layers.items()}, known.stored_dtype)
+    ]
     stored: dict[str, dict[str, Tensor]] = {name: {} for name in known.layers}
     values: dict[str, Tensor] = {}
     for slot, tensor in read_slots(layout, path):
@@ -223,24 +216,14 @@ def _filled(base: nn.Module, known: _Known, path: Path) -> nn.Module:
             modules[owner]._buffers[key] = tensor
     layers = {}
     for name, at in known.layers.items():
-        if at.plan.tied:
-            stored[name]["codes"] = values[at.plan.tied]
+        if at.storage.tied:
+            stored[name]["codes"] = values[at.storage.tied]
         layers[modules[name]] = _layer(modules[name], at, stored[name], known.dtype_of(f"{name}.weight"))
     return swapped(base, layers)
 
 
 def _layer(linear: nn.Linear | QuantLinear, at: _Layer, stored: dict[str, Tensor], dtype: torch.dtype) -> QuantLinear:
     """Make a layer of what the file holds of it."""
-    format, codes, scale, zero = at.plan.format, stored["codes"], stored.get("scale"), stored.get("zero")
-    wide = torch.float64 if at.plan.wide else torch.float32
-    signed = isinstance(format, Integer)
-    if format.bits < 8:
-        codes = unpack_bits(codes, format.bits, linear.in_features, signed)
-    if zero is not None:
-        zero = (unpack_bits(zero, format.bits, at.plan.groups, signed) if format.bits < 8 else zero).to(wide)
-    if scale is not None:
-        scale = scale.float().to(wide) if format.block else scale
-    if isinstance(format, NVFP4):
-        scale = scale * stored["outer"]
-    encoded = Encoded(format, codes, scale, zero, stored.get("outer"))
+    storage = at.storage
+    encoded = storage.format.restored(stored, linear.in_features, storage.groups, storage.scale_dtype)
     return QuantLinear(encoded, linear.bias, dtype, at.activation, stored.get("input_scale"), at.notes)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
-from edgelib.files.size import Slot
+from edgelib.files.slots import Slot
 
 WEIGHTS, COMPUTED = "packed.safetensors", "computed.safetensors"
 
@@ -41,11 +41,11 @@ def read_slots(slots: Sequence[Slot], path: Path) -> Iterator[tuple[Slot, Tensor
     dtypes = {slot.key: slot.dtype for slot in slots}
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: file.get_tensor(key) for key in file.keys()}
+            held = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise EdgelibError(f"{path.name} is missing, damaged or cut short ({error}); save the model again") from None
-    for key in sorted(wanted.keys() | found.keys()):
-        here = (found[key].dtype, found[key].numel()) if key in found else None
+    for key in sorted(wanted.keys() | held.keys()):
+        here = (held[key].dtype, held[key].numel()) if key in held else None
         if here != (dtypes.get(key), wanted.get(key)):
             raise EdgelibError(
                 f"{path.name} holds {here or 'no'} {key!r} where the model has {(dtypes.get(key), wanted.get(key))}: "
@@ -55,7 +55,7 @@ def read_slots(slots: Sequence[Slot], path: Path) -> Iterator[tuple[Slot, Tensor
     for slot in slots:
         start = starts[slot.key]
         starts[slot.key] += slot.numel
-        yield slot, found[slot.key][start : start + slot.numel].clone().reshape(slot.shape)
+        yield slot, held[slot.key][start : start + slot.numel].clone().reshape(slot.shape)
 
 
 def _computed(module: nn.Module) -> dict[str, tuple[dict, str]]:
@@ -69,26 +69,26 @@ def _computed(module: nn.Module) -> dict[str, tuple[dict, str]]:
 
 def write_computed(module: nn.Module, path: Path) -> bool:
     """Write the floating buffers that a model does not save; return whether there are any."""
-    buffers = {name: held.get(key) for name, (held, key) in _computed(module).items()}
-    found = {
+    buffers = {name: owner.get(key) for name, (owner, key) in _computed(module).items()}
+    floating = {
         name: buffer.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, buffer in buffers.items()
         if buffer is not None and buffer.is_floating_point()
     }
-    if found:
-        save_file(found, path)
-    return bool(found)
+    if floating:
+        save_file(floating, path)
+    return bool(floating)
 
 
 def read_computed(module: nn.Module, path: Path) -> None:
     """Put what `write_computed` wrote into a model of ours; raises EdgelibError for a file of another model."""
     places = _computed(module)
     try:
-        found = load_file(path)
+        buffers = load_file(path)
     except (OSError, SafetensorError) as error:
         raise EdgelibError(f"{path.name} is missing, damaged or cut short ({error}); save the model again") from None
-    for name, buffer in found.items():
+    for name, buffer in buffers.items():
         if name not in places:
             raise EdgelibError(f"{path.name} holds {name!r}, which this model does not have: it is another model")
-        held, key = places[name]
-        held[key] = buffer.clone()
+        owner, key = places[name]
+        owner[key] = buffer.clone()

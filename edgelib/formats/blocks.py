@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Grid(NamedTuple):
+class BlockGrid(NamedTuple):
     """Where a block's codes lie: value = (code - zero) * scale.
 
     scale holds all levels of scaling multiplied; None for a cast. zero is None on a symmetric grid. outer is the fp32
@@ -30,6 +30,11 @@ def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return values clamped, in place, to the finite range of `dtype`."""
     largest = torch.finfo(dtype).max
     return values.clamp_(-largest, largest) if torch.finfo(values.dtype).max >= largest else values
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return values in `dtype`; what is too large for float16, the only narrow range, becomes its largest number."""
+    return saturated(values, dtype).to(dtype) if dtype == torch.float16 else values.to(dtype)
 
 
 def shrunk(bound: Tensor, shrink: float | Tensor) -> Tensor:

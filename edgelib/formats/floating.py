@@ -1,17 +1,17 @@
-"""Floating formats: the small floats e4m3, e5m2 and e2m1, fp8 with a scale, and casts without one."""
+"""Small floats: the numbers themselves, such as e4m3, e5m2 and e2m1, and formats that put them on a scale."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from edgelib.errors import EdgelibError
-from edgelib.formats.blocks import Grid, saturated, shrunk, widened
+from edgelib.formats.base import Format
+from edgelib.formats.bits import pack_channels, unpack_channels
+from edgelib.formats.blocks import BlockGrid, saturated, shrunk, widened
 
 # dtype -> integer of the same width, mask of its exponent bits, mantissa bits
 LAYOUT = {torch.float32: (torch.int32, 0xFF << 23, 23), torch.float64: (torch.int64, 0x7FF << 52, 52)}
@@ -77,6 +77,21 @@ class Minifloat:
             values = torch.tensor(signed, dtype=dtype, device=codes.device)
         return _looked_up(values, codes.view(torch.uint8))
 
+    @property
+    def exponent_bits(self) -> int:
+        return (1 - self.emin).bit_length() + 1
+
+    def halves(self, codes: Tensor) -> tuple[Tensor, float]:
+        """Return (float16, factor), whose product is the value of codes that int8 holds with their sign, NaN aside.
+
+        The sign goes to the top and exponent and mantissa to the places that float16 has for them; its larger exponent
+        bias leaves a factor of a power of two.
+        """
+        shift = 10 - self.mantissa
+        kept = ((1 << (self.exponent_bits + self.mantissa)) - 1) << shift
+        wide = codes.to(torch.int16).bitwise_left_shift_(shift).bitwise_and_(kept - 0x8000)
+        return wide.view(torch.float16), 2.0 ** (16 - 2 ** (self.exponent_bits - 1))
+
 
 def _looked_up(table: Tensor, index: Tensor) -> Tensor:
     """Return table[index]; this spelling of it is several times faster."""
@@ -88,15 +103,7 @@ E5M2 = Minifloat(2, -14, 57344.0, torch.float8_e5m2)
 E2M1 = Minifloat(1, 0, 6.0, torch.uint8)
 
 
-def one_grid(name: str, symmetric: bool, full_range: bool, scale_rule: str | None) -> None:
-    """Raise EdgelibError when a format whose grid is fixed is asked for another one."""
-    if not symmetric or full_range:
-        raise EdgelibError(f"symmetric and full_range choose integer grids; {name} has one grid, so leave them alone")
-    if scale_rule is not None:
-        raise EdgelibError(f"scale_rule={scale_rule!r} belongs to the mx formats; {name} takes none")
-
-
-class Scaled:
+class SmallFloats(Format):
     """What every format of minifloats on a scale does alike, whatever chose the scale."""
 
     element: Minifloat
@@ -105,22 +112,39 @@ class Scaled:
     def storage(self) -> torch.dtype:
         return self.element.storage
 
-    def encode(self, blocks: Tensor, grid: Grid) -> Tensor:
+    @property
+    def qmax(self) -> float:
+        return self.element.largest
+
+    def encode(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return codes of blocks [..., size]; grid need only broadcast, so one column at a time will do."""
         return self.element.encode(blocks / grid.scale)
 
-    def decode(self, codes: Tensor, grid: Grid) -> Tensor:
+    def decode(self, codes: Tensor, grid: BlockGrid) -> Tensor:
         """Return the values of codes [..., size] in the scale's dtype."""
         return saturated(self.element.decode(codes, grid.scale.dtype) * grid.scale, grid.scale.dtype)
 
-    def snap(self, blocks: Tensor, grid: Grid) -> Tensor:
+    def snap(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return decode(encode(blocks, grid), grid) without making codes."""
         return saturated(self.element.round_(blocks / grid.scale).mul_(grid.scale), blocks.dtype)
 
+    def nearest_(self, values: Tensor) -> Tensor:
+        return self.element.nearest_(values)
+
+    def cache_codes(self, scaled: Tensor) -> Tensor:
+        if self.storage.is_floating_point:
+            # clamped, so that no cast overflows; torch then rounds as Minifloat.round_ does, in one pass
+            return scaled.clamp_(-self.qmax, self.qmax).to(self.storage)
+        return pack_channels(self.element.encode(scaled), self.bits)
+
+    def cache_values(self, codes: Tensor) -> tuple[Tensor, float]:
+        signed = codes.view(torch.int8) if self.bits == 8 else unpack_channels(codes, self.bits, signed=True)
+        return self.element.halves(signed)
+
 
 @dataclass(frozen=True)
-class Float8(Scaled):
-    """An 8-bit float with one scale per block: scale = amax / 448 for e4m3, amax / 57344 for e5m2.
+class ScaledFloat(SmallFloats):
+    """A small float with one scale per block: scale = amax / 448 for e4m3, amax / 57344 for e5m2.
 
     Values are divided by the scale, rounded to nearest with ties to even, and saturate (Micikevicius et al. 2022,
     arXiv:2209.05433; torchao, compressed-tensors, ORT with saturate=1). Codes are torch's float8 dtypes, whose bytes
@@ -128,23 +152,18 @@ class Float8(Scaled):
     """
 
     name: str
+    bits: int
     element: Minifloat
-    bits: ClassVar[int] = 8
-    block: ClassVar[None] = None
+    word: str | None = None
+    cache_name: str | None = None
+    compressed_tensors: str | None = None
 
-    @property
-    def qmax(self) -> float:
-        return self.element.largest
+    unit = "fp8"
 
-    def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> Float8:
-        """Return self; raises EdgelibError, since there is one grid."""
-        one_grid(self.name, symmetric, full_range, scale_rule)
-        return self
-
-    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> Grid:
+    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
         """Choose scale [..., 1] for blocks [..., size]; shrink multiplies amax, and values beyond the grid saturate."""
         amax = shrunk(blocks.abs().amax(-1, keepdim=True), shrink)
-        return Grid((amax / self.qmax).clamp_(min=torch.finfo(blocks.dtype).tiny))
+        return BlockGrid((amax / self.qmax).clamp_(min=torch.finfo(blocks.dtype).tiny))
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x [..., size] with a fresh scale per row: fake_quantize(x, self, granularity="token"), fast.
@@ -160,62 +179,8 @@ class Float8(Scaled):
         """Round x with a scale chosen beforehand; values beyond qmax * scale saturate. Scale 1 rounds x as it is."""
         return self.element.round_(widened(x.detach()) / scale).mul_(scale).to(x.dtype)
 
-    def bits_per_element(self, group_size: int, scale_bits: int = 32) -> float:
-        """Return stored bits per element when each group of `group_size` carries one scale."""
-        return self.bits + scale_bits / group_size
 
-
-@dataclass(frozen=True)
-class Cast:
-    """A floating format without scale: values are rounded to `dtype`, ties to even.
-
-    A cast does not saturate: overflow becomes inf (1e6 in fp16), which the function `encode` refuses.
-    """
-
-    name: str
-    bits: int
-    dtype: torch.dtype
-    block: ClassVar[None] = None
-
-    @property
-    def qmax(self) -> float:
-        return torch.finfo(self.dtype).max
-
-    @property
-    def storage(self) -> torch.dtype:
-        return self.dtype
-
-    def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> Cast:
-        """Return self; raises EdgelibError, since a cast has no grid to choose."""
-        if not symmetric or full_range or scale_rule is not None:
-            raise EdgelibError(f"{self.name} is a cast without scale: leave symmetric, full_range and scale_rule alone")
-        return self
-
-    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> Grid:
-        """Return an empty grid: there is nothing to choose, and nothing to shrink."""
-        return Grid(None)
-
-    def encode(self, blocks: Tensor, grid: Grid) -> Tensor:
-        """Return blocks in the storage dtype."""
-        return blocks.to(self.dtype)
-
-    def decode(self, codes: Tensor, grid: Grid) -> Tensor:
-        """Return the values as float32."""
-        return codes.float()
-
-    def snap(self, blocks: Tensor, grid: Grid) -> Tensor:
-        """Return decode(encode(blocks, grid), grid)."""
-        return blocks.to(self.dtype).float()
-
-    def round_rows(self, x: Tensor) -> Tensor:
-        """Round x to the format and return it in its own dtype."""
-        return x.to(self.dtype).to(x.dtype)
-
-    def round_static(self, x: Tensor, scale: float | Tensor) -> Tensor:
-        """Round x / scale to the format and multiply by scale again; with scale 1 this is round_rows."""
-        wide = widened(x.detach())
-        return (wide / scale).to(self.dtype).to(wide.dtype).mul_(scale).to(x.dtype)
-
-    def bits_per_element(self, group_size: int, scale_bits: int = 32) -> float:
-        """Return the bits of one element; a cast stores no scales."""
-        return float(self.bits)
+FORMATS = (
+    ScaledFloat("fp8_e4m3", 8, E4M3, word="fp8", cache_name="e4m3", compressed_tensors="float"),
+    ScaledFloat("fp8_e5m2", 8, E5M2, word="fp8-e5m2", cache_name="e5m2"),
+)

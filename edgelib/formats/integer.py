@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.blocks import Grid, saturated, shrunk, widened
+from edgelib.formats.base import Format
+from edgelib.formats.bits import pack_channels, unpack_channels
+from edgelib.formats.blocks import BlockGrid, saturated, shrunk, widened
 
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(Format):
     """Signed integers of 2 to 8 bits with one scale per block, symmetric or with a zero point.
 
     symmetric: scale = amax / qmax, codes in [-qmax, qmax], qmax = 2**(bits - 1) - 1 (SmoothQuant, modelopt, ORT).
@@ -27,12 +28,21 @@ class Integer:
     bits: int
     symmetric: bool = True
     full_range: bool = False
-    storage: ClassVar[torch.dtype] = torch.int8
-    block: ClassVar[None] = None
+    cache_name: str | None = None
+
+    storage = torch.int8
+    even = True
+    word = ""
+    unit = "int8"
+    compressed_tensors = "int"
 
     @property
     def qmax(self) -> int:
         return 2 ** (self.bits - 1) - 1
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {"symmetric": self.symmetric, "full_range": self.full_range}
 
     @property
     def qmin(self) -> int:
@@ -46,7 +56,7 @@ class Integer:
             raise EdgelibError("full_range=True is a symmetric grid; an asymmetric one uses every code anyway")
         return replace(self, symmetric=symmetric, full_range=full_range)
 
-    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> Grid:
+    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
         """Choose scale (and zero) [..., 1] for blocks [..., size]; an all-zero block gets the smallest normal scale.
 
         shrink multiplies the range before the scale is chosen; values beyond the grid saturate.
@@ -54,32 +64,32 @@ class Integer:
         smallest = torch.finfo(blocks.dtype).tiny
         if self.symmetric:
             amax = shrunk(blocks.abs().amax(-1, keepdim=True), shrink)
-            return Grid((amax / ((self.qmax - self.qmin) / 2)).clamp_(min=smallest))
+            return BlockGrid((amax / ((self.qmax - self.qmin) / 2)).clamp_(min=smallest))
         low = shrunk(blocks.amin(-1, keepdim=True).clamp_(max=0), shrink)
         high = shrunk(blocks.amax(-1, keepdim=True).clamp_(min=0), shrink)
         # halved, which is exact, because max - min may overflow
         scale = ((high / 2 - low / 2) / ((self.qmax - self.qmin) / 2)).clamp_(min=smallest)
-        return Grid(scale, (self.qmin - low / scale).round_().clamp_(self.qmin, self.qmax))
+        return BlockGrid(scale, (self.qmin - low / scale).round_().clamp_(self.qmin, self.qmax))
 
-    def encode(self, blocks: Tensor, grid: Grid) -> Tensor:
+    def encode(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return int8 codes of blocks [..., size]; grid need only broadcast, so one column at a time will do."""
         return self._levels(blocks, grid).to(self.storage)
 
-    def decode(self, codes: Tensor, grid: Grid) -> Tensor:
+    def decode(self, codes: Tensor, grid: BlockGrid) -> Tensor:
         """Return the values of codes [..., size] in the scale's dtype."""
         return self._values(codes.to(grid.scale.dtype), grid)
 
-    def snap(self, blocks: Tensor, grid: Grid) -> Tensor:
+    def snap(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return decode(encode(blocks, grid), grid) without making codes."""
         return self._values(self._levels(blocks, grid), grid)
 
-    def _levels(self, blocks: Tensor, grid: Grid) -> Tensor:
+    def _levels(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         levels = (blocks / grid.scale).round_()
         if grid.zero is not None:
             levels += grid.zero
         return levels.clamp_(self.qmin, self.qmax)
 
-    def _values(self, levels: Tensor, grid: Grid) -> Tensor:
+    def _values(self, levels: Tensor, grid: BlockGrid) -> Tensor:
         return saturated((levels if grid.zero is None else levels - grid.zero) * grid.scale, levels.dtype)
 
     def round_rows(self, x: Tensor) -> Tensor:
@@ -99,6 +109,19 @@ class Integer:
         """Round x with a scale chosen beforehand; values beyond qmax * scale saturate."""
         return (widened(x.detach()) / scale).round_().clamp_(self.qmin, self.qmax).mul_(scale).to(x.dtype)
 
-    def bits_per_element(self, group_size: int, scale_bits: int = 32) -> float:
-        """Return stored bits per element when each group of `group_size` carries one scale (and one zero point)."""
-        return self.bits + (scale_bits + (0 if self.symmetric else self.bits)) / group_size
+    def nearest_(self, values: Tensor) -> Tensor:
+        return values.round_()
+
+    def cache_codes(self, scaled: Tensor) -> Tensor:
+        return pack_channels(scaled.round_().clamp_(self.qmin, self.qmax).to(torch.int8), self.bits)
+
+    def cache_values(self, codes: Tensor) -> tuple[Tensor, float]:
+        return unpack_channels(codes, self.bits, signed=True), 1.0
+
+
+FORMATS = (
+    Integer("int2", 2),
+    Integer("int3", 3),
+    Integer("int4", 4, cache_name="int4"),
+    Integer("int8", 8, cache_name="int8"),
+)

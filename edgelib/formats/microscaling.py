@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from edgelib.errors import choose
-from edgelib.formats.blocks import Grid, block_amax, joined, shrunk, split, widened
-from edgelib.formats.floating import E2M1, E4M3, Minifloat, Scaled, one_grid
+from edgelib.formats.base import one_grid, times
+from edgelib.formats.bits import pack_channels, unpack_channels
+from edgelib.formats.blocks import BlockGrid, block_amax, joined, shrunk, split, widened
+from edgelib.formats.floating import E2M1, E4M3, Minifloat, SmallFloats
 
 # Which blocks get twice the scale of the rule "floor", from their amax = fraction * 2**e with fraction in [1, 2)
 SCALE_RULES: dict[str, Callable[[Tensor, Minifloat], Tensor]] = {
@@ -26,7 +27,7 @@ SCALE_RULES: dict[str, Callable[[Tensor, Minifloat], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class MX(Scaled):
+class MX(SmallFloats):
     """OCP Microscaling (MX specification 1.0): blocks of 32 small floats on one power of two (e8m0, a byte).
 
     scale_rule "floor": scale = 2**(floor(log2 amax) - emax), emax the exponent of the largest element; what lies
@@ -41,11 +42,17 @@ class MX(Scaled):
     bits: int
     element: Minifloat
     scale_rule: str = "floor"
-    block: ClassVar[int] = 32
+    partners: tuple[str, ...] = ()
+    unit: str = "mxfp8"
+
+    block = 32
+    scale_storage = torch.float8_e8m0fnu
+    scale_rules = tuple(SCALE_RULES)
+    static = False
 
     @property
-    def qmax(self) -> float:
-        return self.element.largest
+    def options(self) -> dict[str, object]:
+        return {"scale_rule": self.scale_rule}
 
     def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> MX:
         """Return this format with another scale rule; raises EdgelibError for an unknown one or an integer option."""
@@ -55,12 +62,12 @@ class MX(Scaled):
         choose(SCALE_RULES, scale_rule, "scale rule")
         return replace(self, scale_rule=scale_rule)
 
-    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> Grid:
+    def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
         """Choose scale [..., 1] for blocks [..., 32]; shrink multiplies amax, and values beyond the grid saturate.
 
         A block that holds NaN or inf gets the scale NaN.
         """
-        return Grid(self._scale(shrunk(block_amax(blocks.abs()), shrink)))
+        return BlockGrid(self._scale(shrunk(block_amax(blocks.abs()), shrink)))
 
     def _scale(self, amax: Tensor) -> Tensor:
         half_fraction, exponent = torch.frexp(amax.clamp(min=torch.finfo(amax.dtype).tiny))
@@ -69,7 +76,7 @@ class MX(Scaled):
         scale = byte.to(torch.uint8).view(torch.float8_e8m0fnu).float().to(amax.dtype)
         return scale.add_(half_fraction - half_fraction)  # NaN where amax is NaN or inf, else + 0
 
-    def scale_codes(self, grid: Grid) -> Tensor:
+    def scale_codes(self, grid: BlockGrid) -> Tensor:
         """Return the stored scales as float8_e8m0fnu, whose bytes `.view(torch.uint8)` shows."""
         return (torch.frexp(grid.scale).exponent + 126).to(torch.uint8).view(torch.float8_e8m0fnu)
 
@@ -88,17 +95,13 @@ class MX(Scaled):
         wide = widened(x.detach())
         return self.round_rows(wide / scale).mul_(scale).to(x.dtype)
 
-    def bits_per_element(self, group_size: int | None = None, scale_bits: int = 8) -> float:
-        """Return stored bits per element of full blocks; block and scale are the format's own, whatever is passed."""
-        return self.bits + 8 / self.block
-
 
 @dataclass(frozen=True)
-class NVFP4(Scaled):
+class NVFP4(SmallFloats):
     """NVIDIA's 4-bit float: blocks of 16 e2m1 values on an e4m3 scale, all on one outer fp32 scale.
 
     outer = amax / (6 * 448); block scale = e4m3(amax_block / (6 * outer)), at least 2**-9; value = e2m1 * (block
-    scale * outer), after modelopt's NVFP4QTensor. `Grid.scale` is that product, `Grid.outer` the outer scale.
+    scale * outer), after modelopt's NVFP4QTensor. `BlockGrid.scale` is that product, `BlockGrid.outer` the outer scale.
     Peers differ for blocks far below the tensor's amax: the smallest block scale is 2**-9 here and in modelopt, 2**-6
     in torchao, and compressed-tensors turns 0 into 0.125. An all-zero block decodes to zeros everywhere; its scale is
     2**-9 here and 1 in modelopt. In such small blocks rounding twice is not rounding once, because a block scale of a
@@ -107,16 +110,16 @@ class NVFP4(Scaled):
     """
 
     name: str
-    bits: ClassVar[int] = 4
-    element: ClassVar[Minifloat] = E2M1
-    block: ClassVar[int] = 16
-    # what the outer scale is multiplied by at most
-    qmax: ClassVar[float] = E2M1.largest * E4M3.largest
 
-    def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> NVFP4:
-        """Return self; raises EdgelibError, since there is one grid."""
-        one_grid(self.name, symmetric, full_range, scale_rule)
-        return self
+    bits = 4
+    element = E2M1
+    block = 16
+    two_level = True
+    scale_storage = E4M3.storage
+    qmax = E2M1.largest * E4M3.largest  # what the outer scale is multiplied by at most
+    partners = ("nvfp4", "fp8_e4m3")
+    cache_name = "nvfp4"
+    unit = "fp4"
 
     def fit(
         self,
@@ -124,7 +127,7 @@ class NVFP4(Scaled):
         shrink: float | Tensor = 1.0,
         outer: float | Tensor | None = None,
         per_row: bool = False,
-    ) -> Grid:
+    ) -> BlockGrid:
         """Choose scale [..., groups, 1] for blocks [..., groups, 16].
 
         shrink multiplies the amax of blocks. outer: the outer scale, where it was chosen before; by default that of
@@ -132,15 +135,15 @@ class NVFP4(Scaled):
         """
         return self._grid(block_amax(blocks.abs()), shrink, outer, per_row)
 
-    def _grid(self, peaks: Tensor, shrink: float | Tensor, outer: float | Tensor | None, per_row: bool) -> Grid:
+    def _grid(self, peaks: Tensor, shrink: float | Tensor, outer: float | Tensor | None, per_row: bool) -> BlockGrid:
         if outer is None:
             outer = peaks.amax(-2 if per_row else tuple(range(peaks.dim())), keepdim=True) / self.qmax
         # so large that 2**-9 of it is a normal number
         outer = torch.as_tensor(outer).to(peaks).clamp(min=2.0**9 * torch.finfo(peaks.dtype).tiny)
         inner = E4M3.round_(shrunk(peaks, shrink) / (E2M1.largest * outer)).clamp_(min=2.0**-9)
-        return Grid(inner * outer, None, outer)
+        return BlockGrid(inner * outer, None, outer)
 
-    def scale_codes(self, grid: Grid) -> Tensor:
+    def scale_codes(self, grid: BlockGrid) -> Tensor:
         """Return the stored block scales as float8_e4m3fn."""
         return E4M3.encode(grid.scale / grid.outer)
 
@@ -166,9 +169,25 @@ class NVFP4(Scaled):
         scale = self._grid(block_amax(rounded), 1.0, outer, per_row=True).scale
         return joined(self.element.round_(torch.div(blocks, scale, out=rounded)).mul_(scale), x.shape).to(x.dtype)
 
-    def bits_per_element(self, group_size: int | None = None, scale_bits: int = 8, numel: int | None = None) -> float:
-        """Return stored bits per element of full blocks, whatever group is passed.
+    def cache_encode(self, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        """Return codes in pairs and one e4m3 scale per 16 channels, on the outer scale [1] or [H, 1, 1]."""
+        blocks, outer = split(widened(x), self.block), scale.unsqueeze(-1)
+        # as `fit` and `encode` do, in fewer passes
+        inner = block_amax(blocks.abs()).div_(E2M1.largest * outer).clamp_(2.0**-9, E4M3.largest).to(E4M3.storage)
+        values = E2M1.round_(blocks / (inner.to(outer.dtype) * outer))
+        bits = values.mul_(2.0**-14).half().view(torch.int16)  # the inverse of `Minifloat.halves`
+        codes = (bits >> 9).bitwise_and_(7).bitwise_or_((bits >> 12).bitwise_and_(8)).to(torch.int8)
+        return pack_channels(codes.flatten(-2), self.bits), inner.squeeze(-1)
 
-        numel: how many elements share the outer fp32 scale, to count it as well.
-        """
-        return self.bits + 8 / self.block + (0 if numel is None else 32 / numel)
+    def cache_decode(self, parts: tuple[Tensor, ...], scale: Tensor, dtype: torch.dtype) -> Tensor:
+        values, factor = E2M1.halves(unpack_channels(parts[0], self.bits, signed=True))
+        inner, inner_factor = E4M3.halves(parts[1].view(torch.int8))
+        scales = (inner.to(scale.dtype) * (scale * (factor * inner_factor))).unsqueeze(-1)
+        return times(split(values, self.block), scales, dtype).flatten(-2)
+
+
+FORMATS = (
+    MX("mxfp8", 8, E4M3),
+    MX("mxfp4", 4, E2M1, partners=("mxfp4", "mxfp8"), unit="fp4"),
+    NVFP4("nvfp4"),
+)

@@ -2,63 +2,25 @@
 
 A format answers three questions about blocks [..., size] that share one scale each: `fit` chooses the
 grid, `encode` gives codes, `decode` gives values; `snap` is the two together. `round_rows` and `round_static` round
-activations, with a fresh scale per row and with one chosen beforehand. `FORMATS` is the list of all of them; a new
-format is a frozen class with those verbs and one line in that table.
+activations, with a fresh scale per row and with one chosen beforehand. `FORMATS` is the list of all of them; what else
+a format says of itself stands at `edgelib.formats.base.Format`.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.formats.blocks import Grid, joined, saturated, split, widened
-from edgelib.formats.floating import E2M1, E4M3, E5M2, Cast, Float8
-from edgelib.formats.integer import Integer
-from edgelib.formats.microscaling import MX, NVFP4
+from edgelib.formats import casts, floating, integer, microscaling
+from edgelib.formats.base import Encoded, Format
+from edgelib.formats.blocks import BlockGrid, joined, saturated, split, widened
 
-Format = Integer | Cast | Float8 | MX | NVFP4
-
+# A file of formats ends in its own FORMATS; a new file is one more name here.
 FORMATS: dict[str, Format] = {
-    "int2": Integer("int2", 2),
-    "int3": Integer("int3", 3),
-    "int4": Integer("int4", 4),
-    "int8": Integer("int8", 8),
-    "fp8_e4m3": Float8("fp8_e4m3", E4M3),
-    "fp8_e5m2": Float8("fp8_e5m2", E5M2),
-    "mxfp8": MX("mxfp8", 8, E4M3),
-    "mxfp4": MX("mxfp4", 4, E2M1),
-    "nvfp4": NVFP4("nvfp4"),
-    "fp16": Cast("fp16", 16, torch.float16),
-    "bf16": Cast("bf16", 16, torch.bfloat16),
-    "fp32": Cast("fp32", 32, torch.float32),
+    format.name: format for file in (integer, floating, microscaling, casts) for format in file.FORMATS
 }
-
-
 ROWS = ("channel", "token")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tensor as codes (its own shape) and one scale per group along the last axis [..., groups].
-
-    The shape of `scale` says how it is shared: [1, ..., 1] for a whole tensor, [..., 1] for rows. `outer` is the second
-    level of nvfp4, which `scale` contains: [1, ..., 1] or [..., 1].
-    """
-
-    format: Format
-    codes: Tensor
-    scale: Tensor | None
-    zero: Tensor | None = None
-    outer: Tensor | None = None
-
-    def scale_codes(self) -> Tensor:
-        """Return the scales as the format stores them: e8m0 for mx, e4m3 for nvfp4, `scale` itself for the others."""
-        if self.format.block is None:
-            return self.scale
-        return self.format.scale_codes(Grid(self.scale, None, self.outer))
 
 
 def by_name(format: str | Format) -> Format:
@@ -116,9 +78,9 @@ def _cut(x: Tensor, format: Format, granularity: str | int) -> Tensor:
     return x.unflatten(-1, (-1, check_group_size(granularity, x.shape[-1])))
 
 
-def _fitted(blocks: Tensor, format: Format, granularity: str | int, shrink: float | Tensor) -> Grid:
-    """Choose the grid; granularity says how far the outer scale of nvfp4 reaches."""
-    if isinstance(format, NVFP4):
+def _fitted(blocks: Tensor, format: Format, granularity: str | int, shrink: float | Tensor) -> BlockGrid:
+    """Choose the grid; granularity says how far an outer scale reaches."""
+    if format.two_level:
         return format.fit(blocks, shrink, per_row=granularity in ROWS)
     return format.fit(blocks, shrink)
 
@@ -128,7 +90,7 @@ def _squeezed(part: Tensor | None) -> Tensor | None:
 
 
 def _check_overflow(values: Tensor, blocks: Tensor, format: Format) -> None:
-    if isinstance(format, Cast) and not torch.isfinite(values).all():
+    if not format.scaled and not torch.isfinite(values).all():
         peak = float(blocks.abs().amax())
         raise EdgelibError(f"values up to {peak:.3g} overflow in {format.name}; use bf16 or fp32")
 
@@ -150,7 +112,7 @@ def encode(x: Tensor, format: str | Format, granularity: str | int = "tensor", s
 def codes_on_grid(x: Tensor, format: Format, scale: Tensor | None, zero: Tensor | None = None) -> Tensor:
     """Return the codes of x [..., size] on a grid chosen before (`scale`, `zero` shaped as in `Encoded`)."""
     if scale is None:
-        return format.encode(x, Grid(None))
+        return format.encode(x, BlockGrid(None))
     blocks = split(x.to(scale.dtype), _size(x, format, scale))
     return joined(format.encode(blocks, _grid(scale, zero)), x.shape)
 
@@ -159,7 +121,7 @@ def decode(encoded: Encoded) -> Tensor:
     """Return the values of an encoded tensor, in the dtype of its scale (float32 for a cast)."""
     format, codes, scale = encoded.format, encoded.codes, encoded.scale
     if scale is None:
-        return format.decode(codes, Grid(None))
+        return format.decode(codes, BlockGrid(None))
     blocks = codes.reshape(codes.shape or (1,))
     blocks = split(blocks, _size(blocks, format, scale))
     return joined(format.decode(blocks, _grid(scale, encoded.zero)), codes.shape)
@@ -169,8 +131,8 @@ def _size(x: Tensor, format: Format, scale: Tensor) -> int:
     return format.block or x.shape[-1] // scale.shape[-1]
 
 
-def _grid(scale: Tensor, zero: Tensor | None) -> Grid:
-    return Grid(scale.unsqueeze(-1), None if zero is None else zero.unsqueeze(-1))
+def _grid(scale: Tensor, zero: Tensor | None) -> BlockGrid:
+    return BlockGrid(scale.unsqueeze(-1), None if zero is None else zero.unsqueeze(-1))
 
 
 def fake_quantize(

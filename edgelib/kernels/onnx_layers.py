@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 from edgelib.formats.bits import pack_bits
-from edgelib.formats.integer import Integer
 from edgelib.formats.table import FORMATS
 from edgelib.kernels.roundings import block_rows, dynamic_tensor, require_dynamic
 from edgelib.quant.linear import QuantLinear
@@ -33,7 +32,7 @@ class Int8Linear(nn.Module):
     def __init__(self, name: str, layer: QuantLinear, per_row: bool, unsigned: bool):
         super().__init__()
         groups = 0 if layer.scale is None else layer.scale.shape[-1]
-        if not isinstance(layer.format, Integer) or layer.format.bits != 8 or groups != 1:
+        if not layer.format.even or layer.format.bits != 8 or groups != 1:
             raise EdgelibError(
                 f"layer {name!r} has {layer.format.name} weights with {groups} scales per row; this kernel multiplies "
                 "int8 with one scale per output channel: quantize with w8a8-minmax, -smoothquant or another w8a8 scheme"
@@ -60,7 +59,7 @@ class NBitsLinear(nn.Module):
         format, groups = layer.format, 0 if layer.scale is None else layer.scale.shape[-1]
         size = layer.in_features // groups if groups > 1 else BLOCK
         power = size >= 16 and not size & (size - 1) and size <= LARGEST_BLOCK
-        if not isinstance(format, Integer) or format.bits not in (4, 8) or not groups or not power:
+        if not format.even or format.bits not in (4, 8) or not groups or not power:
             raise EdgelibError(
                 f"layer {name!r} has {format.name} weights in groups of {size}; this kernel multiplies int4 or int8 in "
                 "groups of 16, 32, 64, 128 or 256, or with one scale per channel: quantize with w4a16-minmax-g32"

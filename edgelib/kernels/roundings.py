@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.formats.blocks import joined, split, widened
-from edgelib.formats.floating import Cast, Float8
-from edgelib.formats.integer import Integer
-from edgelib.formats.table import FORMATS
+from edgelib.formats.table import FORMATS, Format
 from edgelib.ground.modules import shared_copy
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
@@ -29,6 +28,11 @@ class Rounding:
     name: str
     bits: int
     function: Callable[[Tensor], Tensor]
+
+    # as a `Format` says it: there is no other grid, and no export knows it
+    scaled: ClassVar[bool] = True
+    options: ClassVar[dict[str, object]] = {}
+    compressed_tensors: ClassVar[None] = None
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x and return it in its own dtype."""
@@ -51,7 +55,7 @@ def full_range_rows(x: Tensor, bits: int) -> Tensor:
     return (x / scale).round_().clamp_(-(levels + 1) // 2, levels // 2).mul_(scale)
 
 
-def float_rows(x: Tensor, format: Float8) -> Tensor:
+def float_rows(x: Tensor, format: Format) -> Tensor:
     """Round to fp8 with scale = amax / qmax, shared by the same numbers as in `full_range_rows`."""
     scale = _token_amax(x).div_(format.qmax).clamp_(min=torch.finfo(x.dtype).tiny)
     return format.round_static(x, scale)
@@ -83,11 +87,11 @@ def block_rows(x: Tensor, size: int) -> Tensor:
 
 def _compressed_tensors(layer: QuantLinear):
     format = layer.activation
-    if isinstance(format, Cast):  # it knows no rounding to 16 bits beside the model's own dtype
+    if not format.scaled:  # it knows no rounding to 16 bits beside the model's own dtype
         return FORMATS["fp32"]
-    if isinstance(format, Integer):
+    if format.compressed_tensors == "int":
         return Rounding(f"{format.name}_full_range_rows", format.bits, lambda x: full_range_rows(x, format.bits))
-    if isinstance(format, Float8) and layer.input_scale is None:
+    if format.compressed_tensors == "float" and layer.input_scale is None:
         return Rounding(f"{format.name}_rows", format.bits, lambda x: float_rows(x, format))
     return format
 

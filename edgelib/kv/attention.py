@@ -107,7 +107,7 @@ def rounded_attention(model, format: str | Format = "fp8_e4m3") -> Iterator[None
     runs, one with attention sinks.
     """
     number = by_name(format)
-    if number.name in ("fp16", "bf16", "fp32"):
+    if not number.scaled:
         raise EdgelibError(f"{number.name} is no low precision; load the model in that dtype, or choose fp8_e4m3, int8")
 
     def rounded(layer: int, query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:

@@ -20,9 +20,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, get_layer_types_and_kwargs
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.floating import Cast
 from edgelib.kv.calibrate import KVStatistics
-from edgelib.kv.codec import Blocks, Exact, PerToken, Simulated, Static, require_finite
+from edgelib.kv.codec import Exact, PerToken, Simulated, Static, require_finite
 from edgelib.kv.context import UNSTABLE_ROPE, Context, Decoder, decoder_of, rotated_bias, token_mean
 from edgelib.kv.scheme import KIVI_GROUP, KVScheme, kv_scheme
 from edgelib.kv.store import ByModality, Groups, Rows, Window, nbytes
@@ -229,13 +228,11 @@ class KVPlan:
 
     def _codec(self, index: int, part: str, device: torch.device):
         scheme, number = self.scheme, self.scheme.number
-        if isinstance(number, Cast):
+        if not number.scaled:
             return Exact(number)
         if scheme.scale in ("token", "kivi"):
             return PerToken(number, scheme.group_size or self.decoder.head_dim)
         scale = self.scale(index, part).to(device)
-        if scheme.format == "nvfp4":
-            return Blocks(number, scale)
         delivered = scale if scheme.delivered else torch.ones_like(scale)
         if scheme.effect != "both":
             return Simulated(number, scale, scheme.effect, delivered)

@@ -2,7 +2,8 @@
 
 A name is <format>[-<scale>][-<offset>][-<option>...], in any order after the format:
 
-format: e4m3, e5m2, int8, int4 and nvfp4; fp32, fp16 and bf16 are casts and take no scale.
+format: e4m3, e5m2, int8, int4 and nvfp4; fp32, fp16 and bf16 are casts and take no scale. These are the formats of
+    `edgelib.formats.table` that have a `cache_name`, so a new one that has it is known here.
 scale: one is 1.0. amax (the default), floor, p<percentile>, head and channel are static and need calibration: the
     largest value of the layer over the format's largest number, the same but at least 1 (what modelopt exports), a
     percentile of the values instead of the largest, one scale per head, one per head and channel. token is found when a
@@ -21,22 +22,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
+from edgelib.formats.bits import codes_in_whole_bytes
 from edgelib.formats.table import FORMATS, Format, check_group_size
 
-KV_FORMATS = {
-    "e4m3": "fp8_e4m3",
-    "e5m2": "fp8_e5m2",
-    "int8": "int8",
-    "int4": "int4",
-    "nvfp4": "nvfp4",
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-}
-CASTS = ("fp32", "fp16", "bf16")
 STATIC_SCALES = ("one", "amax", "floor", "percentile", "head", "channel")
 SCALES = (*STATIC_SCALES, "token", "kivi")
 OFFSETS = ("none", "mean", "tokenmean", "bias")
@@ -104,8 +96,8 @@ class KVScheme:
     effect: str = "both"
 
     def __post_init__(self):
-        object.__setattr__(self, "format", KV_FORMATS.get(self.format, self.format))
-        choose(dict.fromkeys(KV_FORMATS.values()), self.format, "format of a KV cache")
+        object.__setattr__(self, "format", kv_formats().get(self.format, self.format))
+        choose(dict.fromkeys(kv_formats().values()), self.format, "format of a KV cache")
         choose(dict.fromkeys(SCALES), self.scale, "scale of a KV cache")
         choose(dict.fromkeys(OFFSETS), self.offset, "offset of a KV cache")
         choose(dict.fromkeys(("kv", "k", "v")), self.parts, "part of a KV cache")
@@ -122,11 +114,12 @@ class KVScheme:
                 raise EdgelibError(f"KV scheme: {text}")
 
     def _conflicts(self) -> list[tuple[bool, str]]:
-        cast, bounded = self.format in CASTS, self.percentile is not None and 0 < self.percentile < 100
-        plain = self.scale in STATIC_SCALES and self.format != "nvfp4"
+        number, bounded = self.number, self.percentile is not None and 0 < self.percentile < 100
+        plain = self.scale in STATIC_SCALES and number.block is None
         return [
             (
-                cast and (self.scale, self.offset, self.delivered, self.effect) != ("amax", "none", True, "both"),
+                self.is_cast
+                and (self.scale, self.offset, self.delivered, self.effect) != ("amax", "none", True, "both"),
                 f"{self.format} is a cast, which takes no scale, offset or fault",
             ),
             (
@@ -135,13 +128,13 @@ class KVScheme:
                 f"{self.scale!r} and {self.percentile!r}",
             ),
             (
-                self.format == "nvfp4" and self.scale in ("channel", "token", "kivi"),
-                f"nvfp4 has a scale per block of 16 channels already, so {self.scale!r} means nothing; "
-                "choose one, amax, floor, head or a percentile",
+                number.block is not None and self.scale in ("channel", "token", "kivi"),
+                f"{self.format} has a scale per block of {number.block} channels already, so {self.scale!r} means "
+                "nothing; choose one, amax, floor, head or a percentile",
             ),
             (
-                self.scale == "kivi" and not self.format.startswith("int"),
-                f"kivi is made of integers with a zero point; choose int4 or int8, got {self.format}",
+                self.scale == "kivi" and not number.even,
+                f"kivi is made of integers with a zero point; choose {_names(lambda f: f.even)}, got {self.format}",
             ),
             (
                 self.scale == "kivi" and self.tokens != "all",
@@ -162,7 +155,7 @@ class KVScheme:
             (self.offset in ("tokenmean", "bias") and self.parts == "v", f"offset {self.offset!r} is one of K"),
             (
                 not (self.delivered and self.effect == "both") and not plain,
-                "faults are defined for static scales of e4m3, e5m2, int8 and int4",
+                f"faults are defined for static scales of {_names(lambda f: f.scaled and f.block is None)}",
             ),
         ]
 
@@ -173,7 +166,7 @@ class KVScheme:
 
     @property
     def is_cast(self) -> bool:
-        return self.format in CASTS
+        return not self.number.scaled
 
     @property
     def needs_calibration(self) -> bool:
@@ -197,23 +190,28 @@ class KVScheme:
         number = self.number
         if self.is_cast:
             return number.bits
-        if self.format == "nvfp4":
+        if number.block is not None:
             if head_dim % number.block:
-                raise EdgelibError(f"nvfp4 has blocks of {number.block} and the heads are {head_dim} wide; choose int4")
+                raise EdgelibError(
+                    f"{self.format} has blocks of {number.block} and the heads are {head_dim} wide; choose int4"
+                )
             return number.bits_per_element()
-        if number.bits == 4 and head_dim % 2:
-            raise EdgelibError(f"4-bit codes are packed in pairs and the heads are {head_dim} wide; choose int8")
+        together = codes_in_whole_bytes(number.bits)
+        if head_dim % together:
+            groups = "pairs" if together == 2 else f"groups of {together}"
+            raise EdgelibError(
+                f"{number.bits}-bit codes are packed in {groups} and the heads are {head_dim} wide; choose int8"
+            )
         if self.scale not in ("token", "kivi"):
             return number.bits
         shared = KIVI_GROUP if self.scale == "kivi" and part == "k" else self.group_size or head_dim
         if self.group_size is not None:
             check_group_size(self.group_size, head_dim)
-        return number.bits + (32 if self.format.startswith("int") else 16) / shared
+        return number.bits + (32 if number.even else 16) / shared
 
     @property
     def name(self) -> str:
         """The name that the grammar gives this scheme."""
-        short = next(short for short, name in KV_FORMATS.items() if name == self.format)
         if self.is_cast:
             scale = ""
         else:
@@ -223,7 +221,7 @@ class KVScheme:
             filter(
                 None,
                 [
-                    short,
+                    self.number.cache_name,
                     scale,
                     "" if self.offset == "none" else self.offset,
                     "" if self.group_size is None else f"g{self.group_size}",
@@ -253,26 +251,35 @@ class KVScheme:
         return asdict(self)
 
 
-def kv_scheme(plan: str | dict | KVScheme) -> KVScheme:
+def kv_formats() -> dict[str, str]:
+    """Return the formats that a cache can hold, by the names that KV schemes call them."""
+    return {format.cache_name: name for name, format in FORMATS.items() if format.cache_name is not None}
+
+
+def _names(which: Callable[[Format], bool]) -> str:
+    return ", ".join(short for short, name in kv_formats().items() if which(FORMATS[name]))
+
+
+def kv_scheme(spec: str | dict | KVScheme) -> KVScheme:
     """Return the KV scheme of a name, of a dictionary of fields, or itself.
 
     Raises EdgelibError naming the part that is wrong and what is allowed.
     """
-    if isinstance(plan, KVScheme):
-        return plan
-    if isinstance(plan, dict):
-        for field in plan:
+    if isinstance(spec, KVScheme):
+        return spec
+    if isinstance(spec, dict):
+        for field in spec:
             choose(KVScheme.__dataclass_fields__, field, "field of a KV scheme")
-        return KVScheme(**plan)
-    if not isinstance(plan, str):
-        raise EdgelibError(f"a KV scheme is a name, a dictionary or a KVScheme, got {type(plan).__name__}; {GRAMMAR}")
-    short, *parts = plan.lower().split("-")
-    fields = {"format": choose(KV_FORMATS, short, f"format in KV scheme {plan!r}:")}
+        return KVScheme(**spec)
+    if not isinstance(spec, str):
+        raise EdgelibError(f"a KV scheme is a name, a dictionary or a KVScheme, got {type(spec).__name__}; {GRAMMAR}")
+    short, *parts = spec.lower().split("-")
+    fields = {"format": choose(kv_formats(), short, f"format in KV scheme {spec!r}:")}
     for part in parts:
-        read = _read_option(part, plan)
+        read = _read_option(part, spec)
         twice = set(read) & set(fields)
         if twice:
-            raise EdgelibError(f"KV scheme {plan!r} says {twice.pop()} twice, the second time with {part!r}; {GRAMMAR}")
+            raise EdgelibError(f"KV scheme {spec!r} says {twice.pop()} twice, the second time with {part!r}; {GRAMMAR}")
         fields |= read
     return KVScheme(**fields)
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgelib.kv.codec import Exact, Parts, affine_codes, affine_grid, affine_start, counted
+from edgelib.formats.bits import unpack_channels
+from edgelib.kv.codec import Exact, Parts, affine_codes, affine_grid, affine_start
 
 
 def nbytes(tensors) -> int:
@@ -93,7 +94,7 @@ class Groups:
 
     def read(self, dtype: torch.dtype) -> Tensor:
         codes, step, start = self.parts
-        values = counted(codes, self.bits).to(torch.float32).unflatten(-2, (-1, self.group))
+        values = unpack_channels(codes, self.bits, signed=False).to(torch.float32).unflatten(-2, (-1, self.group))
         scale, low = step.float().unsqueeze(-2), affine_start(start, step, self.bits).unsqueeze(-2)
         return torch.addcmul(low, values, scale).flatten(-3, -2)[..., self.skipped :, :].to(dtype)
 

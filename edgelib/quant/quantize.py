@@ -24,7 +24,7 @@ from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
-from edgelib.quant.scheme import Scheme, plan_for
+from edgelib.quant.scheme import Scheme, scheme_for
 
 
 def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses: bool = True):
@@ -50,7 +50,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
     the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
     """
-    module, plan = module_of(model), plan_for(model, scheme)
+    module, plan = module_of(model), scheme_for(model, scheme)
     _check_model(module)
     targets = target_layers(module, plan)
     check_groups(module, plan, targets)

@@ -13,18 +13,10 @@ from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.formats.table import FORMATS
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
-from edgelib.quant.names import (
-    GRAMMAR,
-    NUMBERS_OF,
-    PRESET_NAMES,
-    read_name,
-    write_label,
-    write_name,
-)
-from edgelib.quant.setting import CASTS, Setting
+from edgelib.quant.names import PRESET_NAMES, read_name, vocabulary, write_label, write_name
+from edgelib.quant.setting import Setting
 
 GRANULARITIES = ("token", "tensor")
-STATIC = ("int", "fp8", "nvfp4")  # formats that a scale chosen beforehand means something to
 
 
 @dataclass(frozen=True)
@@ -48,12 +40,15 @@ class Scheme(Setting):
         choose(FORMATS, self.activation, "activation format")
         choose(METHODS, self.method, "quantization method")
         choose(dict.fromkeys(GRANULARITIES), self.activation_granularity, "activation granularity")
-        if (self.weight in CASTS) != (self.method == "cast"):
-            raise EdgelibError(f"weights {self.weight!r} and method {self.method!r} do not go together: {GRAMMAR}")
+        if FORMATS[self.weight].scaled == (self.method == "cast"):
+            raise EdgelibError(
+                f"weights {self.weight!r} and method {self.method!r} do not go together: {vocabulary().grammar}"
+            )
         if self.method == "cast" and (self.targets, self.exclude, self.activation) != (("*",), (), self.weight):
             raise EdgelibError(f"{self.weight} casts the whole model: no targets, exclude or other activation")
-        if (self.weight, self.activation) not in NUMBERS_OF:
-            usable = ", ".join(activation for weight, activation in NUMBERS_OF if weight == self.weight)
+        if vocabulary().name_of(self.weight, self.activation) is None:
+            pairs = vocabulary().numbers.values()
+            usable = ", ".join(dict.fromkeys(activation for weight, activation in pairs if weight == self.weight))
             raise EdgelibError(f"{self.weight} weights do not go with {self.activation!r}; choose from {usable}")
         _fill_options(self)
         _check_options(self)
@@ -141,10 +136,14 @@ def _check_grids(scheme: Scheme) -> None:
         raise EdgelibError(f"{scheme.weight} has no scales, so it takes no group_size")
     if size is not None and block is not None:
         raise EdgelibError(f"{scheme.weight} has blocks of {block} by definition, so it takes no group_size")
-    if scheme.activation_granularity == "tensor" and not scheme.activation.startswith(STATIC):
-        raise EdgelibError(f"static activations need an integer format, fp8 or nvfp4, got {scheme.activation!r}")
+    if scheme.activation_granularity == "tensor" and not FORMATS[scheme.activation].static:
+        usable = ", ".join(name for name, format in FORMATS.items() if format.static)
+        raise EdgelibError(
+            f"static activations need a format that takes a scale chosen beforehand, got {scheme.activation!r}; choose "
+            f"from {usable}"
+        )
     if scheme.scale_rule is not None:
-        if not any(format.startswith("mx") for format in (scheme.weight, scheme.activation)):
+        if not any(FORMATS[format].scale_rules for format in (scheme.weight, scheme.activation)):
             raise EdgelibError(f"scale_rule={scheme.scale_rule!r} belongs to the mx formats, not to {scheme.weight}")
     _ = scheme.weight_format, scheme.activation_format  # refuses grids that the formats do not have
 
@@ -176,7 +175,7 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
     if isinstance(spec, str):
         return Scheme(**read_name(spec))
     if not isinstance(spec, Mapping):
-        raise EdgelibError(f"a scheme is a name, a mapping or a Scheme, got {spec!r}; {GRAMMAR}")
+        raise EdgelibError(f"a scheme is a name, a mapping or a Scheme, got {spec!r}; {vocabulary().grammar}")
     values = dict(spec)
     base = scheme(values.pop("preset")) if "preset" in values else Scheme()
     allowed = [f.name for f in fields(Scheme)]
@@ -194,18 +193,18 @@ def needs_of(specs: Iterable[str | Mapping | Scheme]) -> frozenset[str]:
     return frozenset().union(*(scheme(spec).needs for spec in specs))
 
 
-def plan_for(model, spec: str | Mapping | Scheme) -> Scheme:
+def scheme_for(model, spec: str | Mapping | Scheme) -> Scheme:
     """Return the scheme that `spec` means for a model: parts of a model that writes are spelled out as layer names.
 
     A model that writes says what its parts are by `towers()`; for any other model this is `scheme(spec)`.
     """
-    plan = scheme(spec)
-    if not hasattr(model, "towers") or plan.method == "cast":
-        return plan
+    chosen = scheme(spec)
+    if not hasattr(model, "towers") or chosen.method == "cast":
+        return chosen
     towers = model.towers()
-    wanted = ("decoder",) if plan.targets == ("*",) else plan.targets
-    targets, exclude = (tuple(n for p in some for n in towers.get(p, [p])) for some in (wanted, plan.exclude))
-    return replace(plan, targets=targets, exclude=exclude)
+    wanted = ("decoder",) if chosen.targets == ("*",) else chosen.targets
+    targets, exclude = (tuple(n for p in some for n in towers.get(p, [p])) for some in (wanted, chosen.exclude))
+    return replace(chosen, targets=targets, exclude=exclude)
 
 
 PRESETS: dict[str, Scheme] = {name: scheme(name) for name in PRESET_NAMES}

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from edgelib.formats.table import FORMATS, Format
 
-CASTS = ("fp32", "fp16", "bf16")
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -36,16 +34,16 @@ class Setting:
     @property
     def weight_format(self) -> Format:
         """The format of the weights, on the grid that the scheme asks for."""
-        rule = self.scale_rule if self.weight.startswith("mx") else None
-        return FORMATS[self.weight].variant(self.symmetric, self.full_range, rule)
+        format = FORMATS[self.weight]
+        return format.variant(self.symmetric, self.full_range, self.scale_rule if format.scale_rules else None)
 
     @property
     def activation_format(self) -> Format:
         """The format of the activations; always symmetric."""
-        rule = self.scale_rule if self.activation.startswith("mx") else None
-        return FORMATS[self.activation].variant(scale_rule=rule)
+        format = FORMATS[self.activation]
+        return format.variant(scale_rule=self.scale_rule if format.scale_rules else None)
 
     @property
     def rounds_inputs(self) -> bool:
         """Whether rounding the inputs costs enough for a search to reckon with; 16 and 32 bits do not."""
-        return self.activation not in CASTS
+        return FORMATS[self.activation].scaled

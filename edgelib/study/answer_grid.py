@@ -19,7 +19,7 @@ from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import needs_of, plan_for, scheme
+from edgelib.quant.scheme import needs_of, scheme_for, scheme
 from edgelib.study.store import code_version
 
 NO_MIX = "none"  # the mix of a variant that needs no calibration
@@ -137,7 +137,7 @@ class AnswerGrid:
         for (twin, mix), some in itertools.groupby(members, key=lambda v: (v.twin, v.mix)):
             some = list(some)
             base = planted(self.model, twin, self.seed)
-            needs = needs_of(plan_for(base, v.config) for v in some)
+            needs = needs_of(scheme_for(base, v.config) for v in some)
             seen = calibrate(base, self.calibrations[mix], needs=sorted(needs)) if needs else None
             built |= {v: quantize(base, v.config, seen, losses=False) for v in some}
         return built

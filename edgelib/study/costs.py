@@ -12,7 +12,7 @@ from edgelib.devices.projection import Projector
 from edgelib.devices.table import Device, reason_against
 from edgelib.devices.workload import Encoder, encode_work
 from edgelib.errors import EdgelibError
-from edgelib.files.size import _other_bits, stored_bytes, weight_bits
+from edgelib.files.size import other_bits, stored_bytes, weight_bits
 from edgelib.quant.scheme import scheme
 
 
@@ -35,7 +35,7 @@ def deployment_costs(
     """
     bytes_of = {config: stored_bytes(model, config) for config in configs}
     work = {
-        config: encode_work(shape, weight_bits(tower, config), batch=batch, other_bits=_other_bits(config))
+        config: encode_work(shape, weight_bits(tower, config), batch=batch, other_bits=other_bits(config))
         for config in configs
     }
     rows = []

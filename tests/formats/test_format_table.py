@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.table import FORMATS, Grid, Integer, by_name, codes_on_grid, decode, encode, fake_quantize
+from edgelib.formats.blocks import BlockGrid
+from edgelib.formats.integer import Integer
+from edgelib.formats.table import FORMATS, by_name, codes_on_grid, decode, encode, fake_quantize
 
 INTEGERS = ["int2", "int3", "int4", "int8"]
 FLOATS = ["fp8_e4m3", "fp8_e5m2", "mxfp8", "mxfp4", "nvfp4"]
@@ -236,10 +238,10 @@ def test_one_column_at_a_time_gives_the_same_codes(format, grid):
     encoded = encode(x, chosen, size)
     for column in (0, 17, 63):
         scale, zero = (part if part is None else part[:, column // size] for part in (encoded.scale, encoded.zero))
-        codes = chosen.encode(x[:, column], Grid(scale, zero))
+        codes = chosen.encode(x[:, column], BlockGrid(scale, zero))
         assert torch.equal(codes, encoded.codes[:, column])
-        assert torch.equal(chosen.decode(codes, Grid(scale, zero)), decode(encoded)[:, column])
-        assert torch.equal(chosen.snap(x[:, column], Grid(scale, zero)), decode(encoded)[:, column])
+        assert torch.equal(chosen.decode(codes, BlockGrid(scale, zero)), decode(encoded)[:, column])
+        assert torch.equal(chosen.snap(x[:, column], BlockGrid(scale, zero)), decode(encoded)[:, column])
 
 
 @pytest.mark.parametrize("format,grid", GRIDDED)

@@ -8,22 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.blocks import Grid
+from edgelib.formats.bits import codes_in_whole_bytes, pack_channels, unpack_channels
+from edgelib.formats.blocks import BlockGrid
 from edgelib.formats.floating import E2M1, E4M3, E5M2
 from edgelib.formats.table import FORMATS
-from edgelib.kv.codec import (
-    Blocks,
-    Exact,
-    PerToken,
-    Simulated,
-    Static,
-    affine_grid,
-    affine_start,
-    packed,
-    require_finite,
-    small_floats,
-    unpacked,
-)
+from edgelib.kv.codec import Exact, PerToken, Simulated, Static, affine_grid, affine_start, require_finite
 from edgelib.kv.store import Groups, Rows
 
 STATIC = ("fp8_e4m3", "fp8_e5m2", "int8", "int4")
@@ -37,22 +26,28 @@ def recalled(codec, x):
     return codec.decode(codec.encode(x), x.dtype)
 
 
-def test_nibbles_come_back():
-    codes = torch.arange(-8, 8, dtype=torch.int8).repeat(3, 1)
-    assert torch.equal(unpacked(packed(codes)), codes) and packed(codes).shape == (3, 8)
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_codes_of_channels_come_back_from_as_many_bytes_as_they_need(bits, signed):
+    codes = torch.arange(2**bits, dtype=torch.int64).repeat(3, codes_in_whole_bytes(bits))
+    codes = (codes - 2 ** (bits - 1)).to(torch.int8) if signed else codes.to(torch.uint8)
+    packed = pack_channels(codes, bits)
+    assert torch.equal(unpack_channels(packed, bits, signed), codes)
+    assert packed.shape == (3, codes.shape[1] * bits // 8)
 
 
 @pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
 def test_every_finite_code_of_an_8_bit_float_has_its_value(element):
     codes = torch.arange(256, dtype=torch.uint8).view(element.storage)
     codes = codes[codes.float().isfinite()]
-    half, factor = small_floats(codes.view(torch.int8), element)
+    half, factor = element.halves(codes.view(torch.int8))
     assert torch.equal(half.float() * factor, codes.float())
 
 
 def test_every_code_of_a_4_bit_float_has_its_value():
-    half, factor = small_floats(unpacked(packed(torch.arange(16, dtype=torch.uint8))), E2M1)
-    assert torch.equal(half.float() * factor, E2M1.decode(torch.arange(16, dtype=torch.uint8), torch.float32))
+    codes = torch.arange(16, dtype=torch.uint8)
+    half, factor = E2M1.halves(unpack_channels(pack_channels(codes, 4), 4, signed=True))
+    assert torch.equal(half.float() * factor, E2M1.decode(codes, torch.float32))
 
 
 @pytest.mark.parametrize("name", STATIC)
@@ -61,7 +56,7 @@ def test_every_code_of_a_4_bit_float_has_its_value():
 def test_static_codes_are_those_of_the_format(name, shape, size):
     format, x = FORMATS[name], states(scale=size)
     scale = 0.3 + torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 3
-    expected = format.decode(format.encode(x, Grid(scale)), Grid(scale))
+    expected = format.decode(format.encode(x, BlockGrid(scale)), BlockGrid(scale))
     assert torch.equal(recalled(Static(format, scale, scale), x), expected)
 
 
@@ -70,7 +65,7 @@ def test_blocks_are_those_of_nvfp4(size):
     format, x = FORMATS["nvfp4"], states(scale=size, shape=(2, 3, 5, 32))
     outer = torch.full((1,), 0.01 * size)
     expected = format.round_static(x, outer)
-    assert torch.equal(recalled(Blocks(format, outer), x), expected)
+    assert torch.equal(recalled(Static(format, outer, outer), x), expected)
 
 
 @pytest.mark.parametrize("name", STATIC)

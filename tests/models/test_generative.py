@@ -22,7 +22,7 @@ from edgelib.observe.calibrate import calibrate
 from edgelib.observe.tallies import MODALITIES
 from edgelib.observe.watch import norm_readers, observing
 from edgelib.quant.report import quantization_report
-from edgelib.quant.scheme import plan_for, scheme
+from edgelib.quant.scheme import scheme_for, scheme
 
 FAMILIES = {f.__name__: f for f in (vlm_folders.qwen2_vl, vlm_folders.idefics3, vlm_folders.llava_onevision)}
 FAMILIES["blip"] = vlm_folders.blip
@@ -189,7 +189,7 @@ def test_the_decoder_is_quantized_unless_a_scheme_says_otherwise(model):
 def test_the_name_of_a_scheme_carries_the_vision_tower():
     plan = scheme("w4a8-awq-vision")
     assert plan.name == "w4a8-awq-vision" and plan.label.endswith("vision tower too")
-    assert plan.targets == ("decoder", "vision") and plan_for(SimpleNamespace(), plan) is plan
+    assert plan.targets == ("decoder", "vision") and scheme_for(SimpleNamespace(), plan) is plan
 
 
 def test_outliers_and_migrations_go_through_the_norms_of_every_family(model):

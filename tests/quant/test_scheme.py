@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.microscaling import SCALE_RULES
 from edgelib.formats.table import FORMATS
 from edgelib.quant.methods import METHODS
-from edgelib.quant.names import NUMBERS
+from edgelib.quant.names import vocabulary
 from edgelib.quant.scheme import PRESETS, Scheme, needs_of, scheme
 
 NAMES = [
@@ -111,28 +110,27 @@ def test_defaults_are_per_channel_per_token_every_linear():
 @st.composite
 def schemes(draw) -> Scheme:
     """Any scheme that the fields can express."""
-    weight, activation = NUMBERS[draw(st.sampled_from(sorted(NUMBERS)))]
-    if weight == activation and weight in ("fp32", "fp16", "bf16"):
+    weight, activation = draw(st.sampled_from(sorted(set(vocabulary().numbers.values()))))
+    weights, inputs = FORMATS[weight], FORMATS[activation]
+    if not weights.scaled:
         return Scheme(weight, activation, method="cast")
     method = draw(st.sampled_from([m for m in METHODS if m != "cast"]))
     has = METHODS[method].options
     alphas = st.none() | st.just("search") | st.integers(0, 20).map(lambda n: n / 20)
-    integer = weight.startswith("int")
-    mx = any(f.startswith("mx") for f in (weight, activation))
-    static = activation.startswith(("int", "fp8", "nvfp4"))
-    symmetric = draw(st.booleans()) if integer else True
-    granularity = draw(st.sampled_from(["token", "tensor"] if static else ["token"]))
+    rules = weights.scale_rules or inputs.scale_rules
+    symmetric = draw(st.booleans()) if weights.even else True
+    granularity = draw(st.sampled_from(["token", "tensor"] if inputs.static else ["token"]))
     clips = granularity == "tensor" and METHODS[method].migrate is None
     return Scheme(
         weight,
         activation,
         method=method,
-        group_size=draw(st.sampled_from([None, 8, 128])) if FORMATS[weight].block is None else None,
+        group_size=draw(st.sampled_from([None, 8, 128])) if weights.block is None else None,
         activation_granularity=granularity,
         percentile=draw(st.sampled_from([None, 0.001, 90, 99.9, 99.9999999])) if clips else None,
         symmetric=symmetric,
-        full_range=draw(st.booleans()) if integer and symmetric else False,
-        scale_rule=draw(st.sampled_from([None, *SCALE_RULES])) if mx else None,
+        full_range=draw(st.booleans()) if weights.even and symmetric else False,
+        scale_rule=draw(st.sampled_from([None, *rules])) if rules else None,
         alpha=draw(alphas) if "alpha" in has else None,
         clip=draw(st.sampled_from([None, True, False])) if "clip" in has else None,
         weight_range=draw(st.sampled_from([None, "minmax", "mse", "imatrix"])) if "weight_range" in has else None,
@@ -226,7 +224,10 @@ ERRORS = {
     "both grids": ("w4a8-minmax-asym-full", "full_range=True is a symmetric grid"),
     "alpha word": ({"preset": "w4a8-awq", "alpha": "serch"}, "\"search\" or a number.*got 'serch'"),
     "clip type": ({"preset": "w4a8-awq", "clip": "yes"}, "clip is true or false, got 'yes'"),
-    "pair": ({"weight": "int4", "activation": "bf16"}, "int4 weights do not go with 'bf16'; choose from.* int8, int4"),
+    "pair": (
+        {"weight": "int4", "activation": "bf16"},
+        "int4 weights do not go with 'bf16'; choose from int2, int3, int4, int8, fp16, fp32",
+    ),
     "alpha range": ("w8a8-smoothquant-alpha1.5", "from 0 .* to 1, got 1.5"),
     "two groups": ("w4a8-minmax-g32-g64", "'g32' and 'g64' in scheme 'w4a8-minmax-g32-g64' both set group_size"),
     "group and channel": ("w4a16-awq-channel-g32", "'channel' and 'g32' .* both set group_size"),
@@ -237,7 +238,7 @@ ERRORS = {
     "percentile range": ("w8a8-minmax-static-p100", "between 0 and 100, or None .*, got 100.0"),
     "percentile type": ({"percentile": "99"}, "percentile is a number .*, got '99'"),
     "percentile of a migration": ("w8a8-smoothquant-static-p99", "does not go with smoothquant.*choose minmax"),
-    "static cast": ("w8a16-minmax-static", "static activations need an integer format.*got 'fp16'"),
+    "static cast": ("w8a16-minmax-static", "static activations need .*got 'fp16'; choose from int2.*nvfp4"),
     "field": ({"wieght": "int8"}, "unknown scheme field 'wieght'.*did you mean 'weight'"),
     "format": ({"weight": "int9"}, "unknown weight format 'int9'"),
     "group": ({"group_size": -1}, "positive integer, or None.*got -1"),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edgelib.formats.blocks import Grid, joined, split
+from edgelib.formats.blocks import BlockGrid, joined, split
 from edgelib.formats.table import Encoded, Format, as_blocks, decode
 from edgelib.observe.tallies import wide_device
 from edgelib.quant.methods.layer import Layer, Rounded
@@ -88,7 +88,7 @@ def gptq(
         errors = torch.empty_like(block)
         for i, place in enumerate(order[start:stop].tolist()):
             group = place // blocks.shape[-1]
-            rounded[place] = format.snap(block[i], Grid(scale[group], None if zero is None else zero[group]))
+            rounded[place] = format.snap(block[i], BlockGrid(scale[group], None if zero is None else zero[group]))
             errors[i] = (block[i] - rounded[place]) / upper[i, start + i]
             block[i + 1 :].addr_(upper[i, start + i + 1 : stop], errors[i], alpha=-1)
         columns[stop:].addmm_(upper[:, stop:].T, errors, alpha=-1)

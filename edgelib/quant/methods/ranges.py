@@ -40,8 +40,8 @@ def best_shrink(
     """
     blocks = as_blocks(weight, format, granularity_of(format, group_size))
     importance = None if importance is None else split(importance.to(blocks), blocks.shape[-1])
-    # the outer scale of nvfp4 is the whole tensor's, so it is fixed before the tensor is cut
-    fixed = {"outer": format.fit(blocks).outer} if format.name == "nvfp4" else {}
+    # an outer scale is the whole tensor's, so it is fixed before the tensor is cut
+    fixed = {"outer": format.fit(blocks).outer} if format.two_level else {}
     rows = max(1, _CHUNK // blocks[0].numel())
     return torch.cat([_best(part, format, shrinks, power, importance, fixed) for part in blocks.split(rows)])
 
