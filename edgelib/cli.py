@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgelib.chapters import params
+from edgelib.chapters.params import check as checked
+from edgelib.chapters.table import CHAPTERS, read, studies
 from edgelib.errors import EdgelibError, choose
 
 app = typer.Typer(
@@ -62,8 +62,11 @@ def publish(
     if not names:
         raise EdgelibError(f"there are no notebooks in {root / 'notebooks'}; run edgelib publish inside a checkout")
     extra = {} if results is None else {"results": results}
-    found = [press.find_chapter(name, _parameters(name, folder, root) | extra, root) for name in names]
-    press.publish_all(found, force=force)
+    wanted = [
+        press.find_chapter(name, _parameters(name, folder, root) | extra, root, CHAPTERS[name].sources())
+        for name in names
+    ]
+    press.publish_all(wanted, force=force)
 
 
 @app.command()
@@ -73,17 +76,10 @@ def check(
     chapter: Annotated[str | None, typer.Option(help="Chapter, where the file is not named after it.")] = None,
 ) -> None:
     """Validate a parameter file and print every value it leads to."""
-    name, values = params.read(file, chapter)
-    for field, value in choose(params.SCHEMAS, name, "chapter")(**values).model_dump().items():
+    name, values = read(file, chapter)
+    for field, value in CHAPTERS[name](**values).model_dump().items():
         print(f"{field}: {value!r}" + ("" if field in values else "  # default"))
     print(f"{file} is valid for the chapter {name}; run it: edgelib publish {name} --params-dir {file.parent}")
-
-
-STUDIES = {
-    "robustness_gap": ("plan", "grid_of"),
-    "vlm_accuracy": ("answer_plan", "answer_grid_of"),
-    "fp8_kv_ablation": ("kv_design", "study_of"),
-}
 
 
 @app.command()
@@ -92,24 +88,21 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="Parameter file, named after its chapter.")],
     out: Annotated[Path | None, typer.Option(help="Parquet file for the outcomes, one row per item and cell.")] = None,
     chapter: Annotated[
-        str | None, typer.Option(help=f"Chapter, where the file is not named after it: {', '.join(STUDIES)}.")
+        str | None, typer.Option(help=f"Chapter, where the file is not named after it: {', '.join(studies())}.")
     ] = None,
 ) -> None:
     """Run the grid of a chapter without a notebook; started again, it computes only what is missing."""
     name = file.stem if chapter is None else chapter
-    module, make = choose(STUDIES, name, "chapter with a grid")
-    plan = params.check(params.read(file, name)[1], params.SCHEMAS[name])
+    schema = choose(studies(), name, "chapter with a grid")
+    parameters = checked(read(file, name)[1], schema)
     from edgelib.ground.paths import find_root
     from edgelib.study.store import CellStore
     from edgelib.study.sweep import sweep as run
 
-    study = getattr(import_module(f"edgelib.chapters.{module}"), make)(plan)
-    results = find_root() / os.path.expanduser(plan.results)
-    rows = run(study, CellStore(results), executor=plan.executor, workers=plan.workers)
-    if name == "vlm_accuracy":  # whose rows hold answers; the other grids score their own
-        from edgelib.study.answer_grid import score_rows
-
-        rows = score_rows(rows, study.sets).drop(columns="reference")  # of several types
+    study = parameters.study()
+    results = find_root() / os.path.expanduser(parameters.results)
+    rows = study.score(run(study, CellStore(results), executor=parameters.executor, workers=parameters.workers))
+    rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
     out = out or results / "sweeps" / f"{file.stem}.parquet"
     out.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(out, index=False)
@@ -155,25 +148,19 @@ def measure(
     )
 
 
-TRAINERS = {
-    "scenes-clip": ("clip", "ClipRecipe"),
-    "scenes-vit": ("vit", "VitRecipe"),
-    "scenes-vlm": ("vlm", "VlmRecipe"),
-}
-
-
 @app.command()
 @one_paragraph
 def train(
-    name: Annotated[str, typer.Argument(help=f"Embedded model: {', '.join(TRAINERS)}.")],
+    name: Annotated[str, typer.Argument(help="Embedded model: scenes-clip, scenes-vit or scenes-vlm.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the trained model; results/<name> if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, scenes and their order.")] = 0,
 ) -> None:
     """Train an embedded model from scratch; tens of minutes on two cores."""
-    module, recipe = choose(TRAINERS, name, "embedded model")
-    home = import_module(f"edgelib.train.{module}")
+    from edgelib.train.table import TRAINERS
+
+    trainer, recipe = choose(TRAINERS, name, "embedded model")
     out = out or Path("results") / name
-    home.train(out, getattr(home, recipe)(seed=seed), report=functools.partial(print, flush=True))
+    trainer(out, recipe(seed=seed), report=functools.partial(print, flush=True))
     print(f"trained model in {out}; use it by its path, as in edgelib.load({str(out)!r})")
 
 
@@ -189,7 +176,7 @@ def _parameters(chapter: str, folder: Path, root: Path) -> dict:
     """Return the chapter's parameters from `folder`, else its published ones."""
     candidates = [folder / f"{chapter}.yaml", root / "params" / f"{chapter}.yaml"]
     path = next((path for path in candidates if path.is_file()), candidates[-1])
-    return params.read(path)[1]
+    return read(path)[1]
 
 
 def main() -> None:

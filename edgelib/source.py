@@ -1,8 +1,12 @@
-"""Which files of the library a piece of code depends on: those that it imports, at once or later, directly or not."""
+"""Which files of the library a piece of code depends on: those that it imports, at once or later, directly or not.
+
+What counts of a file is its code: comments, docstrings and layout do not.
+"""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +18,7 @@ def files_behind(imports: Iterable[str], root: Path = ROOT) -> list[Path]:
     """Return the .py files that importing these names can run, sorted.
 
     imports: dotted names such as "edgelib.quant.scheme" or "edgelib.quant.scheme.Scheme"; those of other packages are
-    left out. root: the folder of the package. Imports inside functions count, the branches for type checkers too.
+    left out. root: the folder of the package. Imports inside functions count, those for type checkers alone do not.
     `import edgelib` itself, whose names are found when they are asked for, counts as all of it.
     """
     todo, found = list(imports), set()
@@ -33,12 +37,45 @@ def files_behind(imports: Iterable[str], root: Path = ROOT) -> list[Path]:
 def imported_names(code: str) -> Iterator[str]:
     """Yield the dotted names that Python source imports; lines that only a notebook understands are passed over."""
     lines = ("pass" if line.startswith(("%", "!")) else line for line in code.splitlines())
-    for node in ast.walk(ast.parse("\n".join(lines))):
+    for node in _run(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:  # the library has no relative imports
             yield node.module  # what the name below may stand for when it is no module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def code_version(module: str, root: Path = ROOT) -> str:
+    """SHA-256 of the code that a module of the library can run: its own and whatever it imports, directly or not.
+
+    Comments, docstrings and layout do not count. root: the folder of the package.
+    """
+    digest = hashlib.sha256()
+    for path in files_behind([module], root):
+        digest.update(path.relative_to(root).as_posix().encode() + code_digest(path))
+    return digest.hexdigest()
+
+
+@cache
+def code_digest(path: Path) -> bytes:
+    """SHA-256 of what a Python file does: of its syntax tree without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).digest()
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a tree but those below `if TYPE_CHECKING:`."""
+    todo = [tree]
+    while todo:
+        node = todo.pop(0)
+        yield node
+        typing_only = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        todo = [*(node.orelse if typing_only else ast.iter_child_nodes(node)), *todo]
 
 
 @cache

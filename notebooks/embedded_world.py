@@ -35,7 +35,8 @@
 # computes.
 
 # %% tags=["remove-cell"]
-from edgelib.chapters.params import EmbeddedWorld, begin, validate
+from edgelib.chapters.embedded_world import EmbeddedWorld
+from edgelib.chapters.params import begin, validate
 
 begin(globals())
 
@@ -65,6 +66,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from edgelib.report.claims.base import Sentence, bullets
 from IPython.display import Markdown, display
 from myst_nb import glue
 
@@ -73,11 +75,10 @@ from edgelib.data.scenes.captions import TEMPLATES, captions
 from edgelib.infer.evaluate import evaluate
 from edgelib.models.load import EMBEDDED, embedded_models, load
 from edgelib.models.twins import outlier_ratios, planted
-from edgelib.report.claims.base import Sentence, bullets
 from edgelib.report.figures.base import GREY, image_grid
 from edgelib.report.tables import myst_table, with_interval
 from edgelib.stats.paired import wilson
-from edgelib.tasks.benchmarks import PRIMARY, benchmark_scores
+from edgelib.tasks.benchmarks import TASKS, benchmark_scores
 
 # %% [markdown]
 # ## Scenes
@@ -159,7 +160,7 @@ asked = dataset("scenes-vqa", n=min(48, P.n_images), seed=P.seed)
 written = []
 for name in embedded_models(writes=True):
     found = benchmark_scores("vqa", evaluate(load(name, device=P.device), asked), level=P.level, seed=P.seed)
-    own = found.set_index("score").loc[PRIMARY["vqa"]]
+    own = found.set_index("score").loc[TASKS["vqa"].primary]
     written.append(
         f"{name} reaches {with_interval(own.value, own.low, own.high)} % VQA accuracy on {len(asked):,} held-out questions about "
         f"{len(asked.images):,} scenes ({100 * P.level:g} % bootstrap interval over scenes)"

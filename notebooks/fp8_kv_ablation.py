@@ -41,7 +41,8 @@
 
 # %% tags=["remove-cell"]
 
-from edgelib.chapters.params import Fp8KvAblation, begin, validate
+from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation, dosed, games
+from edgelib.chapters.params import begin, validate
 
 begin(globals())
 
@@ -90,15 +91,6 @@ usual, everywhere = f"{P.format}-amax", ["plain", *P.twins]
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown, display
-from myst_nb import glue
-
-from edgelib.chapters.kv_design import dosed, games, study_of
-from edgelib.kv.calibrate import calibrate_kv
-from edgelib.kv.doctor import doctor
-from edgelib.kv.health import kv_health
-from edgelib.kv.scheme import kv_scheme
-from edgelib.models.twins import PLAIN, planted
 from edgelib.report.claims.base import (
     Sentence,
     attribution_claim,
@@ -107,6 +99,14 @@ from edgelib.report.claims.base import (
     recovery_claim,
     settled,
 )
+from IPython.display import Markdown, display
+from myst_nb import glue
+
+from edgelib.kv.calibrate import calibrate_kv
+from edgelib.kv.doctor import doctor
+from edgelib.kv.health import kv_health
+from edgelib.kv.scheme import kv_scheme
+from edgelib.models.twins import PLAIN, planted
 from edgelib.report.figures.kv import cache_label, drift_by_step, loss_by_amplitude, parts_of_loss, state_ranges
 from edgelib.report.tables import myst_table, with_interval
 from edgelib.stats.ladder import attribute, recoveries
@@ -124,7 +124,7 @@ from edgelib.study.sweep import sweep
 # tokens: it is what attention tells tokens apart by.
 
 # %% mystnb={"figure": {"caption": "Largest state (filled) and median spread of a channel over tokens (hollow), per layer, of text and image tokens. Left: keys, right: values, of the plain model. The dotted line is the largest number of the format.", "name": "fig-states"}, "image": {"alt": "Two panels of vertical bars per layer from spread to amplitude for text and image tokens, against the format's largest number."}}
-study = study_of(P)
+study = P.study()
 before = weights_digest(study.model)
 models = {twin: planted(study.model, twin, P.seed) for twin in everywhere}
 seen = {twin: calibrate_kv(m, study.calibration) for twin, m in models.items()}

@@ -43,7 +43,8 @@
 
 from typing import Optional
 
-from edgelib.chapters.params import VlmAccuracy, begin, validate
+from edgelib.chapters.params import begin, validate
+from edgelib.chapters.vlm_accuracy import ASKED, TRANSLATION, VlmAccuracy, draw_name
 
 begin(globals())
 
@@ -105,22 +106,22 @@ reference, others = P.configs[0], [*P.configs[1:], *P.vision_configs]
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
+from edgelib.report.claims.base import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
 from IPython.display import Markdown, display
 from myst_nb import glue
 
-from edgelib.chapters.answer_plan import TRANSLATION, answer_grid_of, draw_name
 from edgelib.models.twins import PLAIN
-from edgelib.report.claims.base import Sentence, bullets, difference_claim, difference_summary, gap_claim, settled
 from edgelib.report.figures.base import forest, look, readable
 from edgelib.report.figures.vlm import question_gallery, share_dots, sub_task_panels
 from edgelib.report.tables import escaped, myst_table, with_interval
 from edgelib.stats.gap import gap_table, robustness_gap
 from edgelib.stats.outcomes import accuracy_table
 from edgelib.stats.paired import holm, paired_difference
-from edgelib.study.answer_grid import score_rows
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
-from edgelib.tasks.benchmarks import NAMES, PRIMARY, benchmark_difference, benchmark_scores
+from edgelib.tasks.benchmarks import TASKS, benchmark_difference, benchmark_scores
+
+NAMES = {task: TASKS[task].label for task in ASKED}
 
 # %% [markdown]
 # ## What is asked
@@ -129,16 +130,16 @@ from edgelib.tasks.benchmarks import NAMES, PRIMARY, benchmark_difference, bench
 # whether an object is there (POPE), and pairs of one true and one false statement in fourteen sub-tasks (MME).
 
 # %% mystnb={"figure": {"caption": "Questions of the three benchmarks with their reference answers.", "name": "fig-questions"}, "image": {"alt": "Pictures of scenes, each with a question and its reference answer below."}}
-grid = answer_grid_of(P)
+grid = P.study()
 samples = [
-    (task, i) for task in PRIMARY for i in range(0, 4 * len(grid.sets[task]) // 5, len(grid.sets[task]) // 4 or 1)
+    (task, i) for task in ASKED for i in range(0, 4 * len(grid.sets[task]) // 5, len(grid.sets[task]) // 4 or 1)
 ]
 tiles, texts = [], []
 for task, i in samples:
     asked = grid.sets[task]
     row = asked.rows.iloc[i]
     tiles.append(asked.images[[row["image"]]][0].permute(1, 2, 0).numpy())
-    texts.append(f"{task.upper()}: {row['question']}\n-> {asked.references([i])[0]}")
+    texts.append(f"{asked.task.title}: {row['question']}\n-> {asked.references([i])[0]}")
 question_gallery(tiles, texts)
 plt.show()
 
@@ -150,7 +151,7 @@ plt.show()
 # for those that say "vision tower too". Everything below is computed from the stored answers.
 
 # %%
-rows = score_rows(sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers), grid.sets)
+rows = grid.score(sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers))
 plain = rows[(rows.twin == PLAIN) & (rows.severity == 0)]
 counts = pd.DataFrame(
     {
@@ -175,11 +176,11 @@ scores = pd.concat(
     ignore_index=True,
 )
 work.save_table("scores", scores)
-primary = scores[scores.score == scores.task.map(PRIMARY)].set_index(["config", "task"])
+primary = scores[scores.score == scores.task.map({task: TASKS[task].primary for task in ASKED})].set_index(["config", "task"])
 shown = pd.DataFrame({"Configuration": [look(c).label for c in (reference, *others)]})
 for task, name in NAMES.items():
     own = primary.xs(task, level="task").loc[[reference, *others]]
-    title = f"{name}{', points' if task == 'mme' else ', %'}"
+    title = f"{name}, {TASKS[task].unit}"
     shown[title] = [with_interval(*v) for v in own[["value", "low", "high"]].itertuples(index=False)]
 shown["Unparsed"] = [int(primary.loc[c].unparsed.sum()) for c in (reference, *others)]
 caption = f"Simulated scores of {escaped(grid.model.name)} with {100 * P.level:g} % bootstrap intervals over images. The MME total is at most 2,800."
@@ -470,7 +471,7 @@ display(
 # odds above guessing?
 
 # %% mystnb={"figure": {"caption": "Robustness gap of each configuration against the reference in log odds. Right of zero: quantization makes corruption cost more. Bars: paired bootstrap intervals over images.", "name": "fig-vlm-gap"}, "image": {"alt": "Forest plot of the robustness gap by configuration."}}
-chance = 0.0 if P.corrupted_task == "vqa" else 0.5
+chance = 0.5 if TASKS[P.corrupted_task].yes_no else 0.0
 seen = rows[(rows.twin == PLAIN) & (rows.task == P.corrupted_task)].assign(correct=lambda t: t.score)
 gaps = gap_table(seen, reference, chance, cluster="image_id", **boot)
 work.save_table("gaps", gaps)

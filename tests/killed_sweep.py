@@ -9,19 +9,20 @@ import sys
 
 import edgelib
 from edgelib.study import sweep as module
+from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 from edgelib.study.executors import run_tasks
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, conditions_of, sweep, variants_of
+from edgelib.study.sweep import sweep
 
 
-def small_grid() -> Grid:
+def small_grid() -> ClassifierGrid:
     """The embedded classifier and a twin in three configurations, under five conditions."""
-    return Grid(
+    return ClassifierGrid(
         models={"m": edgelib.load("scenes-clip")},
         variants=variants_of("m", ["weight:8"], ["fp32", "w8a8-smoothquant", "w4a8-minmax"]),
         conditions=conditions_of(["fog", "shot_noise"], [2, 4]),
         data=edgelib.dataset("scenes", n=24),
-        calibration=edgelib.calibration_set("balanced", 16),
+        calibrations=(edgelib.calibration_set("balanced", 16),),
     )
 
 

@@ -18,7 +18,7 @@ import yaml
 from helpers import ROOT
 
 import edgelib
-from edgelib.chapters import params
+from edgelib.chapters.table import CHAPTERS, read
 from edgelib.models.load import EMBEDDED, model_folder
 
 LIBRARY = ROOT / "edgelib"
@@ -131,7 +131,7 @@ TABLES = [path for room in TABLE_ROOMS for path in sorted((LIBRARY / room).glob(
 
 @pytest.mark.parametrize("path", TABLES, ids=ids)
 def test_measures_know_only_arrays_and_tables(path):
-    allowed = {"numpy", "pandas", "scipy", "statsmodels", "yaml", "edgelib", *sys.stdlib_module_names}
+    allowed = {"numpy", "pandas", "scipy", "statsmodels", "yaml", "pydantic", "edgelib", *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
@@ -222,15 +222,15 @@ def parameter_defaults(path: Path) -> dict:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
 def test_a_chapter_s_parameters_are_its_schema(path):
-    schema = params.SCHEMAS[path.stem]
+    schema = CHAPTERS[path.stem]
     defaults = parameter_defaults(path)
     assert set(defaults) == set(schema.model_fields)
     assert schema(**defaults) == schema()
 
 
-@pytest.mark.parametrize("chapter", params.SCHEMAS)
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_s_default_models_ship_with_the_library(chapter):
-    defaults = params.SCHEMAS[chapter]().model_dump()
+    defaults = CHAPTERS[chapter]().model_dump()
     named = [defaults[field] for field in ("model", "baseline_model") if defaults.get(field)]
     assert [model_folder(name) for name in named] == [EMBEDDED / name for name in named]
 
@@ -244,5 +244,5 @@ def test_a_chapter_checks_its_parameters_in_its_first_cells(path):
 
 @pytest.mark.parametrize("path", PARAMETER_FILES, ids=ids)
 def test_a_parameter_file_is_valid(path):
-    chapter, values = params.read(path)
+    chapter, values = read(path)
     assert values, f"{path} sets nothing for {chapter}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -50,6 +51,18 @@ def one(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(checked)
 
 
+class Source:
+    """Marks a parameter that names files or folders; a chapter is stale once what lies under them changes."""
+
+
+def in_checkout(path: str) -> str:
+    """The path as a kernel of `edgelib publish` reads it, from the checkout or from home; one that is nowhere stays."""
+    from edgelib.ground.paths import find_root
+
+    there = find_root() / os.path.expanduser(path)
+    return str(there) if there.exists() else path
+
+
 # The registries are imported when a value is checked: a schema is also read where no torch is installed.
 def scheme_of(name: str):
     """The scheme of a configuration; raises EdgelibError for an unknown one."""
@@ -94,9 +107,20 @@ def _prompts(name: str) -> None:
     templates(name)
 
 
+def check_devices(keys: list[str] | None, table: str | None) -> None:
+    """Raise EdgelibError for a device that neither the table nor the library knows."""
+    from edgelib.devices.table import devices, select
+
+    select(devices(table), keys or [])
+
+
 NotEmpty = Field(min_length=1)
 Name = Annotated[str, NotEmpty]
 Names = Annotated[list[str], NotEmpty]
+ModelName = Annotated[str, NotEmpty, Source()]
+DataName = Annotated[str, NotEmpty, Source()]
+Files = Annotated[list[str], NotEmpty, Source()]
+TablePath = Annotated[str, AfterValidator(in_checkout), Source()]
 Configs = Annotated[Names, each(scheme_of)]
 SomeConfigs = Annotated[list[str], each(scheme_of)]
 Caches = Annotated[Names, each(_cache)]

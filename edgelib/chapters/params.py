@@ -7,18 +7,12 @@ there. Schemes, corruptions and other names are checked against the registries o
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from edgelib.chapters import *  # noqa: F403
-from edgelib.chapters import SCHEMAS, Parameters
-from edgelib.chapters import __all__ as _schemas
-from edgelib.errors import EdgelibError, choose, did_you_mean
-
-__all__ = [*_schemas, "begin", "check", "read", "validate"]
+from edgelib.chapters.base import Parameters
+from edgelib.errors import EdgelibError, did_you_mean
 
 _BEFORE = "__edgelib_names_before__"
 _GIVEN = "__edgelib_names_given__"
@@ -62,27 +56,6 @@ def check(values: dict[str, Any], schema: type[Parameters], source: str = "bad p
     except ValidationError as error:
         faults = "; ".join(_fault(detail, schema) for detail in error.errors(include_url=False))
     raise EdgelibError(f"{source}: {faults}")
-
-
-def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Return (chapter, values) of a parameter file after checking it against the chapter's schema.
-
-    The chapter is the file's stem unless named. Values left out keep the chapter's defaults and are not returned.
-    Raises EdgelibError for a missing file, text that is not a YAML mapping, an unknown chapter or a wrong parameter.
-    """
-    path = Path(path)
-    chapter = path.stem if chapter is None else chapter
-    schema = choose(SCHEMAS, chapter, "chapter")
-    if not path.is_file():
-        raise EdgelibError(f"no parameter file {path}; write one, or give the path of an existing one")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EdgelibError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise EdgelibError(f"{path} must hold lines 'name: value', but it holds a {type(values).__name__}")
-    check({str(name): value for name, value in values.items()}, schema, f"bad parameters in {path}")
-    return chapter, values
 
 
 def _fault(detail: dict[str, Any], schema: type[Parameters]) -> str:

@@ -19,8 +19,9 @@ from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import needs_of, scheme_for, scheme
-from edgelib.study.store import code_version
+from edgelib.quant.scheme import needs_of, scheme, scheme_for
+from edgelib.source import code_version
+from edgelib.study.protocol import Study
 
 NO_MIX = "none"  # the mix of a variant that needs no calibration
 
@@ -48,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class AnswerGrid:
+class AnswerGrid(Study[AnswerVariant, Place, dict]):
     """Everything that the answers depend on. The first variant is the baseline of every divergence.
 
     asked: the cells, each a variant at a place. sets: question sets by task. calibrations: sets by mix.
@@ -91,13 +92,13 @@ class AnswerGrid:
             "data": self.sets[place.task].fingerprint,
             "corruption": place.condition.corruption,
             "severity": place.condition.severity,
-            "variant": self._told(variant),
+            "variant": self._identity(variant),
         }
 
-    def _told(self, variant: AnswerVariant) -> list:
-        plan = scheme(variant.config)
-        used = self.calibrations[variant.mix].fingerprint if plan.needs_calibration else None
-        return [variant.twin, plan.to_dict(), used]
+    def _identity(self, variant: AnswerVariant) -> list:
+        chosen = scheme(variant.config)
+        calibration = self.calibrations[variant.mix].fingerprint if chosen.needs_calibration else None
+        return [variant.twin, chosen.to_dict(), calibration]
 
     @cached_property
     def _shared(self) -> dict:
@@ -106,7 +107,7 @@ class AnswerGrid:
             "model": self.model.fingerprint,
             "device": self.model.device.type,
             "dtype": str(self.model.dtype),
-            "baseline": self._told(self.variants[0]),
+            "baseline": self._identity(self.variants[0]),
             "seed": self.seed,
             "table": self.table,
             "instruction": self.instruction,
@@ -161,7 +162,8 @@ class AnswerGrid:
         )
         return {v: found[v.name] for v in todo}
 
-
-def score_rows(rows: pd.DataFrame, sets: dict[str, QuestionSet]) -> pd.DataFrame:
-    """The rows of a study with score, said and parsed added, as `answer_scores` defines them."""
-    return pd.concat([scored(own, sets[task]) for task, own in rows.groupby("task", sort=False)]).sort_index()
+    def score(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a sweep with score, said and parsed added, as `answer_scores` defines them."""
+        return pd.concat(
+            [scored(part, self.sets[task]) for task, part in rows.groupby("task", sort=False)]
+        ).sort_index()

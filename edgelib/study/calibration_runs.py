@@ -1,25 +1,20 @@
-"""Runs of an experiment on calibration: each set is drawn once and serves every twin and configuration that uses it.
-
-The unit of work is a draw (mix, size, seed). Outcomes are cells of the same store as a sweep's.
-"""
+"""The study of calibration: each set is drawn once and serves every twin and configuration that uses it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgelib.corruptions.condition import Condition
-from edgelib.data.calibration import calibration_set
 from edgelib.data.images import pack_images
 from edgelib.data.labelled import Dataset
 from edgelib.data.prompts import templates
 from edgelib.errors import EdgelibError
 from edgelib.ground.modules import shared_copy
-from edgelib.ground.progress import progress_bar
 from edgelib.infer.classify import features_of, outcomes
 from edgelib.models.twins import planted
 from edgelib.models.zero_shot import ZeroShotModel
@@ -29,11 +24,12 @@ from edgelib.observe.statistics import Statistics
 from edgelib.quant.quantize import quantize
 from edgelib.quant.report import quantization_report
 from edgelib.quant.scheme import needs_of, scheme
-from edgelib.study.executors import run_tasks
-from edgelib.study.store import CellStore, code_version
-from edgelib.study.sweep import shared_spec
+from edgelib.source import code_version
+from edgelib.study.classifier_grid import shared_spec
+from edgelib.study.protocol import Study
 
 REFERENCE = "fp32"
+NO_DRAW = {"mix": "none", "size": 0, "seed": 0}  # how rows of a configuration that needs no calibration are marked
 
 
 @dataclass(frozen=True)
@@ -46,27 +42,28 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One quantized model that is scored: the twin, its configuration, the set it was calibrated on (None: none)."""
+class TwinConfig:
+    """What is calibrated: the outliers planted in the model ("plain" or "kind:strength"), and a scheme."""
 
     twin: str
     config: str
-    draw: Draw | None
+
+
+Run = tuple[TwinConfig, Draw | None]  # one quantized model that is scored, and the set it was calibrated on, if any
 
 
 @dataclass(frozen=True)
-class Experiment:
+class CalibrationStudy(Study[TwinConfig, Draw | None, "_Made"]):
     """Everything the outcomes of the runs depend on. Drift is measured from the plain model in `REFERENCE`.
 
-    source: where calibration images come from, as `calibration_set` takes it, with its options; scored images are
-    never among them. deployment: the conditions the models are scored in.
+    calibration_set: draws a set from (mix, size, seed), never of scored images. deployment: the conditions that every
+    run is scored in; a cell holds them all, and the label-free distances between its draw and these images.
     """
 
     model: ZeroShotModel
     runs: tuple[Run, ...]
     data: Dataset
-    source: str
-    reading: Mapping = field(default_factory=dict)
+    calibration_set: Callable[[str, int, int], Dataset]
     deployment: tuple[Condition, ...] = (Condition(),)
     prompts: str | Sequence[str] = "simple"
     seed: int = 0
@@ -75,93 +72,120 @@ class Experiment:
 
     def __post_init__(self):
         if not self.runs or not self.deployment:
-            raise EdgelibError("an experiment needs at least one run and one condition to score it in")
-        for run in self.runs:
-            if run.draw is None and scheme(run.config).needs_calibration:
-                raise EdgelibError(f"{run.config} needs a calibration set; give the run a draw")
+            raise EdgelibError("a study of calibration needs at least one run and one condition to score it in")
+        for variant, draw in self.runs:
+            if draw is None and scheme(variant.config).needs_calibration:
+                raise EdgelibError(f"{variant.config} needs a calibration set; give the run a draw")
+
+    @cached_property
+    def variants(self) -> tuple[TwinConfig, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(variant for variant, _ in self.runs))
+
+    def cells(self) -> Iterator[Run]:
+        """Every run."""
+        yield from self.runs
 
     def draw(self, draw: Draw) -> Dataset:
         """The calibration set of a draw."""
-        return calibration_set(draw.mix, draw.size, draw.seed, self.source, exclude=self.data, **self.reading)
+        return self.calibration_set(draw.mix, draw.size, draw.seed)
+
+    def spec(self, variant: TwinConfig, draw: Draw | None) -> dict:
+        """Plain values that name a cell: nothing else may change its rows."""
+        return self._shared | {
+            "twin": variant.twin,
+            "scheme": scheme(variant.config).to_dict(),
+            "draw": self._identity(draw),
+            "deployment": [[c.corruption, c.severity] for c in self.deployment],
+        }
 
     @cached_property
     def _shared(self) -> dict:
-        own = {"model": self.model.fingerprint, "device": self.model.device.type, "code": code_version(__name__)}
-        return shared_spec(self.data, self.prompts, self.seed, self.table) | own
+        model = {"model": self.model.fingerprint, "device": self.model.device.type, "code": code_version(__name__)}
+        return shared_spec(self.data, self.prompts, self.seed, self.table) | model
 
     @cached_property
-    def _drawn(self) -> dict[Draw | None, str | None]:
-        """What every draw holds, by fingerprint."""
-        return {None: None}
+    def _fingerprints(self) -> dict[Draw, str]:
+        """What every draw holds."""
+        return {}
 
-    def _told(self, draw: Draw | None) -> list | None:
-        if draw not in self._drawn:
-            self._drawn[draw] = self.draw(draw).fingerprint
-        return None if draw is None else [draw.mix, draw.seed, self._drawn[draw]]  # the seed also samples rows
+    def _identity(self, draw: Draw | None) -> list | None:
+        if draw is None:
+            return None
+        if draw not in self._fingerprints:
+            self._fingerprints[draw] = self.draw(draw).fingerprint
+        return [draw.mix, draw.seed, self._fingerprints[draw]]  # the seed also samples rows
 
-    def spec(self, run: Run, condition: Condition) -> dict:
-        """Plain values that name the outcomes of a run."""
-        return self._shared | {
-            "twin": run.twin,
-            "scheme": scheme(run.config).to_dict(),
-            "draw": self._told(run.draw),
-            "corruption": condition.corruption,
-            "severity": condition.severity,
-        }
+    def columns(self, variant: TwinConfig, draw: Draw | None) -> dict:
+        """What the rows of a cell are marked with; mix is "none" and size 0 without calibration."""
+        return {"twin": variant.twin, "config": variant.config, **(NO_DRAW if draw is None else vars(draw))}
 
-    def distance_spec(self, twin: str, draw: Draw) -> dict:
-        """Plain values that name the distances between a draw and deployment."""
-        conditions = [[c.corruption, c.severity] for c in self.deployment]
-        return self._shared | {"distance": [twin, self._told(draw)], "deployment": conditions}
+    def module(self, variant: TwinConfig) -> nn.Module:
+        """The network that a variant is a copy of."""
+        return self.model.module
 
+    def effort(self, draw: Draw | None, todo: Sequence[TwinConfig]) -> float:
+        """Images to calibrate on, for every model."""
+        return len(todo) * (1 + (draw.size if draw else 0))
 
-def run_experiment(
-    experiment: Experiment, store: CellStore, *, executor: str = "serial", workers: int = 2, progress: bool = True
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score the runs that the store lacks; return (outcomes, distances), both in the experiment's order.
+    def for_thread(self) -> CalibrationStudy:
+        """A study around a module of its own, because calibration changes its mode for a while; weights are shared."""
+        study = replace(self, model=self.model.with_module(shared_copy(self.model.module)))
+        vars(study)["_fingerprints"] = self._fingerprints  # the same draws, so nobody needs to look at them again
+        return study
 
-    outcomes: columns twin, config, mix, size, seed, corruption, severity, then those of an outcome; mix is "none" and
-    size 0 without calibration. distances: twin, mix, size, seed and the label-free distances of `activation_distance`
-    between that draw and the deployment images. A run that is killed and started again computes only what is missing.
-    """
-    missing: dict[Draw | None, list[Run]] = {}
-    for run in experiment.runs:
-        if not _complete(experiment, store, run):
-            missing.setdefault(run.draw, []).append(run)
-    with progress_bar(sum(map(len, missing.values())), "runs", progress and bool(missing)) as advance:
-        # the longest first, so that no worker is left alone with one at the end
-        tasks = sorted(missing.items(), key=lambda task: -len(task[1]) * (1 + (task[0].size if task[0] else 0)))
-        tasks = [(draw, tuple(runs)) for draw, runs in tasks]
-        for done in run_tasks(_score, tasks, _Job(experiment, store), executor=executor, workers=workers):
-            advance(done)
-    return _collected(experiment, store)
+    def build(self, group: Sequence[TwinConfig]) -> _Made:
+        """Room for what draws share: the reference's features, twins and their activations in deployment."""
+        return _Made(self)
 
+    def evaluate(self, built: _Made, draw: Draw | None, todo: Sequence[TwinConfig]) -> dict[TwinConfig, pd.DataFrame]:
+        """Draw one set and score the models that use it, twin by twin."""
+        images, rows = None if draw is None else self.draw(draw), {}
+        for twin in dict.fromkeys(v.twin for v in todo):
+            some = [v for v in todo if v.twin == twin]
+            model, deployed = built.twin(twin)
+            statistics, distance = None, {}
+            if images is not None:
+                needs = sorted(needs_of(v.config for v in some))
+                statistics = calibrate(model, images, needs=needs, seed=draw.seed)
+                distance = activation_distance(statistics, deployed)
+            models = {v.config: quantize(model, v.config, statistics, losses=False) for v in some}
+            scored = self._scored(models, built.reference)
+            rows |= {v: scored[v.config].assign(**distance) for v in some}
+        return rows
 
-def _complete(experiment: Experiment, store: CellStore, run: Run) -> bool:
-    scored = all(experiment.spec(run, c) in store for c in experiment.deployment)
-    return scored and (run.draw is None or experiment.distance_spec(run.twin, run.draw) in store)
+    def _scored(self, models: dict[str, ZeroShotModel], reference: dict[Condition, Tensor]) -> dict[str, pd.DataFrame]:
+        """Outcomes of some models in all conditions: corruption, severity, then those of an outcome."""
+        vectors = {n: m.class_vectors(self.data.class_names, templates(self.prompts)) for n, m in models.items()}
+        parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
+        for condition in self.deployment:
+            tables = outcomes(
+                models,
+                vectors,
+                self.data,
+                condition,
+                reference=reference[condition],
+                seed=self.seed,
+                table=self.table,
+                batch_size=self.batch_size,
+            )
+            for name, rows in tables.items():
+                parts[name].append(rows.assign(**vars(condition))[[*vars(condition), *rows.columns]])
+        return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What every task needs, built by a process or thread when it is first asked for."""
+class _Made:
+    """What every draw needs, made in each process or thread when it is first asked for."""
 
-    experiment: Experiment
-    store: CellStore
-
-    def for_thread(self) -> _Job:
-        """A job around modules of its own, because calibration changes their mode for a while; weights are shared."""
-        e = self.experiment
-        own = replace(e, model=e.model.with_module(shared_copy(e.model.module)))
-        vars(own)["_drawn"] = e._drawn  # the same draws, so nobody needs to look at them again
-        return _Job(own, self.store)
+    study: CalibrationStudy
 
     @cached_property
     def reference(self) -> dict[Condition, Tensor]:
         """The plain model's features in every condition."""
-        e, model = self.experiment, quantize(self.experiment.model, REFERENCE)
+        s, model = self.study, quantize(self.study.model, REFERENCE)
         return {
-            c: features_of(model, e.data, c, seed=e.seed, table=e.table, batch_size=e.batch_size) for c in e.deployment
+            c: features_of(model, s.data, c, seed=s.seed, table=s.table, batch_size=s.batch_size) for c in s.deployment
         }
 
     @cached_property
@@ -171,94 +195,45 @@ class _Job:
     def twin(self, name: str) -> tuple[ZeroShotModel, Statistics]:
         """A twin, and its activations on the deployment images."""
         if name not in self._twins:
-            e = self.experiment
-            model = planted(e.model, name, e.seed)
-            self._twins[name] = model, calibrate(model, _deployed(e.data, e.deployment, e.seed, e.table))
+            s = self.study
+            model = planted(s.model, name, s.seed)
+            self._twins[name] = model, calibrate(model, _deployed(s.data, s.deployment, s.seed, s.table))
         return self._twins[name]
 
 
 def _deployed(data: Dataset, deployment: Sequence[Condition], seed: int, table: str | None) -> Dataset:
     """The scored images in every condition, to calibrate on: their labels reach no Linear."""
     images: list[Tensor] = []
+    parts = []
     for condition in deployment:
-        found = {}
+        by_position = {}
         for positions, batch in data.batches(64):
-            found |= dict(zip(positions.tolist(), condition.apply(batch, seed, table), strict=True))
-        images += [found[position] for position in range(len(data))]
+            by_position |= dict(zip(positions.tolist(), condition.apply(batch, seed, table), strict=True))
+        images += [by_position[position] for position in range(len(data))]
+        items = data.rows["item"] + f" in {condition.corruption}:{condition.severity}"
+        parts.append(data.rows.assign(item=items))
     names = [f"{position} in deployment" for position in range(len(images))]
-    rows = pd.concat([data.rows] * len(deployment), ignore_index=True)
-    return replace(data, rows=rows, images=pack_images(images, names))
+    return replace(data, rows=pd.concat(parts, ignore_index=True), images=pack_images(images, names))
 
 
-def _score(job: _Job, draw: Draw | None, runs: tuple[Run, ...]) -> int:
-    """Draw one set and score the runs that use it, twin by twin."""
-    e = job.experiment
-    images = None if draw is None else e.draw(draw)
-    for twin in dict.fromkeys(run.twin for run in runs):
-        mine = [run for run in runs if run.twin == twin]
-        model, deployed = job.twin(twin)
-        seen = None
-        if images is not None:
-            seen = calibrate(model, images, needs=sorted(needs_of(run.config for run in mine)), seed=draw.seed)
-        models = {run.config: quantize(model, run.config, seen, losses=False) for run in mine}
-        vectors = {n: m.class_vectors(e.data.class_names, templates(e.prompts)) for n, m in models.items()}
-        for condition in e.deployment:
-            found = outcomes(
-                models,
-                vectors,
-                e.data,
-                condition,
-                reference=job.reference[condition],
-                seed=e.seed,
-                table=e.table,
-                batch_size=e.batch_size,
-            )
-            for run in mine:
-                job.store.write(e.spec(run, condition), found[run.config])
-        if seen is not None:
-            distance = pd.DataFrame([activation_distance(seen, deployed)])
-            job.store.write(e.distance_spec(twin, draw), distance)
-    return len(runs)
+def distances_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per twin and draw: twin, mix, size, seed and the distances between that draw and deployment."""
+    keys = ["twin", "mix", "size", "seed"]
+    drawn = rows.loc[rows["mix"] != NO_DRAW["mix"], [*keys, *(d for d in DISTANCES if d in rows)]]
+    return drawn.drop_duplicates(keys, ignore_index=True).reindex(columns=[*keys, *DISTANCES])
 
 
-def _collected(experiment: Experiment, store: CellStore) -> tuple[pd.DataFrame, pd.DataFrame]:
-    parts, distances = [], {}
-    for run in experiment.runs:
-        drawn = {"mix": "none", "size": 0, "seed": 0} if run.draw is None else vars(run.draw)
-        *scored, distance = _read(experiment, store, run)
-        for condition, rows in zip(experiment.deployment, scored, strict=True):
-            where = {"twin": run.twin, "config": run.config, **drawn, **vars(condition)}
-            parts.append(rows.assign(**where)[[*where, *rows.columns]])
-        if distance is not None and (run.twin, run.draw) not in distances:
-            where = {"twin": run.twin, **drawn}
-            distances[run.twin, run.draw] = distance.assign(**where)[[*where, *distance.columns]]
-    none = pd.DataFrame(columns=["twin", "mix", "size", "seed", *DISTANCES])
-    return pd.concat(parts, ignore_index=True), pd.concat([*distances.values()] or [none], ignore_index=True)
-
-
-def _read(experiment: Experiment, store: CellStore, run: Run) -> list[pd.DataFrame | None]:
-    """The outcomes of a run, one table per condition, then its distances (None without a draw)."""
-    specs = [experiment.spec(run, condition) for condition in experiment.deployment]
-    if run.draw is not None:
-        specs.append(experiment.distance_spec(run.twin, run.draw))
-    found = [store.read(spec) for spec in specs]
-    if any(rows is None for rows in found):  # damaged, which shows only now: compute it again
-        _score(_Job(experiment, store), run.draw, (run,))
-        found = [store.read(spec) for spec in specs]
-    return found if run.draw is not None else [*found, None]
-
-
-def layer_report(experiment: Experiment, twins: Sequence[str], config: str, draw: Draw) -> pd.DataFrame:
+def layer_report(study: CalibrationStudy, twins: Sequence[str], config: str, draw: Draw) -> pd.DataFrame:
     """What `config` decided for every layer of the twins, calibrated on one draw.
 
     Columns: twin, tower and depth (the first part and the first number of the layer's name), those of
     `quantization_report`, and relative_loss, the layer's output error over that of rounding to nearest.
     """
-    images, parts = experiment.draw(draw), []
+    images, parts = study.draw(draw), []
     for twin in twins:
-        model = planted(experiment.model, twin, experiment.seed)
-        seen = calibrate(model, images, needs=sorted(needs_of([config]) | {"rows"}), seed=draw.seed)
-        parts.append(quantization_report(quantize(model, config, seen)).assign(twin=twin))
+        model = planted(study.model, twin, study.seed)
+        statistics = calibrate(model, images, needs=sorted(needs_of([config]) | {"rows"}), seed=draw.seed)
+        parts.append(quantization_report(quantize(model, config, statistics)).assign(twin=twin))
     table = pd.concat(parts, ignore_index=True)
     table["tower"] = table["layer"].str.split(".").str[0]
     table["depth"] = table["layer"].str.extract(r"\.(\d+)\.", expand=False).astype(float)

@@ -1,59 +1,29 @@
-"""Outcomes to choose configurations by: sweeps over calibration draws, and models of mixed precision."""
+"""Outcomes to choose configurations by: over calibration draws, and of models of mixed precision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Protocol
 
 import pandas as pd
 
-from edgelib.data.calibration import calibration_set
 from edgelib.data.prompts import templates
 from edgelib.errors import EdgelibError
 from edgelib.infer.classify import outcomes
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.quant.mixed import quantize_mixed
 from edgelib.quant.scheme import scheme
-from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, sweep
+from edgelib.study.classifier_grid import ClassifierGrid
 
 ONCE = "once"
 
 
-class DrawParameters(Protocol):
-    """What repeated calibration is made from."""
-
-    calibration: str
-    n_calibration: int
-    seeds: int
-    seed: int
-    dataset: str
-    label_column: str | None
-    image_column: str | None
-    local_files_only: bool
-    executor: str
-    workers: int
-
-
-def calibration_sweeps(grid: Grid, p: DrawParameters, store: CellStore) -> pd.DataFrame:
-    """Return the rows of a sweep with a column run: "once", or the calibration draw of a config that needs one.
-
-    The first draw is the grid's own calibration set; further draws differ in their seed only, and sweep those
-    configurations alone, with the reference that drift is measured from.
-    """
-    reading = {"offline": p.local_files_only, "label_column": p.label_column, "image_column": p.image_column}
-    drawn = [v for v in grid.variants if scheme(v.config).needs_calibration]
-    rows = sweep(grid, store, executor=p.executor, workers=p.workers)
-    needs = {v.config for v in drawn}
-    rows["run"] = ["0" if config in needs else ONCE for config in rows["config"]]
-    parts = [rows]
-    for draw in range(1, p.seeds if drawn else 1):
-        seen = calibration_set(p.calibration, p.n_calibration, p.seed + draw, p.dataset, exclude=grid.data, **reading)
-        variants = tuple(dict.fromkeys([*(grid.reference(v.model) for v in drawn), *drawn]))
-        again = sweep(replace(grid, calibration=seen, variants=variants), store, executor=p.executor, workers=p.workers)
-        parts.append(again[again["config"].isin(needs)].assign(run=str(draw)))
-    return pd.concat(parts, ignore_index=True)
+def with_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a sweep with a column run: "once", or the number of the calibration draw of a config that needs one."""
+    drawn = {config: scheme(config).needs_calibration for config in rows["config"].unique()}
+    number = rows["draw"].astype(str) if "draw" in rows else "0"
+    return rows.drop(columns="draw", errors="ignore").assign(
+        run=pd.Series(number, rows.index).where(rows["config"].map(drawn), ONCE)
+    )
 
 
 def outcome_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -71,7 +41,9 @@ def outcome_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def mixed_outcomes(grid: Grid, model: ZeroShotModel, formats: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+def mixed_outcomes(
+    grid: ClassifierGrid, model: ZeroShotModel, formats: Mapping[str, Mapping[str, str]]
+) -> pd.DataFrame:
     """Return outcome rows of models of mixed precision under the conditions of a grid: config, run, then as a sweep.
 
     formats: {name of the mix: {layer: scheme}}, schemes that need no calibration.
@@ -80,7 +52,7 @@ def mixed_outcomes(grid: Grid, model: ZeroShotModel, formats: Mapping[str, Mappi
     vectors = {name: m.class_vectors(grid.data.class_names, templates(grid.prompts)) for name, m in models.items()}
     parts = []
     for condition in grid.conditions:
-        found = outcomes(models, vectors, grid.data, condition, seed=grid.seed, table=grid.table)
+        tables = outcomes(models, vectors, grid.data, condition, seed=grid.seed, table=grid.table)
         where = {"corruption": condition.corruption, "severity": condition.severity, "run": ONCE}
-        parts += [rows.assign(config=name, **where) for name, rows in found.items()]
+        parts += [rows.assign(config=name, **where) for name, rows in tables.items()]
     return pd.concat(parts, ignore_index=True)

@@ -21,7 +21,8 @@ from edgelib.kv.calibrate import calibrate_kv
 from edgelib.kv.scheme import kv_scheme
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins import PLAIN, parse_twin, planted
-from edgelib.study.store import code_version
+from edgelib.source import code_version
+from edgelib.study.protocol import Study
 
 EXACT = "exact"  # the model's own cache
 FLOAT = "float"  # attention as the model computes it
@@ -41,7 +42,7 @@ class KVVariant:
 
 
 @dataclass(frozen=True)
-class KVStudy:
+class KVStudy(Study[KVVariant, str, None]):
     """Everything that the answers depend on.
 
     asked: the cells, each a variant and a twin ("plain" or "kind:strength"). Scales and offsets of a twin come from
@@ -90,13 +91,13 @@ class KVStudy:
 
     def spec(self, variant: KVVariant, twin: str) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
-        plan = None if variant.cache == EXACT else kv_scheme(variant.cache)
-        used = self.calibration.fingerprint if plan is not None and plan.needs_calibration else None
+        cache = None if variant.cache == EXACT else kv_scheme(variant.cache)
+        calibration = self.calibration.fingerprint if cache is not None and cache.needs_calibration else None
         return self._shared | {
             "twin": twin,
-            "cache": None if plan is None else plan.to_dict(),
+            "cache": None if cache is None else cache.to_dict(),
             "attention": variant.attention,
-            "calibration": used,
+            "calibration": calibration,
         }
 
     def columns(self, variant: KVVariant, twin: str) -> dict:

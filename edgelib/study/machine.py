@@ -22,21 +22,23 @@ from edgelib.devices.ceilings import ceilings
 from edgelib.devices.machine import Watch, describe, memory_bytes
 from edgelib.devices.measurements import COLUMNS, Measurements, load_measurements, save_measurements
 from edgelib.devices.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_statistics
-from edgelib.devices.workload import Decoder, Work, decode_work, decoder, encode_work, encoder
+from edgelib.devices.shapes import Decoder, Encoder, decoder, encoder
+from edgelib.devices.workload import Work, decode_work, encode_work
 from edgelib.errors import EdgelibError
 from edgelib.kernels.runners import Runner, Tower, installed_runners
 from edgelib.models.architectures import architecture
-from edgelib.study.store import CellStore, code_version
+from edgelib.source import code_version
+from edgelib.study.store import CellStore
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What is measured. encoders: {architecture: (shape in architectures.yaml, batches)}; decoders: {architecture:
-    (shape, ((batch, prompt), ...))}; new_tokens per run; rounds in which configurations take turns;
-    megabytes and gemm: the size of the buffers and of the matrices that the ceilings are measured with."""
+    """What is measured. encoders: {architecture: batches}; decoders: {architecture: ((batch, prompt), ...)}; new_tokens
+    per run; rounds in which configurations take turns; megabytes and gemm: the size of the buffers and of the matrices
+    that the ceilings are measured with."""
 
-    encoders: Mapping[str, tuple[str, Sequence[int]]]
-    decoders: Mapping[str, tuple[str, Sequence[tuple[int, int]]]]
+    encoders: Mapping[str, Sequence[int]]
+    decoders: Mapping[str, Sequence[tuple[int, int]]]
     new_tokens: int = 12
     rounds: int = 3
     megabytes: int = 256
@@ -46,12 +48,12 @@ class Suite:
 # (batch, prompt); those of one token are for decoders that read token by token
 _CASES = ((1, 1), (1, 32), (1, 128), (1, 512), (4, 1), (4, 32), (16, 1), (16, 32), (32, 32))
 FULL = Suite(
-    encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1, 8, 32))},
-    decoders={"qwen2-0.5b": ("qwen2-0.5b", _CASES), "qwen2-vl-2b": ("qwen2-vl-2b", ((1, 1), (1, 32)))},
+    encoders={"clip-vit-base-patch32": (1, 8, 32)},
+    decoders={"qwen2-0.5b": _CASES, "qwen2-vl-2b": ((1, 1), (1, 32))},
 )
 QUICK = Suite(
-    encoders={"clip-vit-base-patch32": ("clip-vit-b32", (1,))},
-    decoders={"qwen2-0.5b": ("qwen2-0.5b", ((1, 1), (1, 8)))},
+    encoders={"clip-vit-base-patch32": (1,)},
+    decoders={"qwen2-0.5b": ((1, 1), (1, 8))},
     new_tokens=4,
     rounds=2,
     megabytes=64,
@@ -180,8 +182,7 @@ def _moved(work: Work) -> dict:
 
 def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
     """Rows of an encoder: one per batch and runner, or the reason why there is none."""
-    shape, batches = session.suite.encoders[model]
-    tower = encoder(shape)
+    tower = encoder(model)
 
     @cache  # for the first case that is not kept already
     def build() -> dict[Runner, nn.Module]:
@@ -190,7 +191,7 @@ def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
         return {r: r.build(Tower(copy.deepcopy(plain)).eval(), example) for r in session.runners}
 
     configs = ", ".join(runner.config for runner in session.runners)
-    for batch in batches:
+    for batch in session.suite.encoders[model]:
         yield from session.case(
             f"encoder {model} batch {batch} with {configs}",
             lambda batch=batch: _encoder_case(session, model, tower, build(), batch),
@@ -198,7 +199,9 @@ def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
 
 
 @torch.inference_mode()
-def _encoder_case(session: _Session, model: str, tower, built: Mapping[Runner, nn.Module], batch: int) -> list[dict]:
+def _encoder_case(
+    session: _Session, model: str, tower: Encoder, built: Mapping[Runner, nn.Module], batch: int
+) -> list[dict]:
     images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
     steps, rows = {}, []
     for runner, module in built.items():
@@ -227,8 +230,7 @@ def _encoder_case(session: _Session, model: str, tower, built: Mapping[Runner, n
 
 def _generation_rows(session: _Session, model: str) -> Iterator[dict]:
     """Rows of a decoder: one per runner, batch and prompt, or the reason why there is none."""
-    shape, cases = session.suite.decoders[model]
-    dims = decoder(shape)
+    dims = decoder(model)
     # One after the other, because a decoder of two billion weights is not held in memory several times.
     for runner in (runner for runner in session.runners if runner.decode is not None):
         what = f"{model} {runner.config}"
@@ -244,7 +246,7 @@ def _generation_rows(session: _Session, model: str) -> Iterator[dict]:
             except EdgelibError as error:
                 return str(error)
 
-        for batch, prompt in cases:
+        for batch, prompt in session.suite.decoders[model]:
             yield from session.case(
                 f"decoder {what} batch {batch} prompt {prompt}",
                 lambda b=batch, p=prompt, r=runner, build=build: _generation_case(session, model, dims, r, build, b, p),

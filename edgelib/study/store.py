@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -14,16 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgelib.errors import EdgelibError
-from edgelib.source import ROOT, files_behind
-
-
-@cache
-def code_version(module: str) -> str:
-    """SHA-256 of the code that `module` can run: it and whatever of this library it imports, directly or not."""
-    digest = hashlib.sha256()
-    for path in files_behind([module]):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+from edgelib.source import code_version
 
 
 class CellStore:

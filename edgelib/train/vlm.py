@@ -1,4 +1,4 @@
-"""Train `scenes-vlm`, the embedded Qwen2-VL: `python -m edgelib.train.vlm FOLDER`.
+"""Train `scenes-vlm`, the embedded Qwen2-VL: `edgelib train scenes-vlm --out FOLDER`.
 
 The vision tower starts as that of `scenes-clip` and first learns to say what covers each patch; then the decoder joins
 in and learns to answer, while the tower goes on with both. Every scene is seen once. Read-outs are thrown away.
@@ -7,9 +7,7 @@ in and learns to answer, while the tower goes on with both. Every scene is seen 
 from __future__ import annotations
 
 import copy
-import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, Qwen2VLForConditionalGeneration
 
-from edgelib.data.scenes.questions import TASKS, scene_questions
+from edgelib.data.scenes.questions import WRITERS, scene_questions, true_answers
 from edgelib.models.load import model_folder
 from edgelib.train.card import write_vlm_card
 from edgelib.train.loop import add_line, learning_rate, parameter_groups
@@ -226,9 +224,9 @@ def scores_on_test(model: Qwen2VLForConditionalGeneration, processor, seed: int)
     """{task: (questions answered exactly, questions)} on the first SCORED images of each task's test set."""
     writer = SequenceWriter(processor.tokenizer, length=4 * CONTEXT)
     scores = {}
-    for task in TASKS:
+    for task in WRITERS:
         rows, images = scene_questions(task, SCORED, seed, "test")
-        answer = rows["multiple_choice_answer" if task == "vqa" else "answer"]
+        answer = true_answers(rows)
         right = total = 0
         for start in range(0, SCORED, VALIDATED):
             part = rows[rows["image"].between(start, start + VALIDATED - 1)]
@@ -250,7 +248,3 @@ def train(out: Path, recipe: VlmRecipe | None = None, report: Callable[[str], No
     save_vlm(model, training.processor, out)
     scores = scores_on_test(model, training.processor, recipe.seed)
     write_vlm_card(out, asdict(recipe), recipe.images, scores, sum(p.numel() for p in model.parameters()))
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), report=functools.partial(print, flush=True))

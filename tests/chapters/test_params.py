@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from edgelib.chapters import params
-from edgelib.chapters.params import (
-    CalibrationSensitivity,
-    Efficiency,
-    EmbeddedWorld,
-    Pareto,
-    RobustnessGap,
-    begin,
-    check,
-    read,
-    validate,
-)
+from edgelib.chapters.base import Parameters
+from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
+from edgelib.chapters.efficiency import Efficiency
+from edgelib.chapters.embedded_world import EmbeddedWorld
+from edgelib.chapters.params import begin, check, validate
+from edgelib.chapters.pareto import Pareto
+from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.table import CHAPTERS, read
 from edgelib.errors import EdgelibError
 
 
-def run_cells(*cells: str, schema=RobustnessGap) -> params.Parameters:
+def run_cells(*cells: str, schema=RobustnessGap) -> Parameters:
     """Run cells in one namespace between begin and validate, as a kernel does."""
     namespace = {"earlier": [1]}
     begin(namespace)
@@ -204,5 +200,5 @@ def test_an_empty_file_keeps_the_defaults(tmp_path):
 
 
 def test_defaults_hold_against_their_own_rules():
-    for schema in params.SCHEMAS.values():
+    for schema in CHAPTERS.values():
         assert check(schema().model_dump(), schema) == schema()

@@ -12,7 +12,7 @@ from edgelib import EdgelibError, calibration_set, dataset, load, quantize
 from edgelib.corruptions.condition import Condition
 from edgelib.infer.generate import generate
 from edgelib.models.twins import planted
-from edgelib.study.answer_grid import AnswerGrid, AnswerVariant, Place, score_rows
+from edgelib.study.answer_grid import AnswerGrid, AnswerVariant, Place
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 
@@ -44,7 +44,7 @@ def test_the_grid_is_complete_and_cells_are_what_generate_says(grid, stored):
     alone = generate(
         made, grid.sets["mme"], corruption="fog", severity=3, baseline=quantize(grid.model, "bf16"), max_new_tokens=3
     )
-    cell = score_rows(rows, grid.sets).query("twin == 'weight:8' and corruption == 'fog'").reset_index(drop=True)
+    cell = grid.score(rows).query("twin == 'weight:8' and corruption == 'fog'").reset_index(drop=True)
     pd.testing.assert_frame_equal(cell[alone.columns], alone, check_dtype=False, check_exact=False, atol=1e-4)
     assert (rows.loc[rows["config"] == "bf16", "kl"] == 0).all()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from edgelib.chapters import Pareto, params
-from edgelib.chapters.plan import grid_of
+from edgelib.chapters.params import check
+from edgelib.chapters.pareto import Pareto
 from edgelib.errors import EdgelibError
 from edgelib.quant.quantize import target_layers
 from edgelib.quant.scheme import scheme
-from edgelib.study.draws import calibration_sweeps, mixed_outcomes, outcome_tables
+from edgelib.study.draws import mixed_outcomes, outcome_tables, with_runs
 from edgelib.study.store import CellStore
+from edgelib.study.sweep import sweep
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +20,8 @@ def swept(tmp_path_factory):
     p = Pareto(
         n_images=6, configs=["fp32", "w4a8-minmax", "w8a8-smoothquant"], corruptions=["fog"], n_calibration=3, seeds=2
     )
-    grid = grid_of(p)
-    return p, grid, calibration_sweeps(grid, p, CellStore(tmp_path_factory.mktemp("store")))
+    grid = p.study()
+    return p, grid, with_runs(sweep(grid, CellStore(tmp_path_factory.mktemp("store"))))
 
 
 def test_what_needs_calibration_is_run_once_per_draw(swept):
@@ -68,4 +69,4 @@ def test_bad_parameters_are_named():
         (dict(configs=["w4a8-minmaxx", "fp32"]), "unknown"),
     ):
         with pytest.raises(EdgelibError, match=words):
-            params.check(bad, Pareto)
+            check(bad, Pareto)

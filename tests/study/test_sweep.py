@@ -22,8 +22,9 @@ from edgelib.corruptions.condition import Condition
 from edgelib.errors import EdgelibError
 from edgelib.models.twins import planted
 from edgelib.study import sweep as module
+from edgelib.study.classifier_grid import ClassifierGrid, Variant, variants_of
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, Variant, sweep, variants_of
+from edgelib.study.sweep import sweep
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_several_workers_give_the_same_rows(grid, rows, tmp_path):
 def test_a_second_run_computes_nothing(grid, rows, tmp_path, monkeypatch):
     store = CellStore(tmp_path)
     sweep(grid, store, progress=False)
-    monkeypatch.setattr(module, "_Built", None)  # any work would fail now
+    monkeypatch.setattr(ClassifierGrid, "build", None)  # any work would fail now
     pd.testing.assert_frame_equal(sweep(grid, store, progress=False), rows)
 
 
@@ -81,7 +82,7 @@ def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeyp
 
 
 def test_the_cell_of_a_spec_does_not_depend_on_the_rest_of_the_grid(grid):
-    smaller = Grid(grid.models, grid.variants[:1], grid.conditions[:1], grid.data, grid.calibration)
+    smaller = ClassifierGrid(grid.models, grid.variants[:1], grid.conditions[:1], grid.data, grid.calibrations)
     assert smaller.spec(grid.variants[0], Condition()) == grid.spec(grid.variants[0], Condition())
 
 
@@ -90,7 +91,8 @@ def test_drift_from_a_calibrated_reference_names_its_set(grid, reference, same):
     variants = variants_of(grid.variants[0].model, [], [reference, "w4a8-minmax"])
     sets = [edgelib.calibration_set("balanced", 4, seed, exclude=grid.data) for seed in (0, 1)]
     first, second = (
-        Grid(grid.models, variants, grid.conditions[:1], grid.data, s).spec(variants[1], Condition()) for s in sets
+        ClassifierGrid(grid.models, variants, grid.conditions[:1], grid.data, (s,)).spec(variants[1], Condition())
+        for s in sets
     )
     assert (first == second) == same
 
@@ -155,14 +157,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ({"variants": (Variant("m", "plain", "fp32"),) * 2}, "named twice"),
         ({"variants": (Variant("n", "plain", "fp32"),)}, "unknown model of the grid 'n'"),
         ({"variants": (Variant("m", "plain", "w8a8-smothquant"),)}, "did you mean 'smoothquant'"),
-        ({"calibration": None}, "needs a calibration set"),
+        ({"calibrations": ()}, "needs calibration set 0"),
     ],
     ids=["empty", "repeated", "model", "scheme", "calibration"],
 )
 def test_a_bad_grid_is_refused(grid, change, text):
     parts = {"models": grid.models, "variants": grid.variants, "conditions": grid.conditions, "data": grid.data}
     with pytest.raises(EdgelibError, match=text):
-        Grid(**(parts | {"calibration": grid.calibration} | change))
+        ClassifierGrid(**(parts | {"calibrations": grid.calibrations} | change))
 
 
 def test_an_unknown_executor_is_refused(grid, tmp_path):
@@ -173,7 +175,7 @@ def test_an_unknown_executor_is_refused(grid, tmp_path):
 def test_an_error_in_a_worker_arrives_as_itself(grid, tmp_path):
     names = (*grid.data.class_names[:-1], "a " + "very " * 60 + "long name")
     data = dataclasses.replace(grid.data, class_names=names)
-    long_winded = Grid(grid.models, grid.variants[:1], grid.conditions[:1], data)
+    long_winded = ClassifierGrid(grid.models, grid.variants[:1], grid.conditions[:1], data)
     with pytest.raises(EdgelibError, match="is longer than the 32 tokens"):
         sweep(long_winded, CellStore(tmp_path), executor="thread", workers=1, progress=False)
 

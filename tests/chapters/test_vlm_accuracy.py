@@ -14,13 +14,10 @@ import yaml
 from PIL import Image
 
 from edgelib import EdgelibError, dataset, mme_scores, pope_scores
-from edgelib.chapters import VlmAccuracy
-from edgelib.chapters.answer_plan import TRANSLATION, answer_grid_of, draw_name
-from edgelib.data.question_tables import wanted_columns
-from edgelib.study.answer_grid import score_rows
+from edgelib.chapters.vlm_accuracy import ASKED, TRANSLATION, VlmAccuracy, draw_name
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
-from edgelib.tasks.benchmarks import NAMES, PRIMARY, benchmark_difference, benchmark_scores
+from edgelib.tasks.benchmarks import TASKS, benchmark_difference, benchmark_scores
 from edgelib.tasks.mme import mme_difference
 from edgelib.tasks.vqa import vqa_scores
 
@@ -38,7 +35,7 @@ def benchmarks(tmp_path_factory):
         for row in data.rows.to_dict("records"):
             buffer = io.BytesIO()
             Image.fromarray(data.images[row["image"]].permute(1, 2, 0).numpy()).save(buffer, "PNG")
-            kept = {name: row[name] for name in wanted_columns(task)}
+            kept = {name: row[name] for name in TASKS[task].wanted}
             if task == "vqa":
                 kept["answers"] = [{"answer": a, "answer_id": i} for i, a in enumerate(row["answers"])]
             rows.append(kept | {"image": {"bytes": buffer.getvalue(), "path": None}})
@@ -54,13 +51,13 @@ def test_the_parameters_of_a_real_model_run_on_a_small_folder_of_its_family(fami
     configs = ["bf16", "w4a16-awq-g32"]  # the groups of 128 that are published do not divide layers of 32
     own = dict(configs=configs, vision_configs=["w8a8-minmax-vision"], translation_config="w4a16-awq-g32", device="cpu")
     own |= dict(twin_configs=["w4a16-awq-g32"])
-    paths = {task: str(benchmarks / task) for task in NAMES}
+    paths = {task: str(benchmarks / task) for task in ASKED}
     p = VlmAccuracy(
         **published | SIZES | own | paths | dict(model=str(folder), conditions=["fog:3"], translation_draws=1)
     )
-    grid = answer_grid_of(p)
-    rows = score_rows(sweep(grid, CellStore(tmp_path), progress=False), grid.sets)
-    assert set(rows["task"]) == {*NAMES, TRANSLATION} and rows["config"].nunique() == 3
+    grid = p.study()
+    rows = grid.score(sweep(grid, CellStore(tmp_path), progress=False))
+    assert set(rows["task"]) == {*ASKED, TRANSLATION} and rows["config"].nunique() == 3
     assert rows["score"].between(0, 1).all() and (rows.loc[rows["config"] == "bf16", "kl"] == 0).all()
     assert set(rows.query("task == @TRANSLATION").category) == {"text_translation"}
     assert set(grid.calibrations) == {"balanced", draw_name("english", 0), draw_name("balanced", 0)}
@@ -73,7 +70,7 @@ def test_the_parameters_of_a_real_model_run_on_a_small_folder_of_its_family(fami
 def answers():
     """Random answers of two models to the three benchmarks, as rows of a study."""
     rng, found = np.random.default_rng(0), {}
-    for task in NAMES:
+    for task in ASKED:
         rows = dataset(f"scenes-{task}", n=28).rows
         rows = rows.rename(columns={"answers": "reference", "answer": "reference", "question_type": "category"})
         rows = rows[["image_id", "category", "reference"]]
@@ -86,8 +83,8 @@ def answers():
 
 def test_benchmark_scores_are_those_of_the_official_rules(answers):
     boot = dict(n_boot=200, level=0.9, seed=1)
-    table = {task: benchmark_scores(task, answers[task][0], **boot).set_index("score") for task in NAMES}
-    vqa, pope, mme = (answers[task][0] for task in NAMES)
+    table = {task: benchmark_scores(task, answers[task][0], **boot).set_index("score") for task in ASKED}
+    vqa, pope, mme = (answers[task][0] for task in ASKED)
     assert table["vqa"].value["accuracy"] == pytest.approx(vqa_scores(vqa.prediction, vqa.reference)["accuracy"])
     assert table["pope"].value["f1"] == pytest.approx(pope_scores(pope.reference, pope.prediction)["f1"])
     frame = pd.DataFrame(dict(task=mme.category, image=mme.image_id, answer=mme.reference, prediction=mme.prediction))
@@ -95,14 +92,14 @@ def test_benchmark_scores_are_those_of_the_official_rules(answers):
     assert all((t.low <= t.value + 1e-9).all() and (t.value <= t.high + 1e-9).all() for t in table.values())
 
 
-@pytest.mark.parametrize("task", NAMES)
+@pytest.mark.parametrize("task", ASKED)
 def test_benchmark_differences_turn_sign_and_agree_with_the_scores(task, answers):
     a, b = answers[task]
     boot = dict(n_boot=200, level=0.9, seed=1)
     one, other = benchmark_difference(task, a, b, **boot), benchmark_difference(task, b, a, **boot)
     assert one.effect == pytest.approx(-other.effect) and one.interval[0] <= one.effect <= one.interval[1]
     if task != "vqa":  # whose paired outcomes are the scores of the rows
-        value = [benchmark_scores(task, own, **boot).set_index("score").value[PRIMARY[task]] for own in (a, b)]
+        value = [benchmark_scores(task, own, **boot).set_index("score").value[TASKS[task].primary] for own in (a, b)]
         assert one.effect == pytest.approx(value[0] - value[1])
 
 
@@ -119,8 +116,8 @@ def test_a_sub_task_is_compared_as_in_the_whole_benchmark(answers):
 def test_sets_of_another_benchmark_and_classifiers_are_refused(tmp_path):
     small = {**SIZES, "model": str(vlm_folders.qwen2_vl(tmp_path / "tiny"))}
     with pytest.raises(EdgelibError, match="pope='scenes-mme' holds questions of mme"):
-        answer_grid_of(VlmAccuracy(**small, pope="scenes-mme"))
+        VlmAccuracy(**small, pope="scenes-mme").study()
     with pytest.raises(EdgelibError, match="vqa='scenes' holds labelled images"):
-        answer_grid_of(VlmAccuracy(**small, vqa="scenes"))
+        VlmAccuracy(**small, vqa="scenes").study()
     with pytest.raises(EdgelibError, match="scenes-clip classifies images"):
-        answer_grid_of(VlmAccuracy(**SIZES, model="scenes-clip"))
+        VlmAccuracy(**SIZES, model="scenes-clip").study()

@@ -1,0 +1,46 @@
+"""The chapter `efficiency`: bytes, measured times and projections."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from edgelib.chapters.base import Parameters
+from edgelib.chapters.fields import Configs, DataName, Files, ModelName, Names, TablePath, check_devices
+
+
+class Efficiency(Parameters):
+    """Parameters of the chapter `efficiency`."""
+
+    model: ModelName = Field("scenes-clip", description="model that is packed, saved and read again")
+    dataset: DataName = Field("scenes", description="images it is compared with its simulation on")
+    n_images: int = Field(32, ge=2, description="how many of them")
+    architectures: Files = Field(
+        ["clip-vit-base-patch32", "qwen2-vl-2b"],
+        description="models whose size is computed from public dimensions: a name, or a config.json",
+    )
+    configs: Configs = Field(
+        ["fp32", "fp16", "w8a8-minmax", "w8a16", "w4a8-minmax", "w4a16", "fp8", "nvfp4"],
+        description="configurations, the unquantized one first",
+    )
+    measurements: TablePath | None = Field(
+        None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
+    )
+    devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
+    device_table: TablePath | None = Field(None, description="YAML file with device rows of your own")
+    encoder: str = Field("clip-vit-base-patch32", description="vision encoder that is projected onto the devices")
+    decoder: str = Field("qwen2-vl-2b", description="language model that is projected onto the devices")
+    context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
+    projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
+
+    @field_validator("encoder", "decoder")
+    @classmethod
+    def _shape(cls, name: str, info) -> str:
+        from edgelib.devices import shapes
+
+        getattr(shapes, info.field_name)(name)
+        return name
+
+    @model_validator(mode="after")
+    def _devices(self) -> Efficiency:
+        check_devices(self.devices, self.device_table)
+        return self

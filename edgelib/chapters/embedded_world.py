@@ -1,0 +1,19 @@
+"""The chapter `embedded_world`: what the package ships, and how much of it outliers disturb."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgelib.chapters.base import Parameters
+from edgelib.chapters.fields import ModelName, Twins
+
+
+class EmbeddedWorld(Parameters):
+    """Parameters of the chapter `embedded_world`."""
+
+    model: ModelName = Field("scenes-clip", description="an embedded model, a folder or a hub id")
+    n_images: int = Field(300, ge=2, description="held-out scenes the model is scored on")
+    twins: Twins = Field(
+        ["weight:10", "activation:100", "key:30", "value:30"],
+        description='planted outliers as "kind:strength"; the function is unchanged',
+    )

@@ -1,0 +1,114 @@
+"""The chapter `fp8_kv_ablation`: what an 8-bit key-value cache costs, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from edgelib.chapters.base import Answers
+from edgelib.chapters.fields import Caches, DataName, Name, Twins, distinct
+
+if TYPE_CHECKING:
+    from edgelib.study.kv_grid import KVStudy
+
+Doses = Annotated[
+    list[Annotated[float, Field(ge=1)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
+]
+DoseKinds = Annotated[list[Literal["key", "value", "key-offset"]], Field(min_length=1), AfterValidator(distinct)]
+
+
+def games(format: str) -> dict[str, dict[tuple[str, ...], str]]:
+    """The factorial experiments: by name, the cache in which each subset of factors acts.
+
+    cause, part, tokens: of a cache with scale 1. delivery: of one whose calibrated scales are lost on the way.
+    """
+    from edgelib.study.kv_grid import EXACT
+
+    whole, lost = f"{format}-one", f"{format}-amax"
+    alone = {
+        "cause": {"range": "rangeonly", "resolution": "resolutiononly"},
+        "part": {"keys": "konly", "values": "vonly"},
+        "tokens": {"image": "text16", "text": "image16"},
+    }
+    pairs = {
+        name: {(): EXACT, **{(factor,): f"{whole}-{word}" for factor, word in own.items()}, tuple(own): whole}
+        for name, own in alone.items()
+    }
+    cells = {
+        (): EXACT,
+        ("range",): f"{lost}-rangeonly",
+        ("resolution",): f"{lost}-resolutiononly",
+        ("range", "resolution"): lost,
+    }
+    without = {("lost scale",): f"{lost}-undelivered-scaleonly"} | {
+        (*factors, "lost scale"): f"{cache}-undelivered" for factors, cache in cells.items() if factors
+    }
+    return pairs | {"delivery": cells | without}
+
+
+def dosed(kind: str, dose: float) -> str:
+    """The name of a twin."""
+    return f"{kind}:{dose:g}"
+
+
+class Fp8KvAblation(Answers):
+    """Parameters of the chapter `fp8_kv_ablation`."""
+
+    dataset: DataName = Field("scenes-vqa", description="questions about images")
+    split: Name = Field("test", description="split of the questions")
+    n_images: int = Field(24, ge=4, description="images, each with all of its questions")
+    format: Literal["e4m3", "e5m2", "int8", "int4"] = Field("e4m3", description="format of the cache that is examined")
+    attention: Literal["fp8_e4m3", "fp8_e5m2", "int8"] = Field(
+        "fp8_e4m3", description="format of the second ablation, in which attention computes"
+    )
+    twins: Twins = Field(
+        ["key:1024", "value:1024", "key-offset:256"], description="planted outliers that the ladder is climbed on"
+    )
+    dose_kinds: DoseKinds = Field(
+        ["key", "value", "key-offset"], description="kinds of planted outliers of the dose-response curves"
+    )
+    doses: Doses = Field([64.0, 1024.0], description="strengths of the planted outliers")
+    dose_schemes: Caches = Field(
+        ["e4m3-one", "e4m3-amax", "int8-amax"], description="caches of the dose-response curves"
+    )
+    fixes: Caches = Field(
+        ["e4m3-amax", "e4m3-channel", "int8-amax", "int8-channel", "int4-channel-mean"],
+        description="caches that are tested for non-inferiority to the exact one",
+    )
+    margin: float = Field(0.01, gt=0, lt=1, description="accuracy that a non-inferior cache may lose")
+    steps: int = Field(4, ge=2, le=256, description="tokens that are written to see whether errors grow")
+    max_new_tokens: int = Field(4, ge=1, le=4096, description="longest answer, in tokens")
+
+    def study(self) -> KVStudy:
+        """Load what the parameters name and lay out the cells: two ablations, three ladders, fixes, doses.
+
+        Calibration questions come from the data set's training split, or from items that are not scored. Raises
+        EdgelibError for whatever cannot be loaded.
+        """
+        from edgelib.data.calibration import calibration_set
+        from edgelib.data.datasets import dataset
+        from edgelib.models.load import load
+        from edgelib.models.twins import PLAIN
+        from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant
+
+        offline = {"offline": self.local_files_only}
+        data = dataset(self.dataset, self.split, self.n_images, self.seed, **offline)
+        places = [PLAIN, *self.twins]
+        caches = [*(cache for cells in games(self.format).values() for cache in cells.values()), *self.fixes]
+        cells = {(KVVariant(cache), twin): None for twin in places for cache in caches}
+        ablation = [KVVariant(cache, self.attention) for cache in (EXACT, f"{self.format}-amax")]
+        cells |= {(variant, twin): None for twin in places for variant in ablation}
+        twins = [dosed(kind, dose) for kind in self.dose_kinds for dose in self.doses]
+        cells |= {(KVVariant(cache), twin): None for twin in twins for cache in (EXACT, *self.dose_schemes)}
+        return KVStudy(
+            model=load(self.model, device=self.device, **offline),
+            asked=tuple(cells),
+            data=data,
+            calibration=calibration_set(
+                self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **offline
+            ),
+            seed=self.seed,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+        )

@@ -1,0 +1,92 @@
+"""The chapter `robustness_gap`: how much more corruption costs a quantized model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from edgelib.chapters.base import ZeroShot
+from edgelib.chapters.fields import Configs, Corruptions, Mix, ModelName, Severities, Twins, at_least_two
+from edgelib.errors import EdgelibError
+
+if TYPE_CHECKING:
+    from edgelib.study.classifier_grid import ClassifierGrid
+
+
+class RobustnessGap(ZeroShot):
+    """Parameters of the chapter `robustness_gap`."""
+
+    baseline_model: ModelName | None = Field(
+        "scenes-vit", description="supervised timm classifier of the same classes, or null"
+    )
+    configs: Annotated[Configs, at_least_two("number formats: the reference, and one to compare with it")] = Field(
+        ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
+        description="number formats: the reference first, then at least one to compare with it",
+    )
+    corruptions: Corruptions = Field(
+        ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"], description="corruptions to apply"
+    )
+    severities: Severities = Field([1, 5], description="severities 1 (mild) to 5 (harsh)")
+    twins: Twins = Field(
+        ["weight:4", "weight:16", "activation:32", "activation:512"],
+        description='planted outliers as "kind:strength": twins evaluated beside the model',
+    )
+    baseline_configs: Configs | None = Field(
+        None, description="configurations of the supervised baseline, the reference first; null takes all"
+    )
+    twin_configs: Configs | None = Field(
+        None, description="configurations evaluated on the twins; null takes all but the reference"
+    )
+    twin_severities: Severities | None = Field(
+        None, description="severities evaluated on the twins; null takes the middle one"
+    )
+    calibration: Mix = Field("balanced", description="calibration mix")
+    n_calibration: int = Field(64, ge=1, description="images in the calibration mix")
+
+    @model_validator(mode="after")
+    def _twins_within_the_grid(self) -> RobustnessGap:
+        middle = self.severities[len(self.severities) // 2]
+        defaults = {"twin_configs": self.configs[1:], "twin_severities": [middle], "baseline_configs": self.configs}
+        for field, default in defaults.items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, default)  # the model is frozen for everyone else
+        parts = {"twin_configs": ("configs", self.twins), "twin_severities": ("severities", self.twins)}
+        parts |= {"baseline_configs": ("configs", self.baseline_model)}
+        for field, (whole, used) in parts.items():
+            outside = [value for value in getattr(self, field) if value not in getattr(self, whole)]
+            if used and outside:
+                listed = ", ".join(map(repr, getattr(self, whole)))
+                raise EdgelibError(f"{field} names {', '.join(map(repr, outside))}, but {whole} has only {listed}")
+        if self.baseline_model and (self.baseline_configs[0] != self.configs[0] or len(self.baseline_configs) < 2):
+            raise EdgelibError(
+                f"baseline_configs = {self.baseline_configs}: name the reference {self.configs[0]!r} first, then at "
+                "least one configuration to compare with it"
+            )
+        return self
+
+    def study(self) -> ClassifierGrid:
+        """Load what the parameters name and lay out the grid: the model and its twins, then the supervised baseline.
+
+        Calibration images come from the data set's training split, or from items that are not scored. Raises
+        EdgelibError for whatever cannot be loaded.
+        """
+        from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
+
+        data, model = self.load_data(), self.load_model()
+        models = {model.name: model}
+        variants = variants_of(model.name, self.twins, self.configs, self.twin_configs)
+        if self.baseline_model is not None:
+            baseline = self.load_model(self.baseline_model)
+            name = baseline.name if baseline.name != model.name else f"{baseline.name} (baseline)"
+            models[name] = baseline
+            variants += variants_of(name, [], self.baseline_configs)
+        return ClassifierGrid(
+            models=models,
+            variants=variants,
+            conditions=conditions_of(self.corruptions, self.severities),
+            twin_conditions=conditions_of(self.corruptions, self.twin_severities),
+            data=data,
+            calibrations=self.draw_sets(data, self.configs, self.calibration, self.n_calibration),
+            **self.protocol(),
+        )

@@ -1,0 +1,59 @@
+"""The chapters by name, and the parameter files that ask for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgelib.chapters.base import Parameters
+from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
+from edgelib.chapters.efficiency import Efficiency
+from edgelib.chapters.embedded_world import EmbeddedWorld
+from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation
+from edgelib.chapters.params import check
+from edgelib.chapters.pareto import Pareto
+from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.vlm_accuracy import VlmAccuracy
+from edgelib.errors import EdgelibError, choose
+
+# A chapter goes by the name of its file, its notebook and its parameter file.
+CHAPTERS: dict[str, type[Parameters]] = {
+    chapter.__module__.rpartition(".")[2]: chapter
+    for chapter in (
+        EmbeddedWorld,
+        RobustnessGap,
+        CalibrationSensitivity,
+        VlmAccuracy,
+        Efficiency,
+        Pareto,
+        Fp8KvAblation,
+    )
+}
+
+
+def studies() -> dict[str, type[Parameters]]:
+    """The chapters that evaluate models: those whose parameters lead to a study."""
+    return {name: chapter for name, chapter in CHAPTERS.items() if hasattr(chapter, "study")}
+
+
+def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Return (chapter, values) of a parameter file after checking it against the chapter's schema.
+
+    The chapter is the file's stem unless named. Values left out keep the chapter's defaults and are not returned.
+    Raises EdgelibError for a missing file, text that is not a YAML mapping, an unknown chapter or a wrong parameter.
+    """
+    path = Path(path)
+    chapter = path.stem if chapter is None else chapter
+    schema = choose(CHAPTERS, chapter, "chapter")
+    if not path.is_file():
+        raise EdgelibError(f"no parameter file {path}; write one, or give the path of an existing one")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EdgelibError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise EdgelibError(f"{path} must hold lines 'name: value', but it holds a {type(values).__name__}")
+    check({str(name): value for name, value in values.items()}, schema, f"bad parameters in {path}")
+    return chapter, values

@@ -1,0 +1,166 @@
+"""The chapter `vlm_accuracy`: what quantization costs a model that writes, in three kinds of questions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from edgelib.chapters.base import Answers
+from edgelib.chapters.fields import (
+    Conditions,
+    Configs,
+    DataName,
+    Mixes,
+    Name,
+    SeverityTable,
+    SomeConfigs,
+    Twins,
+    at_least_two,
+    one,
+    scheme_of,
+)
+from edgelib.errors import EdgelibError
+
+if TYPE_CHECKING:
+    from edgelib.data.questions import QuestionSet
+    from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
+
+ASKED = ("vqa", "pope", "mme")
+TRANSLATION = "translation"  # the set of the sub-task text_translation alone
+_SUB_TASK, _SUB_TASKS = "text_translation", 14
+
+
+def draw_name(mix: str, draw: int) -> str:
+    """What a calibration draw of the language experiment is called."""
+    return f"{mix} #{draw}"
+
+
+def _calibrated(config: str) -> None:
+    if not scheme_of(config).needs_calibration:
+        raise EdgelibError(f"{config} needs no calibration set, so the language of one cannot matter; take another")
+
+
+class VlmAccuracy(Answers):
+    """Parameters of the chapter `vlm_accuracy`."""
+
+    vqa: DataName = Field("scenes-vqa", description="questions in the columns of lmms-lab/VQAv2")
+    vqa_split: Name = Field("test", description="split of the VQA questions")
+    n_vqa: int = Field(24, ge=2, description="VQA images, each with all of its questions")
+    pope: DataName = Field("scenes-pope", description="questions in the columns of lmms-lab/POPE")
+    pope_split: Name = Field("test", description="split of the POPE questions")
+    n_pope: int = Field(8, ge=2, description="POPE images, each with all of its questions")
+    mme: DataName = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
+    mme_split: Name = Field("test", description="split of the MME questions")
+    n_mme: int = Field(42, ge=28, description="MME images, spread over the sub-tasks")
+    configs: Annotated[Configs, at_least_two("configurations: the reference, and one to compare with it")] = Field(
+        ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
+        description="configurations of the decoder: the reference first, then at least one to compare with it",
+    )
+    vision_configs: SomeConfigs = Field(
+        ["w8a8-smoothquant-vision"], description="configurations that round the vision tower too"
+    )
+    twins: Annotated[Twins, Field(min_length=1)] = Field(
+        ["weight:16"], description='planted outliers as "kind:strength", beside the plain model'
+    )
+    twin_configs: Configs = Field(["w4a16", "w4a16-awq"], description="configurations evaluated on the twins")
+    calibration_source: Literal["vqa", "pope", "mme"] = Field("vqa", description="whose questions calibrate")
+    translation_config: Annotated[str, one(_calibrated)] = Field(
+        "w4a16-awq", description="configuration of the language experiment"
+    )
+    translation_mixes: Annotated[Mixes, Field(min_length=2, max_length=2)] = Field(
+        ["english", "balanced"], description="calibration mixes that are compared: one language, and both"
+    )
+    translation_draws: int = Field(1, ge=1, le=100, description="calibration draws of each mix, seeds 0, 1, ...")
+    n_translation: int = Field(8, ge=2, description="images of the translation sub-task of MME")
+    conditions: Conditions = Field(["gaussian_noise:3", "fog:3"], description='conditions such as "fog:3"')
+    corrupted_task: Literal["vqa", "pope", "mme"] = Field("pope", description="questions asked about corrupted images")
+    table: SeverityTable | None = Field(None, description="severity table; null chooses by image size")
+    instruction: str = Field("", description="a line after each question, as real models want to be asked")
+    max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
+
+    def study(self) -> AnswerGrid:
+        """Load what the parameters name and lay out the cells.
+
+        The plain model in every configuration answers all three benchmarks, and one of them about corrupted images;
+        twins answer VQA; the language experiment answers the translation questions of MME, on the plain model and on
+        each twin. Calibration questions come from training splits, or from images that are not scored. Raises
+        EdgelibError for whatever cannot be loaded.
+        """
+        from edgelib.corruptions.condition import condition
+        from edgelib.models.generative import GenerativeModel
+        from edgelib.models.load import load
+        from edgelib.models.twins import PLAIN
+        from edgelib.study.answer_grid import AnswerGrid, AnswerVariant, Place
+
+        model = load(self.model, device=self.device, offline=self.local_files_only)
+        if not isinstance(model, GenerativeModel):
+            raise EdgelibError(f"{self.model} classifies images; answers need a model that writes, such as scenes-vlm")
+        sets = {task: _questions(self, task, getattr(self, f"n_{task}")) for task in ASKED}
+        sets[TRANSLATION] = _translations(self)
+        variants = [_variant(PLAIN, config, self.calibration) for config in (*self.configs, *self.vision_configs)]
+        cells = [(v, Place(task)) for v in variants for task in ASKED]
+        cells += [(v, Place(self.corrupted_task, condition(name))) for v in variants for name in self.conditions]
+        for twin in self.twins:
+            cells += [
+                (_variant(twin, c, self.calibration), Place("vqa")) for c in (self.configs[0], *self.twin_configs)
+            ]
+        draws = [(mix, draw) for mix in self.translation_mixes for draw in range(self.translation_draws)]
+        for twin in (PLAIN, *self.twins):
+            asked = [AnswerVariant(twin, self.translation_config, draw_name(*draw)) for draw in draws]
+            reference = _variant(twin, self.configs[0], self.calibration)
+            cells += [(v, Place(TRANSLATION)) for v in (reference, *asked)]
+        return AnswerGrid(
+            model=model,
+            asked=tuple(dict.fromkeys(cells)),
+            sets=sets,
+            calibrations=_calibrations(self, sets, draws),
+            seed=self.seed,
+            table=self.table,
+            instruction=self.instruction,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+        )
+
+
+def _variant(twin: str, config: str, mix: str) -> AnswerVariant:
+    from edgelib.study.answer_grid import NO_MIX, AnswerVariant
+
+    return AnswerVariant(twin, config, mix if scheme_of(config).needs_calibration else NO_MIX)
+
+
+def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
+    from edgelib.data.datasets import dataset
+    from edgelib.data.questions import QuestionSet
+
+    name, split = getattr(p, task), getattr(p, f"{task}_split")
+    questions = dataset(name, split, n, p.seed, offline=p.local_files_only)
+    if not isinstance(questions, QuestionSet) or questions.task.name != task:
+        what = f"questions of {questions.task.name}" if isinstance(questions, QuestionSet) else "labelled images"
+        raise EdgelibError(f"{task}={name!r} holds {what}; name a set with the columns of {task}, or scenes-{task}")
+    return questions
+
+
+def _translations(p: VlmAccuracy) -> QuestionSet:
+    """The translation questions among the images of all sub-tasks, which take turns in a draw."""
+    questions = _questions(p, "mme", _SUB_TASKS * p.n_translation)
+    positions = (questions.rows["category"] == _SUB_TASK).to_numpy().nonzero()[0]
+    if not len(positions):
+        raise EdgelibError(f"mme={p.mme!r} has no questions of the sub-task {_SUB_TASK}; name a complete set")
+    return questions.subset(positions)
+
+
+def _calibrations(p: VlmAccuracy, sets: dict[str, QuestionSet], draws: list[tuple[str, int]]) -> dict[str, QuestionSet]:
+    from edgelib.data.calibration import calibration_set
+
+    source, offline = p.calibration_source, p.local_files_only
+    made = {
+        p.calibration: calibration_set(
+            p.calibration, p.n_calibration, p.seed, getattr(p, source), exclude=sets[source], offline=offline
+        )
+    }
+    for mix, draw in draws:
+        made[draw_name(mix, draw)] = calibration_set(
+            mix, p.n_calibration, draw, p.mme, exclude=sets[TRANSLATION], offline=offline
+        )
+    return made

@@ -1,0 +1,194 @@
+"""The study of classifiers: variants of models x conditions of the images, calibrated on one draw or on several."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+
+import pandas as pd
+from torch import Tensor, nn
+
+from edgelib.corruptions import table_for
+from edgelib.corruptions.condition import Condition
+from edgelib.data.labelled import Dataset
+from edgelib.data.prompts import templates
+from edgelib.errors import EdgelibError, choose
+from edgelib.infer.classify import outcomes
+from edgelib.models.twins import PLAIN, parse_twin, planted
+from edgelib.models.zero_shot import ZeroShotModel
+from edgelib.observe.calibrate import calibrate
+from edgelib.quant.quantize import quantize
+from edgelib.quant.scheme import needs_of, scheme
+from edgelib.source import code_version
+from edgelib.study.protocol import Study
+
+_LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is evaluated: a model, the outliers planted in it ("plain" or "kind:strength"), a quantization scheme.
+
+    draw: number of the calibration set, of those of the grid; 0 where the scheme needs none.
+    """
+
+    model: str
+    twin: str
+    config: str
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique within a grid."""
+        return f"{self.model}|{self.twin}|{self.config}|{self.draw}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """Twins and quantized copies of a group of variants with their class vectors, by the variants' names."""
+
+    models: dict[str, ZeroShotModel]
+    vectors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ClassifierGrid(Study[Variant, Condition, Built]):
+    """Everything that the outcomes depend on. The first variant of each model is the reference of its drift.
+
+    conditions: of every plain variant. twin_conditions: of the twins, None for the same. calibrations: sets that
+    variants name by number.
+    """
+
+    models: dict[str, ZeroShotModel]
+    variants: tuple[Variant, ...]
+    conditions: tuple[Condition, ...]
+    data: Dataset
+    calibrations: tuple[Dataset, ...] = ()
+    prompts: str | Sequence[str] = "simple"
+    seed: int = 0
+    table: str | None = None
+    twin_conditions: tuple[Condition, ...] | None = None
+    batch_size: int = field(default=256, compare=False)
+
+    def __post_init__(self):
+        names = [v.name for v in self.variants]
+        if not names or not self.conditions:
+            raise EdgelibError("a sweep needs at least one variant and one condition")
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise EdgelibError(f"variants named twice: {', '.join(repeated)}; name each once")
+        templates(self.prompts)
+        for variant in self.variants:
+            choose(self.models, variant.model, "model of the grid")
+            if variant.twin != PLAIN:
+                parse_twin(variant.twin)
+            if scheme(variant.config).needs_calibration and variant.draw >= len(self.calibrations):
+                raise EdgelibError(f"{variant.config} needs calibration set {variant.draw}; give the grid one")
+
+    def cells(self) -> Iterator[tuple[Variant, Condition]]:
+        """Every cell, variant by variant."""
+        for variant in self.variants:
+            on_twin = variant.twin != PLAIN and self.twin_conditions is not None
+            for condition in self.twin_conditions if on_twin else self.conditions:
+                yield variant, condition
+
+    def columns(self, variant: Variant, condition: Condition) -> dict:
+        """What the rows of a cell are marked with; draw where the grid has several calibration sets."""
+        marks = {"model": variant.model, "twin": variant.twin, "config": variant.config}
+        if len(self.calibrations) > 1:
+            marks["draw"] = variant.draw
+        return marks | {"corruption": condition.corruption, "severity": condition.severity}
+
+    def module(self, variant: Variant) -> nn.Module:
+        """The network that a variant is a copy of."""
+        return self.models[variant.model].module
+
+    def build(self, group: Sequence[Variant]) -> Built:
+        """The models of some variants and of their references; one pass calibrates a twin on a set."""
+        models, lines = {}, templates(self.prompts)
+        references = [self.reference(m) for m in dict.fromkeys(v.model for v in group)]
+        members = dict.fromkeys([*references, *group])
+        for (model, twin, draw), variants in itertools.groupby(members, key=lambda v: (v.model, v.twin, v.draw)):
+            some = list(variants)
+            base = planted(self.models[model], twin, self.seed)
+            needs = needs_of(v.config for v in some)
+            statistics = calibrate(base, self.calibrations[draw], needs=sorted(needs)) if needs else None
+            models |= {v.name: quantize(base, v.config, statistics, losses=False) for v in some}
+        return Built(models, {name: m.class_vectors(self.data.class_names, lines) for name, m in models.items()})
+
+    def evaluate(self, built: Built, condition: Condition, todo: Sequence[Variant]) -> dict[Variant, pd.DataFrame]:
+        """Rows of one condition for some of the variants that were built."""
+        rows: dict[Variant, pd.DataFrame] = {}
+        for model in dict.fromkeys(v.model for v in todo):
+            reference, some = self.reference(model), [v for v in todo if v.model == model]
+            by_name = outcomes(
+                {name: built.models[name] for name in dict.fromkeys([reference.name, *(v.name for v in some)])},
+                built.vectors,
+                self.data,
+                condition,
+                reference=reference.name,
+                seed=self.seed,
+                table=self.table,
+                batch_size=self.batch_size,
+            )
+            rows |= {v: by_name[v.name] for v in some}
+        return rows
+
+    def reference(self, model: str) -> Variant:
+        """The variant whose features others of the same model are compared with."""
+        return next(v for v in self.variants if v.model == model)
+
+    @property
+    def severity_table(self) -> str:
+        """Name of the severity table: the one asked for, or the one that fits the first image's size."""
+        if self.table is not None:
+            return self.table
+        _, image = next(self.data.batches(1))
+        return table_for(*image.shape[-2:])
+
+    @cached_property
+    def _shared(self) -> dict:
+        return shared_spec(self.data, self.prompts, self.seed, self.table) | {"code": code_version(__name__)}
+
+    def spec(self, variant: Variant, condition: Condition) -> dict:
+        """Plain values that name a cell: nothing else may change its rows."""
+        return self._shared | {
+            "model": self.models[variant.model].fingerprint,
+            "device": self.models[variant.model].device.type,
+            "variant": self._identity(variant),
+            "corruption": condition.corruption,
+            "severity": condition.severity,
+            "drift_from": self._identity(self.reference(variant.model)),
+        }
+
+    def _identity(self, variant: Variant) -> list:
+        chosen = scheme(variant.config)
+        calibration = self.calibrations[variant.draw].fingerprint if chosen.needs_calibration else None
+        return [variant.twin, chosen.to_dict(), calibration]
+
+
+def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:
+    """Plain values on which every outcome of a study of classifiers depends, whatever is evaluated."""
+    return {
+        "data": data.fingerprint,
+        "prompts": list(templates(prompts)),
+        "seed": seed,
+        "table": table,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def variants_of(
+    model: str, twins: Sequence[str], configs: Sequence[str], twin_configs: Sequence[str] | None = None
+) -> tuple[Variant, ...]:
+    """The plain model in every configuration, then each twin in `twin_configs` (None: in every one too)."""
+    plain = [Variant(model, PLAIN, config) for config in configs]
+    return (*plain, *(Variant(model, t, c) for t in twins for c in (configs if twin_configs is None else twin_configs)))
+
+
+def conditions_of(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[Condition, ...]:
+    """Clean images, then every corruption at every severity."""
+    return (Condition(), *(Condition(c, s) for c in corruptions for s in severities))
