@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from edgelib.devices.projection import Projection, Validation
+from edgelib.devices.projection import Projection
+from edgelib.devices.validation import Validation
 from edgelib.report.claims.text import spread_text
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from edgelib.report.claims.text import interval_text, p_text
+from edgelib.report.figures.palette import label
 from edgelib.stats.predictor import Prediction
 from edgelib.stats.ranks import RankStability
 from edgelib.stats.recommend import Recommendation
@@ -28,6 +29,28 @@ def variance_claim(shares: pd.DataFrame, quantity: str = "accuracy", names: Mapp
         for row in ordered
     ]
     return f"shares of the variance of {quantity} between {first.n_runs:,} runs: {', '.join(parts)}"
+
+
+def spread_claim(accuracies: pd.Series, name: str) -> str:
+    """Say between which accuracies (fractions) the runs of one configuration lie."""
+    low, high = 100 * accuracies.min(), 100 * accuracies.max()
+    return f"calibration sets matter most for {name}: its {len(accuracies)} runs reach {low:.1f} to {high:.1f} %"
+
+
+def largest_share_claim(shares: pd.DataFrame, quantity: str = "feature drift") -> str:
+    """Say which component but the noise of the images has the largest share of the variance, or that none has one.
+
+    shares: one group of rows of `variance_shares`.
+    """
+    known = shares[shares["share"].notna() & (shares["component"] != "images")]
+    if not len(known):
+        return f"its runs do not differ in {quantity}"
+    row = known.loc[known["share"].idxmax()]
+    return (
+        f"the largest of the shares of the variance of its {quantity} is that of the {row.component}, "
+        f"{100 * row.share:.0f} % ({interval_text((row.low, row.high), row.level, 100, 0)}, not corrected for having "
+        "been picked)"
+    )
 
 
 def rank_claim(stability: RankStability, what: str = "configurations") -> str:
@@ -52,6 +75,11 @@ def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str
     if prediction.interval[0] > 0 and prediction.p < 1 - prediction.level:
         return f"without labels the {what} of a run can be ranked ({numbers})"
     return f"it is not shown that the {what} of a run can be ranked without labels ({numbers})"
+
+
+def setting_name(setting: Mapping) -> str:
+    """What a sentence calls a setting of size and config: "64 images with W4A8 AWQ"."""
+    return f"{setting['size']} images with {label(setting['config'])}"
 
 
 def recommendation_claim(

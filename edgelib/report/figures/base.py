@@ -51,7 +51,7 @@ def panels(
     groups: name -> rows, or what `groupby` gives. label, y_label: of the axes that they share. legend: one for all
     above. Without any group the figure is empty and says so.
     """
-    groups = dict(groups)
+    groups = dict(groups if isinstance(groups, Mapping) else iter(groups))
     columns = columns or max(len(groups), 1)
     rows = max(-(-len(groups) // columns), 1)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharex=sharex, sharey=True, squeeze=False)

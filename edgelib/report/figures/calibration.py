@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from edgelib.errors import EdgelibError
 from edgelib.report.figures.base import end_labels
@@ -16,7 +18,7 @@ from edgelib.report.figures.palette import BLACK, GREY, looks, readable, series
 def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = None) -> Axes:
     """Variance shares with intervals, a line per component (columns component, share, low, high, optional config).
 
-    Several configs are dodged and told apart by a legend; shares that are NaN are left out. names: component -> label.
+    Several configs are dodged, with labels for a legend; shares that are NaN are left out. names: component -> label.
     """
     components = list(dict.fromkeys(table["component"]))
     groups = list(table.groupby("config", sort=False)) if "config" in table else [("", table)]
@@ -41,8 +43,6 @@ def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = 
     ax.set(xlim=(0, 100), xlabel="Share of the variance between runs (%)", ylim=(len(components) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", visible=True)
-    if len(groups) > 1:
-        ax.legend(fontsize=9)
     return ax
 
 
@@ -83,6 +83,33 @@ def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float
     axes[0].set_ylabel("Accuracy (%)")
     end_labels(axes[-1], ends, 0.07 * float(np.ptp(axes[-1].get_ylim())))
     return axes
+
+
+def size_panels(runs: pd.DataFrame, reference: float, columns: int = 2) -> Figure:
+    """Draw `accuracy_by_size`, a panel per mix, on one scale."""
+    mixes = runs["mix"].nunique()
+    rows = -(-mixes // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 2.5 * rows), sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[mixes:]:
+        ax.set_axis_off()
+    accuracy_by_size(runs, axes.flat[:mixes], reference)
+    return figure
+
+
+def layer_panels(layers: pd.DataFrame) -> Figure:
+    """Draw the power chosen (top) and the error relative to rounding to nearest (bottom) by depth, a column per twin.
+
+    layers: of `layer_report`; layers without a depth, a power or a loss are left out.
+    """
+    twins = list(layers.groupby("twin", sort=False))
+    figure, axes = plt.subplots(2, len(twins), figsize=(7.2, 4.6), sharex=True, sharey="row", squeeze=False)
+    for column, (twin, table) in enumerate(twins):
+        for row, value in enumerate(("ratio", "relative_loss")):
+            by_depth(table.dropna(subset=["depth", value]), axes[row, column], "", value)
+        axes[0, column].set(title=twin, xlabel="")
+    axes[0, 0].set_ylabel("Power")
+    axes[1, 0].set_ylabel("Error / RTN error")
+    return figure
 
 
 def by_depth(table: pd.DataFrame, ax: Axes, label: str, value: str = "value") -> Axes:
