@@ -41,7 +41,8 @@
 
 from typing import Optional
 
-from edgelib.chapters.params import Efficiency, begin, validate
+from edgelib.chapters.efficiency import Efficiency
+from edgelib.chapters.params import begin, validate
 
 begin(globals())
 
@@ -54,7 +55,7 @@ configs: list[str] = ["fp32", "fp16", "w8a8-minmax", "w8a16", "w4a8-minmax", "w4
 measurements: Optional[str] = None  # folder made by `edgelib measure`; None: the published machine; "here": measure now
 devices: Optional[list[str]] = None  # keys of the device table; None: all
 device_table: Optional[str] = None  # a YAML file with device rows of your own
-encoder: str = "clip-vit-b32"  # projected onto the devices
+encoder: str = "clip-vit-base-patch32"  # projected onto the devices
 decoder: str = "qwen2-vl-2b"
 context: int = 1024  # tokens that the language model keeps in memory
 projection_level: float = 0.9  # level of the intervals of projections
@@ -71,32 +72,27 @@ P = validate(globals(), Efficiency)
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
+from edgelib.report.claims.base import Sentence, bullets
 from IPython.display import Markdown, display
 from myst_nb import glue
 
 from edgelib.data.datasets import dataset as read_images
+from edgelib.devices.device import legality, memory_table
 from edgelib.devices.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
 from edgelib.devices.measurements import achieved, machine_device
-from edgelib.devices.projection import (
-    calibrated,
-    projector,
-    published_points,
-    speedups,
-)
-from edgelib.devices.projection import (
-    validate as validate_projection,
-)
+from edgelib.devices.projection import projector, published_points
+from edgelib.devices.shapes import decoder as decoder_shape
+from edgelib.devices.shapes import encoder as encoder_shape
 from edgelib.devices.table import devices as device_rows
-from edgelib.devices.table import legality, memory_table, select
+from edgelib.devices.table import select
+from edgelib.devices.validation import calibrated, speedups
+from edgelib.devices.validation import validate as validate_projection
 from edgelib.devices.workload import decode_work, encode_work
-from edgelib.devices.workload import decoder as decoder_shape
-from edgelib.devices.workload import encoder as encoder_shape
 from edgelib.files.size import packed_size, weight_bits
 from edgelib.infer.packed import packed_round_trip
 from edgelib.models.architectures import architecture
 from edgelib.models.load import load
 from edgelib.quant.scheme import scheme
-from edgelib.report.claims.base import Sentence, bullets
 from edgelib.report.claims.devices import projection_text, speed_ratio_claim, speedup_claim, validation_claim
 from edgelib.report.figures.base import look
 from edgelib.report.figures.devices import legality_grid, memory_split, projected_and_measured, roofline

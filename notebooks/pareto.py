@@ -46,7 +46,8 @@
 
 from typing import Optional
 
-from edgelib.chapters.params import Pareto, begin, validate
+from edgelib.chapters.params import begin, validate
+from edgelib.chapters.pareto import Pareto
 
 begin(globals())
 
@@ -96,23 +97,23 @@ P = validate(globals(), Pareto)
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from edgelib.report.claims.base import Sentence, bullets
 from IPython.display import HTML, Markdown, display
 from myst_nb import glue
 
-from edgelib.chapters.plan import grid_of
 from edgelib.data.calibration import calibration_set
 from edgelib.decide.allocation import allocate, total
 from edgelib.decide.choice import choose_for_tier
 from edgelib.decide.frontier import uncertain_frontier
 from edgelib.decide.pareto import TIERS, pareto_frontier
-from edgelib.devices.projection import own_spread, projector, published_points
+from edgelib.devices.projection import projector, published_points
+from edgelib.devices.shapes import encoder_of
 from edgelib.devices.table import devices as device_rows
 from edgelib.devices.table import select
-from edgelib.devices.workload import encoder_of
+from edgelib.devices.validation import own_spread
 from edgelib.files.size import stored_bytes
 from edgelib.infer.sensitivity import layer_sensitivity
 from edgelib.models.architectures import architecture
-from edgelib.report.claims.base import Sentence, bullets
 from edgelib.report.claims.devices import allocation_claim, frontier_claim, spread_text, tier_claim
 from edgelib.report.explorer import scatter
 from edgelib.report.figures.base import look
@@ -121,8 +122,9 @@ from edgelib.report.notebook import setup
 from edgelib.report.tables import escaped, myst_table, with_interval
 from edgelib.stats.paired import paired_difference
 from edgelib.study.costs import deployment_costs
-from edgelib.study.draws import calibration_sweeps, mixed_outcomes, outcome_tables
+from edgelib.study.draws import mixed_outcomes, outcome_tables, with_runs
 from edgelib.study.store import CellStore
+from edgelib.study.sweep import sweep
 
 work = setup("pareto", P.results)
 MIB = 2**20
@@ -136,8 +138,8 @@ criteria, costs = ("accuracy", "corrupted"), ("bytes", "latency_ms")
 # keep whether the clean answer is right, and the share of corrupted copies that are answered right.
 
 # %%
-grid = grid_of(P)
-rows = calibration_sweeps(grid, P, CellStore(work.results))
+grid = P.study()
+rows = with_runs(sweep(grid, CellStore(work.results), executor=P.executor, workers=P.workers))
 outcomes = outcome_tables(rows)
 pd.Series(
     {

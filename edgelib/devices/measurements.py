@@ -17,7 +17,8 @@ from types import MappingProxyType
 import pandas as pd
 import yaml
 
-from edgelib.devices.table import Device, family_reasons
+from edgelib.devices.device import Device
+from edgelib.devices.table import family_reasons
 from edgelib.errors import EdgelibError
 
 PUBLISHED = "epyc-2-cores"

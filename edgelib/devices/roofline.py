@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelib.devices.table import Device, unit_of
+from edgelib.devices.device import Device, unit_of
 from edgelib.devices.workload import Work
 from edgelib.errors import EdgelibError
 

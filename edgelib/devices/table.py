@@ -1,170 +1,104 @@
-"""Devices as rows of a table: what runs on them and why not, and what fits into their memory."""
+"""The device table, read from files: edgelib/devices/known/<key>.yaml is one device, with its facts and sources.
+
+A file of one's own holds one device in the same form, or several under `devices`, each by its key.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from importlib.resources import files
-from numbers import Real
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated, Any
 
-import pandas as pd
-import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from edgelib.devices.device import UNITS, Device
 from edgelib.errors import EdgelibError, choose, did_you_mean
+from edgelib.ground.records import Record, Text, between, checked, read_yaml, shown
 
-GIB = 2**30
+FOLDER = Path(__file__).parent
 UNPUBLISHED = "unpublished"
-# Plausible magnitudes: a slipped unit (1792 for 1.792 TB/s, bytes for gigabytes) is caught when the table is read.
-MAGNITUDES = {
-    "memory_gib": (0.25, 1024),
-    "usable_gib": (0.1, 1024),
-    "bandwidth_gb_s": (1, 20_000),
-    "rates": (0.01, 50_000),
-    "power_w": (0.5, 2000),
-}
-# The arithmetic unit that a format needs; narrow weights beside wide activations need none, they are decoded first.
-UNITS = {
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-    "int8": "int8",
-    "int4": "int8",
-    "int3": "int8",
-    "int2": "int8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "mxfp8": "mxfp8",
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-}
-WIDE = ("fp32", "fp16", "bf16")
+_FACTS = ("memory_gib", "usable_gib", "bandwidth_gb_s", "rates", "power_w")
 
 
-@dataclass(frozen=True)
-class Device:
-    """One row of the device table; a fact that is None is not known.
+def _known_unit(unit: str) -> str:
+    choose(dict.fromkeys(UNITS.values()), unit, "arithmetic unit")
+    return unit
 
-    memory_gib, usable_gib: fitted memory, and what the operating system leaves, in GiB. bandwidth_gb_s: peak of the
-    memory, 1e9 bytes/s. rates: {unit: dense peak in 1e12 operations/s, None where it is not published}. lacks: {unit:
-    why it does not run}. silicon: what rows of one chip in several power modes share. unverified: facts for which no
-    source of the vendor was seen.
+
+def _known_fact(fact: str) -> str:
+    choose(dict.fromkeys(_FACTS), fact, "fact")
+    return fact
+
+
+Unit = Annotated[str, AfterValidator(_known_unit)]
+# None in the place of a rate: not published.
+Rate = Annotated[float, between(0.01, 50_000)] | None
+Published = BeforeValidator(lambda rate: None if rate == UNPUBLISHED else rate)
+
+
+class DeviceFacts(Record):
+    """One device as a file holds it; a fact that is left out is not known, and what needs it says so.
+
+    Magnitudes are plausible ones: a slipped unit (1792 for 1.792 TB/s, bytes for gigabytes) is caught here.
+
+    order: place in tables; devices without one come last.
+    family: a key of families.yaml, or any other word for hardware that is not listed there.
+    memory_gib, usable_gib: fitted memory, and what an operating system and its desktop leave of it.
+    bandwidth_gb_s: peak of the memory, 1e9 bytes per second.
+    rates: dense peak per unit in 1e12 operations per second, of the unit that a model would run on. A unit that is not
+    listed does not run there; `unpublished` runs, but no rate is known. Sparsity does not count.
+    lacks: {unit: why it does not run there}, beside what the family says.
+    power_w: selectable power modes in watts. silicon: what devices of one chip in several power modes share.
+    sources: where the numbers are from. unverified: facts that no source of the vendor was seen for.
     """
 
-    key: str
-    name: str
-    family: str
-    memory_gib: float | None = None
-    usable_gib: float | None = None
-    bandwidth_gb_s: float | None = None
-    rates: Mapping[str, float | None] = field(default_factory=dict)
-    power_w: tuple[float, ...] = ()
-    silicon: str | None = None
-    sources: tuple[str, ...] = ()
-    unverified: tuple[str, ...] = ()
-    lacks: Mapping[str, str] = field(default_factory=dict)
+    order: Annotated[int, Field(ge=1)] | None = None
+    name: Text
+    family: Text
+    silicon: Text | None = None
+    memory_gib: Annotated[float, between(0.25, 1024)] | None = None
+    usable_gib: Annotated[float, between(0.1, 1024)] | None = None
+    bandwidth_gb_s: Annotated[float, between(1, 20_000)] | None = None
+    rates: Annotated[dict[Unit, Annotated[Rate, Published]], Field(min_length=1)]
+    lacks: dict[Unit, Text] = {}
+    power_w: list[Annotated[float, between(0.5, 2000)]] = []
+    sources: list[Text] = []
+    unverified: list[Annotated[str, AfterValidator(_known_fact)]] = []
 
-    def fact(self, name: str) -> float:
-        """Return a fact that a calculation needs; raises EdgelibError where the row does not have it."""
-        value = getattr(self, name)
-        if value is None:
-            raise EdgelibError(f"device {self.key!r} has no fact {name!r}; add it to its row, with its source")
-        return value
-
-    def rate(self, unit: str) -> float:
-        """Return the peak rate of a unit, 1e12 operations/s; raises EdgelibError for one that lacks or is unknown."""
-        if unit not in self.rates:
-            reason = self.lacks.get(unit, "its row lists no such rate")
-            raise EdgelibError(f"{unit} does not run on {self.name}: {reason}; it runs {', '.join(self.rates)}")
-        if self.rates[unit] is None:
-            raise EdgelibError(
-                f"device {self.key!r} has no published rate of {unit!r}; add it to its row, or measure it"
-            )
-        return self.rates[unit]
+    @model_validator(mode="after")
+    def _possible(self) -> DeviceFacts:
+        if self.memory_gib and self.usable_gib and self.usable_gib > self.memory_gib:
+            raise ValueError(f"{self.usable_gib:g} GiB usable of {self.memory_gib:g} GiB fitted")
+        if both := set(self.rates) & set(self.lacks):
+            raise ValueError(f"{min(both)} stands in rates and in lacks; it runs or it does not")
+        return self
 
 
-def unit_of(weight: str, activation: str) -> str:
-    """Return the arithmetic unit that computes with such weights and activations: that of the wider of the two.
+class _Several(Record):
+    """A file of several devices."""
 
-    Narrow weights beside wide activations are decoded first, so they compute as the activations do.
-    Raises EdgelibError for an unknown format.
-    """
-    needed = choose(UNITS, weight, "weight format"), choose(UNITS, activation, "activation format")
-    if activation in WIDE:
-        return needed[1]
-    return needed[0] if weight in WIDE else max(needed, key=lambda unit: ("fp4", "int8", "mxfp8", "fp8").index(unit))
+    devices: Annotated[dict[Text, Any], Field(min_length=1)]
+    families: dict[Text, dict[Unit, Text]] = {}
 
 
-def reason_against(device: Device, weight: str, activation: str) -> str | None:
-    """Return why the device cannot compute with weights and activations of these formats, or None if it can."""
-    unit = unit_of(weight, activation)
-    if unit in device.rates:
-        return None
-    return device.lacks.get(unit, f"the row of {device.name} lists no rate of {unit}")
-
-
-def legality(table: Iterable[Device], numbers: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Return one row per device and configuration: device, config, legal, reason (empty where legal).
-
-    numbers: {configuration: (weight format, activation format)}.
-    """
-    rows = []
-    for device in table:
-        for config, (weight, activation) in numbers.items():
-            reason = reason_against(device, weight, activation)
-            rows.append(dict(device=device.key, config=config, legal=reason is None, reason=reason or ""))
-    return pd.DataFrame(rows, columns=["device", "config", "legal", "reason"])
-
-
-def memory_table(table: Iterable[Device], needed: Mapping[str, float]) -> pd.DataFrame:
-    """Return one row per device and configuration: need_gib, usable_gib, free_gib (negative: short by that), fits.
-
-    needed: {configuration: bytes of weights, keys and values, activations and workspace together}.
-    Raises EdgelibError for a device whose usable memory is not known and for a need that is not above 0.
-    """
-    rows = []
-    for device in table:
-        usable = device.fact("usable_gib")
-        for config, need in needed.items():
-            if isinstance(need, bool) or not isinstance(need, Real) or not need > 0:
-                raise EdgelibError(f"{config!r} needs memory above 0 bytes, got {need!r}")
-            free = usable - need / GIB
-            rows.append(
-                dict(
-                    device=device.key,
-                    config=config,
-                    need_gib=need / GIB,
-                    usable_gib=usable,
-                    free_gib=free,
-                    fits=free >= 0,
-                )
-            )
-    return pd.DataFrame(rows, columns=["device", "config", "need_gib", "usable_gib", "free_gib", "fits"])
+class _Families(Record):
+    families: dict[Text, dict[Unit, Text]]
 
 
 def devices(path: str | Path | None = None) -> dict[str, Device]:
-    """Return the device table by key: the rows of edgelib, and those of a file of your own, which win.
+    """Return the device table by key: the devices of edgelib, and those of one's own, which win.
 
-    path: a YAML file in the form of edgelib/devices/devices.yaml; ~ is the user's home.
-    Raises EdgelibError naming row and fact for a file that cannot be read, a fact of an unknown name, a value of an
-    implausible size or sign, and more usable than fitted memory.
+    path: a YAML file of one device (its name is the key) or of several, or a folder of such files; ~ is one's home.
+    Raises EdgelibError naming file, fact, value and rule for a file that cannot be read, a fact of an unknown name or
+    an implausible value, more usable than fitted memory, and a device that two files hold.
     """
-    shipped = yaml.safe_load(files("edgelib.devices").joinpath("devices.yaml").read_text(encoding="utf-8"))
-    tables = [shipped] if path is None else [shipped, _read(Path(path).expanduser())]
-    families: dict[str, dict] = {}
-    found: dict[str, Device] = {}
-    for table in tables:
-        families |= table.get("families") or {}
-        for key, row in (table.get("devices") or {}).items():
-            found[key] = _device(str(key), row, families)
-    return found
-
-
-def family_reasons(family: str) -> dict[str, str]:
-    """Return {unit: why hardware of this family lacks it} from the shipped table; empty for a family it has not."""
-    shipped = yaml.safe_load(files("edgelib.devices").joinpath("devices.yaml").read_text(encoding="utf-8"))
-    return dict(shipped["families"].get(family) or {})
+    known = dict(_shipped())
+    if path is not None:
+        rows, families = _read(Path(path).expanduser())
+        known |= {key: _device(key, facts, _families() | families) for key, facts in rows.items()}
+    return known
 
 
 def select(table: Mapping[str, Device], keys: Iterable[str]) -> list[Device]:
@@ -172,60 +106,70 @@ def select(table: Mapping[str, Device], keys: Iterable[str]) -> list[Device]:
     return [choose(table, key, "device") for key in keys]
 
 
-def _read(path: Path) -> dict:
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EdgelibError(f"cannot read the device table {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EdgelibError(f"the device table {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(table, dict) or not isinstance(table.get("devices"), dict):
-        raise EdgelibError(f"the device table {path} needs a key 'devices' with one row per device")
-    return table
+def family_reasons(family: str) -> dict[str, str]:
+    """Return {unit: why hardware of this family lacks it} from families.yaml; empty for a family it has not."""
+    return dict(_families().get(family, {}))
 
 
-def _device(key: str, row: object, families: Mapping[str, dict]) -> Device:
-    known = [f.name for f in fields(Device) if f.name not in ("key", "lacks")]
-    if not isinstance(row, dict):
-        raise EdgelibError(
-            f"device {key!r} must be a row of facts such as {{name: ..., bandwidth_gb_s: ...}}, got {row!r}"
-        )
-    for fact in row:
-        if fact not in known:
-            raise EdgelibError(
-                f"device {key!r} has an unknown fact {fact!r}{did_you_mean(fact, known)}; facts are {', '.join(known)}"
-            )
-    for fact in ("name", "family", "rates"):
-        if not row.get(fact):
-            raise EdgelibError(f"device {key!r} has no fact {fact!r}; every row needs name, family and rates")
-    for unit in row["rates"]:
-        choose(dict.fromkeys(UNITS.values()), unit, f"arithmetic unit of device {key!r}:")
-    rates = {unit: None if rate == UNPUBLISHED else rate for unit, rate in row["rates"].items()}
-    values = {name: row[name] for name in ("memory_gib", "usable_gib", "bandwidth_gb_s") if row.get(name) is not None}
-    for fact, value in [
-        *values.items(),
-        *(("rates", rate) for rate in rates.values() if rate is not None),
-        *(("power_w", watts) for watts in row.get("power_w") or ()),
-    ]:
-        _check_magnitude(key, fact, value)
-    if values.get("usable_gib", 0) > values.get("memory_gib", float("inf")):
-        raise EdgelibError(f"device {key!r} has {values['usable_gib']} GiB usable of {values['memory_gib']} GiB fitted")
-    texts = {name: tuple(map(str, row.get(name) or ())) for name in ("sources", "unverified")}
-    lacks = MappingProxyType(dict(families.get(row["family"]) or {}))
-    return Device(
-        key=key,
-        name=str(row["name"]),
-        family=str(row["family"]),
-        rates=MappingProxyType(rates),
-        lacks=lacks,
-        power_w=tuple(row.get("power_w") or ()),
-        silicon=row.get("silicon"),
-        **values,
-        **texts,
+@cache
+def _families() -> dict[str, dict[str, str]]:
+    path = FOLDER / "families.yaml"
+    return checked(_Families, {"families": read_yaml(path, "table of families")}, str(path)).families
+
+
+@cache
+def _shipped() -> dict[str, Device]:
+    rows, families = _read(FOLDER / "known")
+    return {key: _device(key, facts, _families() | families) for key, facts in rows.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, DeviceFacts], dict[str, dict[str, str]]]:
+    """The devices of a file or folder in their order, and the families that they bring along."""
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (".yaml", ".yml")]
+        if not files:
+            raise EdgelibError(f"no device table in the folder {path}: it holds no .yaml file")
+    rows, families, homes = {}, {}, {}
+    for file in files:
+        content = _content(file)
+        families |= content.families
+        for key, facts in content.devices.items():
+            if key in homes:
+                raise EdgelibError(f"device {key!r} stands in {homes[key]} and in {file}; keep one of them")
+            homes[key] = file
+            rows[key] = checked(DeviceFacts, facts, f"device {key!r} in {file}")
+    return dict(sorted(rows.items(), key=lambda row: row[1].order or float("inf"))), families
+
+
+def _content(file: Path) -> _Several:
+    """What a file holds; that of one device is a table of one."""
+    what = "device table"
+    content = read_yaml(file, what)
+    names = content if isinstance(content, dict) else {}
+    if "devices" in names or "families" in names:
+        return checked(_Several, content, f"the {what} {file}")
+    if names and any(name in DeviceFacts.model_fields for name in names):
+        return _Several(devices={file.stem: content})
+    close = next(filter(None, (did_you_mean(name, ["devices"]) for name in names)), "")
+    raise EdgelibError(
+        f"the {what} {file} holds {shown(content)}{close}; it needs the facts of one device (name, family, rates ...), "
+        "or a key 'devices' with one row per device"
     )
 
 
-def _check_magnitude(key: str, fact: str, value: object) -> None:
-    low, high = MAGNITUDES[fact]
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        raise EdgelibError(f"device {key!r}: {fact} must be a number from {low:g} to {high:g}, got {value!r}")
+def _device(key: str, facts: DeviceFacts, families: Mapping[str, Mapping[str, str]]) -> Device:
+    return Device(
+        key=key,
+        name=facts.name,
+        family=facts.family,
+        memory_gib=facts.memory_gib,
+        usable_gib=facts.usable_gib,
+        bandwidth_gb_s=facts.bandwidth_gb_s,
+        rates=MappingProxyType(facts.rates),
+        power_w=tuple(facts.power_w),
+        silicon=facts.silicon,
+        sources=tuple(facts.sources),
+        unverified=tuple(facts.unverified),
+        lacks=MappingProxyType({**families.get(facts.family, {}), **facts.lacks}),
+    )

@@ -6,76 +6,10 @@ addition as two. Linear layers and attention are counted; norms, activations and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass
 
-import yaml
-
-from edgelib.errors import EdgelibError, choose
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """Dimensions of a decoder with gated MLPs; `vision` names the encoder in front of it."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab: int
-    tied: bool
-    vision: str | None = None
-
-    @property
-    def body(self) -> int:
-        """Weights of the Linear layers between embedding and output head."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.mlp)
-
-    @property
-    def head(self) -> int:
-        """Weights of the output head, all of which every token reads."""
-        return self.hidden * self.vocab
-
-    @property
-    def embedding(self) -> int:
-        """Weights of the embedding that are stored beside the head; a token reads one row of them."""
-        return 0 if self.tied else self.head
-
-    def kv_bytes(self, tokens: int, bits: float = 16) -> float:
-        """Bytes of keys and values of so many tokens."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * bits / 8
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Dimensions of a vision transformer on square images."""
-
-    hidden: int
-    layers: int
-    heads: int
-    mlp: int
-    patch: int
-    image: int
-    extra: int = 1
-    projection: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return (self.image // self.patch) ** 2 + self.extra
-
-    @property
-    def body(self) -> int:
-        """Weights of the Linear layers of the blocks."""
-        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.mlp)
-
-    @property
-    def stem(self) -> int:
-        """Weights of the patch embedding, the positions and the projection."""
-        return 3 * self.patch**2 * self.hidden + self.tokens * self.hidden + self.hidden * self.projection
+from edgelib.devices.shapes import Decoder, Encoder
+from edgelib.errors import EdgelibError
 
 
 @dataclass(frozen=True)
@@ -141,45 +75,3 @@ def encode_work(model: Encoder, weight_bits: float, *, batch: int = 1, other_bit
     # Each block reads and writes its residual stream, its projections and the wide middle of its MLP.
     activations = model.layers * model.tokens * (8 * model.hidden + 2 * model.mlp)
     return Work(weights, batch * activations * other_bits / 8, operations, model.layers)
-
-
-@cache
-def _table() -> dict:
-    return yaml.safe_load(files("edgelib.devices").joinpath("architectures.yaml").read_text(encoding="utf-8"))
-
-
-def _named(kind: str, of: type, name: str):
-    row = choose(_table()[f"{kind}s"], name, kind)
-    return of(**{field.name: row[field.name] for field in fields(of) if field.name in row})
-
-
-def decoder(name: str) -> Decoder:
-    """Return the decoder of that name in architectures.yaml; raises EdgelibError listing the known ones."""
-    return _named("decoder", Decoder, name)
-
-
-def encoder(name: str) -> Encoder:
-    """Return the encoder of that name in architectures.yaml; raises EdgelibError listing the known ones."""
-    return _named("encoder", Encoder, name)
-
-
-_FIELDS = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp": "intermediate_size",
-    "patch": "patch_size",
-    "image": "image_size",
-    "projection": "projection_dim",
-}
-
-
-def encoder_of(config) -> Encoder:
-    """Return the dimensions of a vision transformer from the vision part of a transformers configuration.
-
-    Raises EdgelibError for a configuration that lacks one of them.
-    """
-    missing = [name for name in _FIELDS.values() if not isinstance(getattr(config, name, None), int)]
-    if missing:
-        raise EdgelibError(f"{type(config).__name__} has no {missing[0]}, so the work of an image cannot be counted")
-    return Encoder(**{field: getattr(config, name) for field, name in _FIELDS.items()})

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from edgelib.devices.device import Device, reason_against
 from edgelib.devices.projection import Projector
-from edgelib.devices.table import Device, reason_against
-from edgelib.devices.workload import Encoder, encode_work
+from edgelib.devices.shapes import Encoder
+from edgelib.devices.workload import encode_work
 from edgelib.errors import EdgelibError
 from edgelib.files.size import other_bits, stored_bytes, weight_bits
 from edgelib.quant.scheme import scheme

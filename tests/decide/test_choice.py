@@ -14,7 +14,8 @@ import pytest
 from edgelib.decide.allocation import Allocation
 from edgelib.decide.choice import choose_for_tier
 from edgelib.devices import gains, projection
-from edgelib.devices import table as edge
+from edgelib.devices.device import legality
+from edgelib.devices.table import devices
 from edgelib.errors import EdgelibError
 from edgelib.report import explorer
 from edgelib.report.claims import devices as claims_edge
@@ -176,7 +177,7 @@ def test_the_step_passes_through_the_best_of_equal_cost(ax):
 
 
 def test_every_figure_takes_its_rows(ax):
-    table = edge.devices()
+    table = devices()
     device = table["agx-orin-64gb"]
     names = {key: device.name for key, device in table.items()}
     rows = pd.DataFrame(
@@ -184,7 +185,7 @@ def test_every_figure_takes_its_rows(ax):
     )
     rows = rows.assign(**{part: [1e6, 2e6] for part in ("weights", "kv", "activations", "workspace")})
     points = projection.published_points(table)[:6].assign(projected=20.0, low=10.0, high=40.0)
-    legal = edge.legality([device], {"w8a8-minmax": ("int8", "int8"), "fp8": ("fp8_e4m3", "fp8_e4m3")})
+    legal = legality([device], {"w8a8-minmax": ("int8", "int8"), "fp8": ("fp8_e4m3", "fp8_e4m3")})
     for draw in (
         lambda: figures_edge.speedups(rows, ax, "x"),
         lambda: figures_edge.roofline(rows, device, ax),

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from edgelib.devices import projection, workload
-from edgelib.devices import table as edge
+from edgelib.devices import projection, validation, workload
+from edgelib.devices.shapes import decoder
+from edgelib.devices.table import devices
 from edgelib.errors import EdgelibError
 
-TABLE = edge.devices()
+TABLE = devices()
 POINTS = projection.published_points(TABLE)
 
 
@@ -70,7 +71,7 @@ def test_intervals_of_unseen_devices_cover_as_often_as_they_say():
     inside = []
     for seed in range(4):
         points = planted(np.random.default_rng(seed), devices=7, per_device=3, spread=0.3)
-        inside.append(projection.validate(points, 0.8).points.groupby("silicon")["inside"].mean())
+        inside.append(validation.validate(points, 0.8).points.groupby("silicon")["inside"].mean())
     assert 0.7 <= pd.concat(inside).mean() <= 0.95
 
 
@@ -82,7 +83,7 @@ def test_projections_do_not_depend_on_the_order_of_points():
 def test_published_points_stand_as_their_sources_print_them():
     decoding = POINTS[POINTS["step"] == "decode"]
     assert len(decoding) >= 8 and POINTS["source"].str.len().gt(0).all()
-    speed = projection.speedups(POINTS.assign(projected=POINTS["ms"]))
+    speed = validation.speedups(POINTS.assign(projected=POINTS["ms"]))
     printed = {
         ("agx-orin-64gb", "nvila-2b"): 1.09,
         ("agx-orin-64gb", "llama-3-8b"): 2.95,
@@ -100,14 +101,14 @@ def test_no_published_point_beats_the_memory_of_its_device():
 
 def test_a_projection_has_its_interval_and_what_binds():
     project = projection.projector(POINTS[POINTS["device"].isin(["agx-orin-64gb", "rtx-4090", "agx-thor"])])
-    work = workload.decode_work(workload.decoder("qwen2-vl-2b"), 4.25)
+    work = workload.decode_work(decoder("qwen2-vl-2b"), 4.25)
     there = project(work, TABLE["orin-nx-16gb"], "int4", "fp16", step="decode")
     assert there.interval[0] < there.ms < there.interval[1] and there.binds == "memory" and there.level == 0.9
     faster = project(work, TABLE["a100-80gb"], "int4", "fp16", step="decode")
     assert faster.ms < there.ms
     phone = project(work, TABLE["snapdragon-8-gen-3"], "int4", "fp16", step="decode")
     assert phone.binds == "memory"
-    prompt = workload.prefill_work(workload.decoder("qwen2-vl-2b"), 4.25, prompt=512)
+    prompt = workload.prefill_work(decoder("qwen2-vl-2b"), 4.25, prompt=512)
     with pytest.raises(EdgelibError, match="no published rate of 'fp16'"):
         project(prompt, TABLE["snapdragon-8-gen-3"], "int4", "fp16", step="prefill")
     with pytest.raises(EdgelibError, match="fp8 does not run on Jetson Orin NX"):
@@ -128,10 +129,10 @@ def test_times_must_be_times(points, words):
 
 def test_the_spread_within_devices_leaves_out_what_a_device_shares():
     errors = pd.DataFrame(dict(silicon=list("aabb"), kind="decode", log_error=[1.1, 0.9, -2.1, -1.9]))
-    assert projection.own_spread(errors, "decode") == pytest.approx(0.1 * np.sqrt(2))
-    assert projection.own_spread(errors, "compute") == projection.own_spread(errors, "decode")
+    assert validation.own_spread(errors, "decode") == pytest.approx(0.1 * np.sqrt(2))
+    assert validation.own_spread(errors, "compute") == validation.own_spread(errors, "decode")
     with pytest.raises(EdgelibError, match="at least 2 measured points"):
-        projection.own_spread(errors[::2], "decode")
+        validation.own_spread(errors[::2], "decode")
 
 
 def test_only_devices_with_errors_of_the_kind_widen_an_interval():
@@ -143,13 +144,13 @@ def test_only_devices_with_errors_of_the_kind_widen_an_interval():
         )
     )
     three, all_five = np.mean([0.05, 0.04, 0.16]), np.mean([0.05, 0.04, 0.16, 1, 4])
-    for kind, devices, square in (("decode", 3, three), ("compute", 5, all_five), ("decoded", 5, all_five)):
-        expected = stats.t.isf(0.05, devices - 1) * np.sqrt(square * (1 + 1 / devices))
-        assert np.log(projection._factor(errors, kind, 0.9)) == pytest.approx(expected)
+    for kind, n, square in (("decode", 3, three), ("compute", 5, all_five), ("decoded", 5, all_five)):
+        expected = stats.t.isf(0.05, n - 1) * np.sqrt(square * (1 + 1 / n))
+        assert np.log(projection.error_factor(errors, kind, 0.9)) == pytest.approx(expected)
     worse = pd.concat([errors, pd.DataFrame(dict(silicon=["b"], kind=["compute"], log_error=[3.0]))])
     square = np.mean([0.05, 9, 0.16, 1, 4])
     expected = stats.t.isf(0.05, 4) * np.sqrt(square * (1 + 1 / 5))
-    assert np.log(projection._factor(worse, "decoded", 0.9)) == pytest.approx(expected), "its worst kind for b"
+    assert np.log(projection.error_factor(worse, "decoded", 0.9)) == pytest.approx(expected), "its worst kind for b"
 
 
 def test_one_device_cannot_be_left_out():

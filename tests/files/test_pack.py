@@ -18,12 +18,13 @@ from transformers import CLIPConfig, Qwen2Config, Qwen2ForCausalLM
 from vlm_folders import qwen2_vl
 
 import edgelib
+from edgelib.devices.shapes import architectures
 from edgelib.errors import EdgelibError
 from edgelib.files.model_files import write_preprocess
 from edgelib.files.pack import DESCRIPTION, load_packed, save_packed
 from edgelib.files.pack_file import COMPUTED, WEIGHTS
 from edgelib.formats.bits import pack_bits, packed_width, unpack_bits
-from edgelib.models.architectures import architecture, architectures
+from edgelib.models.architectures import architecture
 from edgelib.quant.quantize import quantize
 
 MIB = 2**20
@@ -286,7 +287,7 @@ def test_an_architecture_on_a_device_has_weights_that_follow_the_seed(tmp_path):
         ("clip-vit-base-patch23", "did you mean 'clip-vit-base-patch32'"),
         ("{", "not valid JSON"),
         ('{"architectures": ["Popen"]}', "must name a model class of transformers"),
-        ("[]", "must name a model class of transformers"),
+        ("[]", "must hold a model's configuration"),
     ],
 )
 def test_an_architecture_that_is_none_is_refused(spec, words, tmp_path):

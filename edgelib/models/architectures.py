@@ -1,0 +1,42 @@
+"""Models built from their public dimensions: what size and speed depend on, without any weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgelib.devices.shapes import read_architecture
+from edgelib.errors import EdgelibError
+
+
+def architecture(
+    name_or_path: str | Path, *, device: str = "meta", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
+    """Return the model of a named architecture or of a config.json, built by transformers' own class.
+
+    name_or_path: as in `edgelib.devices.shapes.read_architecture`. device: "meta" makes shapes only, in milliseconds
+    and without memory; any other device gets random weights that depend on the seed and the device, drawn as
+    transformers initialises them, in evaluation mode.
+    Raises EdgelibError for an unknown name, a file that is no configuration, and a class that transformers lacks.
+    """
+    config = read_architecture(name_or_path)
+    build = model_class(config.get("architectures"), Path(name_or_path).name)
+    with torch.random.fork_rng(devices=[] if device in ("meta", "cpu") else None), torch.device(device):
+        torch.manual_seed(seed)
+        module = build._from_config(build.config_class.from_dict(config), dtype=dtype)
+    return module.eval().requires_grad_(False)
+
+
+def model_class(names: object, where: str) -> type:
+    """Return transformers' own class named in the "architectures" of a configuration; raises EdgelibError."""
+    import transformers
+
+    name = names[0] if isinstance(names, list) and names else None
+    build = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not (isinstance(build, type) and issubclass(build, transformers.PreTrainedModel)):
+        raise EdgelibError(
+            f'{where}: "architectures" is {names!r}, but must name a model class of transformers, such as ["CLIPModel"]'
+        )
+    return build
