@@ -1,4 +1,4 @@
-"""Calibration sets of questions: the mixes of `MIXES`, drawn from VQA, POPE or MME for models that write."""
+"""Calibration sets of questions: the mixes of `MIXES`, drawn from a benchmark for models that write."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from edgelib.data.datasets import drawing_order
 from edgelib.data.images import Images, image_digests
 from edgelib.data.mixes import Mix
 from edgelib.data.question_tables import Asked
-from edgelib.data.questions import IMAGE_SEEN, QUESTION_STRATA, QuestionSet
+from edgelib.data.questions import IMAGE_SEEN, QuestionSet
 from edgelib.errors import EdgelibError
 
-_TRANSLATION = "text_translation"  # the sub-task of MME that shows a second language
 LANGUAGE = "language"  # the column of a source that says it for each question
 
 
@@ -50,15 +49,15 @@ def _drawn(
 ) -> pd.DataFrame:
     """n rows of the pool, in drawing order.
 
-    Sub-tasks (MME), question types (VQA) or categories and answers (POPE) take turns, but for a mix that draws
+    The strata of the task (sub-tasks, question types, categories and answers) take turns, but for a mix that draws
     uniformly. "english" leaves out, and "second-language" takes only, what is asked in another language.
     Raises EdgelibError for a mix of classes, a source that does not say its languages, and fewer than n questions left.
     """
     if mix.draw == "one class":
         raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
     rows = _in_language(pool, mix, name) if mix.paired else pool.rows
-    columns = [column for column in QUESTION_STRATA[pool.task] if column in rows]
-    labels = rows.groupby(columns).ngroup().to_numpy()
+    strata = list(pool.task.strata)
+    labels = rows.groupby(strata).ngroup().to_numpy() if strata else np.zeros(len(rows), np.int64)
     ordered = rows.iloc[drawing_order(labels, seed, balanced=mix.draw != "uniform", backwards=True)]
     if exclude is not None:
         ordered = _outside(pool, ordered, n, exclude)
@@ -75,12 +74,13 @@ def _in_language(pool: Asked, mix: Mix, name: str) -> pd.DataFrame:
     rows = pool.rows
     if LANGUAGE in rows:
         english = rows[LANGUAGE].str.lower().isin(["en", "english"])
-    elif pool.task == "mme":
-        english = rows["category"] != _TRANSLATION
+    elif pool.task.second_language is not None:
+        column, other = pool.task.second_language
+        english = rows[column] != other
     else:
         raise EdgelibError(
-            f"{name!r} does not say which language its questions are in: it needs a column {LANGUAGE!r}, or the "
-            "sub-tasks of MME; take the mix balanced"
+            f"{name!r} does not say which language its questions are in: it needs a column {LANGUAGE!r}, or to be of a "
+            "benchmark that tells, such as MME; take the mix balanced"
         )
     return rows[english if mix.language == "english" else ~english]
 

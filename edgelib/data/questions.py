@@ -1,4 +1,4 @@
-"""Questions about images under one schema: VQA, POPE or MME, whatever source they were read from."""
+"""Questions about images under one schema, whatever benchmark and source they come from."""
 
 from __future__ import annotations
 
@@ -14,19 +14,11 @@ import torch
 from torch import Tensor
 
 from edgelib.data.images import Images, image_digests, select_images, size_batches
-from edgelib.errors import EdgelibError, choose
+from edgelib.errors import EdgelibError
 from edgelib.ground.checks import whole_number
+from edgelib.tasks.base import Task
 
 IMAGE_SEEN = "image_seen"  # column of a calibration set: whether the question is asked with its image
-# What each benchmark's rows have beside item, image, image_id and question; the last of them is the reference.
-TASKS = {
-    "vqa": ("question_type", "answer_type", "answers"),
-    "pope": ("category", "answer"),
-    "mme": ("category", "answer"),
-}
-# What balanced draws of questions take turns over.
-QUESTION_STRATA = {"vqa": ("question_type",), "pope": ("category", "answer"), "mme": ("category",)}
-YES_NO = ("pope", "mme")  # tasks whose answers are yes or no
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +26,34 @@ class QuestionSet:
     """Questions with reference answers and the images they are about.
 
     name: what tables and figures call it; never a machine's path.
-    task: "vqa" (ten annotators' texts in `answers`), "pope" or "mme" ("yes" or "no" in `answer`).
+    task: the benchmark, one of `edgelib.tasks.benchmarks.TASKS` or of your own.
     rows: one per question, columns item (unique text), image (position in `images`), image_id (text, the cluster of
-        every test), question, and those of TASKS. A calibration set may have image_seen (bool).
+        every test), question (as it is asked), and those of the task. A calibration set may have image_seen (bool).
     images: uint8 tensor [N, 3, H, W], or an `ImageList` decoded when indexed; several questions may share one.
     split: the split the questions come from.
 
-    Raises EdgelibError if it is empty, an item repeats, a column is missing, an image position is out of range or one
-    image has two ids.
+    Raises EdgelibError if the task is none, it is empty, an item repeats, a column is missing, an image position is out
+    of range or one image has two ids.
     """
 
     name: str
-    task: str
+    task: Task
     rows: pd.DataFrame
     images: Images
     split: str = "test"
 
     def __post_init__(self) -> None:
-        own = choose(TASKS, self.task, "task of questions")
+        if not isinstance(self.task, Task):
+            raise EdgelibError(
+                f"task of question set {self.name!r} must be a Task, such as TASKS['vqa'] of edgelib.tasks.benchmarks, "
+                f"got {self.task!r}"
+            )
         present = ", ".join(map(str, self.rows.columns))
-        for column in ("item", "image", "image_id", "question", *own):
+        for column in ("item", "image", "image_id", "question", *self.task.columns):
             if column not in self.rows:
-                raise EdgelibError(f"question set {self.name!r} ({self.task}) has no column {column!r}; has: {present}")
+                raise EdgelibError(
+                    f"question set {self.name!r} ({self.task.name}) has no column {column!r}; has: {present}"
+                )
         if not len(self.rows):
             raise EdgelibError(f"question set {self.name!r} is empty; choose another split or source")
         repeated = self.rows["item"][self.rows["item"].duplicated()]
@@ -114,16 +112,16 @@ class QuestionSet:
 
     def references(self, positions: Sequence[int] | Tensor) -> list[str]:
         """The reference answer of each question: the label, or what most annotators said."""
-        given = self.rows[TASKS[self.task][-1]].iloc[torch.as_tensor(positions).numpy()]
+        given = self.rows[self.task.reference].iloc[torch.as_tensor(positions).numpy()]
         return [value if isinstance(value, str) else Counter(value).most_common(1)[0][0] for value in given]
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of pixels, questions and references; equal content, equal fingerprint."""
-        columns = ["item", "image_id", "question", *TASKS[self.task]]
+        columns = ["item", "image_id", "question", *self.task.columns]
         columns += [IMAGE_SEEN] if IMAGE_SEEN in self.rows else []
         digests = image_digests(self.images)
-        content = hashlib.sha256(repr((self.task, columns)).encode())
+        content = hashlib.sha256(repr((self.task.name, columns)).encode())
         for values, image in zip(self.rows[columns].to_numpy().tolist(), self.rows["image"], strict=True):
             content.update(
                 repr([list(v) if isinstance(v, np.ndarray) else v for v in values]).encode() + digests[image]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from edgelib.corruptions.condition import Condition, condition_of
-from edgelib.data.questions import TASKS, YES_NO, QuestionSet
+from edgelib.data.questions import QuestionSet
 from edgelib.errors import EdgelibError
 from edgelib.infer.decode import CacheFactory, Decoded, decode, yes_margin
 from edgelib.models.generative import GenerativeModel, Prompts
 from edgelib.observe.distance import divergence
-from edgelib.tasks.answers import answer_scores
+from edgelib.tasks.base import Task
 
 ANSWER_COLUMNS = ("item", "image_id", "prediction", "tokens", "ended", "logprob", "margin", "yes_margin", "kl")
 MAX_NEW_TOKENS = 16
@@ -32,7 +32,7 @@ def generate(
     table: str | None = None,
     baseline: GenerativeModel | None = None,
     cache_factory: CacheFactory | None = None,
-    instruction: str = "",
+    instruction: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 64,
 ) -> pd.DataFrame:
@@ -45,7 +45,8 @@ def generate(
     divergence of the first token's distribution from the baseline's in nats, NaN without a baseline.
     corruption, severity, table: of the images, as `evaluate` takes them. cache_factory: makes the KV cache of a batch,
     the baseline keeps its own. instruction: a line after each question, such as "Answer the question using a single
-    word or phrase." batch_size changes nothing but the last bits of the numbers.
+    word or phrase."; None takes the one of the benchmark (`Task.instruction`), which most do not have. batch_size
+    changes nothing but the last bits of the numbers.
     Raises EdgelibError for unknown corruptions, prompts longer than the model's context, and scores that are NaN or
     infinite.
     """
@@ -59,7 +60,7 @@ def generate(
         reference=None if baseline is None else "baseline",
         caches={"model": cache_factory},
         share=cache_factory is None,
-        instruction=instruction,
+        instruction=data.task.instruction if instruction is None else instruction,
         max_new_tokens=max_new_tokens,
         seed=seed,
         table=table,
@@ -71,13 +72,14 @@ def generate(
 def scored(rows: pd.DataFrame, data: QuestionSet) -> pd.DataFrame:
     """Rows of answers to questions of `data`, with question, category, reference, score, said and parsed added.
 
-    category: the sub-task of MME, the kind of negatives of POPE, the question type of VQA.
+    category: what the benchmark tells answers apart by (the sub-task of MME, the kind of negatives of POPE, the
+    question type of VQA), "all" where there is nothing.
     """
-    kind, reference = TASKS[data.task][0], TASKS[data.task][-1]
-    own = data.rows.set_index("item").loc[rows["item"], ["question", kind, reference]]
-    own = own.set_axis(["question", "category", "reference"], axis=1).set_index(rows.index)
-    worth = answer_scores(data.task, rows["prediction"], own["reference"]).set_index(rows.index)
-    return pd.concat([rows, own, worth], axis=1)
+    task, own = data.task, data.rows.set_index("item").loc[rows["item"]].set_index(rows.index)
+    asked = own[["question", task.reference]].set_axis(["question", "reference"], axis=1)
+    asked.insert(1, "category", "all" if task.category is None else own[task.category])
+    worth = task.answer_scores(rows["prediction"], asked["reference"]).set_index(rows.index)
+    return pd.concat([rows, asked, worth], axis=1)
 
 
 @torch.no_grad()
@@ -164,7 +166,7 @@ def _batches(data: QuestionSet, size: int, models: Mapping[str, GenerativeModel]
 
 def _rows(
     model: GenerativeModel,
-    task: str,
+    task: Task,
     rows: pd.DataFrame,
     positions: Tensor,
     made: Decoded,
@@ -178,7 +180,7 @@ def _rows(
             f"{condition.severity}); the weights are damaged or a 16-bit format overflows: reload it, or try bf16"
         )
     nothing = torch.full((len(rows),), torch.nan)
-    lean = yes_margin(model, made.first) if task in YES_NO else nothing
+    lean = yes_margin(model, made.first) if task.yes_no else nothing
     away = nothing if anchor is None else divergence(anchor, made.first)
     found = pd.DataFrame(
         {

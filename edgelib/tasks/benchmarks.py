@@ -1,65 +1,103 @@
-"""Whole benchmarks from rows of answers: the score of each, and paired differences of two models on the same questions.
+"""The benchmarks that the library knows, how a table says of which it is, and what a model scores on one.
 
-Rows have image_id, category, prediction and reference (the annotators' answers, or yes and no). One point is 0.01, in
-MME too, where 28 is the maximum of the total.
+One point of a score is 0.01, in MME too, where 28 is the maximum of the total.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import pandas as pd
 
-from edgelib.errors import choose
+from edgelib.errors import EdgelibError, choose
 from edgelib.stats.paired import PairedDifference, paired_difference
-from edgelib.tasks.mme import mme_difference, mme_interval
-from edgelib.tasks.pope import pope_difference, pope_interval
-from edgelib.tasks.vqa import vqa_interval
+from edgelib.tasks.base import Task
+from edgelib.tasks.mme import MME
+from edgelib.tasks.pope import POPE
+from edgelib.tasks.scores import mean_interval
+from edgelib.tasks.textvqa import TEXTVQA
+from edgelib.tasks.vqa import VQA
 
-PRIMARY = {"vqa": "accuracy", "pope": "f1", "mme": "total"}
-NAMES = {"vqa": "VQA accuracy", "pope": "POPE F1", "mme": "MME total"}
-_POINT = 0.01  # of MME, whose scores are written in points
-
-
-def _mme_frame(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = {"category": "task", "image_id": "image", "reference": "answer"}
-    return rows[[*columns, "prediction"]].rename(columns=columns)
+TASKS: dict[str, Task] = {task.name: task for task in (VQA, POPE, MME, TEXTVQA)}
 
 
-def benchmark_scores(task: str, rows: pd.DataFrame, **boot) -> pd.DataFrame:
+def task_named(task: str | Task) -> Task:
+    """Return a benchmark by its name, or one as it is. Raises EdgelibError naming those that there are."""
+    return task if isinstance(task, Task) else choose(TASKS, task, "benchmark")
+
+
+def task_of(names: Iterable[str], where: str) -> Task:
+    """Return the benchmark whose columns a table has: of those whose columns are all there, the one with most.
+
+    TextVQA's columns are among those of VQAv2, and MME's among those of POPE, hence the last rule.
+    Raises EdgelibError naming what is missing and what is there, for a table of no benchmark, of two that do not
+    contain one another, and for one with some, but not all, of the columns that tell a benchmark from a smaller one.
+    """
+    names = list(names)
+    present, wanted = set(names), {task: set(task.wanted) for task in TASKS.values()}
+    complete = [task for task in wanted if wanted[task] <= present]
+    if not complete:
+        raise _of_none(names, where)
+    largest = [task for task in complete if not any(wanted[task] < wanted[other] for other in complete)]
+    if len(largest) > 1:
+        raise EdgelibError(
+            f"{where} has all columns of {' and of '.join(task.name for task in largest)}, so it does not say which "
+            f"benchmark it is; drop a column of the other: {'; '.join(_own(task, largest) for task in largest)}"
+        )
+    [task] = largest
+    for other in (other for other in wanted if wanted[task] < wanted[other]):
+        half = [column for column in other.wanted if column in present - wanted[task]]
+        if half:
+            missing = ", ".join(column for column in other.wanted if column not in present)
+            raise EdgelibError(
+                f"{where} could be questions of {other.name}, but has no column {missing}, or of {task.name}, which "
+                f"has no {', '.join(half)}; add the one to be read as {other.name}, or drop the other to be read as "
+                f"{task.name}; present: {', '.join(names)}"
+            )
+    return task
+
+
+def _of_none(names: list[str], where: str) -> EdgelibError:
+    missing = {task.name: [column for column in task.wanted if column not in names] for task in TASKS.values()}
+    fewest = min(map(len, missing.values()))
+    closest = "; ".join(f"{name} lacks {', '.join(lost)}" for name, lost in missing.items() if len(lost) == fewest)
+    return EdgelibError(
+        f"{where} asks questions, but in the columns of no benchmark ({', '.join(TASKS)}). Closest: {closest}; "
+        f"present: {', '.join(names)}. Add or rename columns"
+    )
+
+
+def _own(task: Task, among: list[Task]) -> str:
+    others = {column for other in among if other is not task for column in other.wanted}
+    return f"{', '.join(column for column in task.wanted if column not in others)} ({task.name})"
+
+
+def benchmark_scores(task: str | Task, rows: pd.DataFrame, **boot) -> pd.DataFrame:
     """Return one row per score of a benchmark: score, value, low, high, n_clusters, n, unparsed; bounds by images.
 
-    boot: level, n_boot and seed. Scores are those of `vqa_interval`, `pope_interval` and `mme_interval`.
+    rows: image_id, category, prediction and reference of every answer. boot: level, n_boot and seed.
+    Raises EdgelibError for a benchmark that there is not, and as the benchmark's own functions.
     """
-    choose(PRIMARY, task, "benchmark")
-    if task == "mme":
-        table = mme_interval(_mme_frame(rows), **boot)
-        return table.assign(**{column: _POINT * table[column] for column in ("value", "low", "high")})
-    if task == "pope":
-        return pope_interval(rows["reference"], rows["prediction"], cluster=rows["image_id"], **boot)
-    return vqa_interval(rows["prediction"], rows["reference"], cluster=rows["image_id"], **boot)
+    task = task_named(task)
+    if task.interval is not None:
+        return task.interval(rows, **boot)
+    worth = task.answer_scores(rows["prediction"], rows["reference"])
+    return mean_interval(worth, rows["image_id"], task.name, task.primary, **boot)
 
 
 def benchmark_difference(
-    task: str, a: pd.DataFrame, b: pd.DataFrame, score: str | None = None, **boot
+    task: str | Task, a: pd.DataFrame, b: pd.DataFrame, score: str | None = None, **boot
 ) -> PairedDifference:
     """Return score(a) - score(b) with interval, p and mde, from answers to the same questions, row by row.
 
-    score: None for the primary one (VQA accuracy, its only one; POPE F1; MME total). Both frames are in the same order
-    and have image_id; for VQA score (`answer_scores`), for POPE prediction and reference, for MME these and category.
-    boot: level, n_boot and seed; for VQA n_boot changes nothing, as in `paired_difference`.
-    Raises EdgelibError for a benchmark or a score that there is not.
+    a, b: rows as `benchmark_scores` takes them; where the score is a mean of single answers, image_id and score are
+    enough. score: None for the primary one. boot: level, n_boot and seed; for such a mean n_boot changes nothing, as in
+    `paired_difference`. Raises EdgelibError for a benchmark or a score that there is not.
     """
-    primary = choose(PRIMARY, task, "benchmark")
-    score = primary if score is None else score
-    if task == "mme":
-        a, b = (own[own["category"] == score] if score in set(own["category"]) else own for own in (a, b))
-        test = mme_difference(_mme_frame(a), _mme_frame(b), score=score, **boot)
-        interval = tuple(_POINT * bound for bound in test.interval)
-        return replace(test, effect=_POINT * test.effect, interval=interval, mde=_POINT * test.mde)
-    if task == "pope":
-        said = a["prediction"], b["prediction"]
-        return pope_difference(a["reference"], *said, score=score, cluster=a["image_id"], **boot)
-    choose({primary: None}, score, "VQA score")
+    task = task_named(task)
+    score = task.primary if score is None else score
+    if task.paired is not None:
+        return task.paired(a, b, score, **boot)
+    choose({task.primary: None}, score, f"{task.title} score")
     scores, drawn = (a["score"].to_numpy(), b["score"].to_numpy()), {k: v for k, v in boot.items() if k != "n_boot"}
     return paired_difference(*scores, cluster=a["image_id"].to_numpy(), **drawn)

@@ -5,11 +5,15 @@ The peer is `calculation.py` of the official evaluation tool (BradyFU/Awesome-Mu
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.stats.paired import REPLICATES, PairedDifference, rng_for, sign_flip_p
+from edgelib.tasks.base import Task
+from edgelib.tasks.references import yes_or_no
 from edgelib.tasks.scores import bootstrap_means, difference, interval_table
 from edgelib.tasks.yes_no import answer_texts, yes_labels
 
@@ -26,10 +30,12 @@ PERCEPTION = (
     "OCR",
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-TASKS = PERCEPTION + COGNITION
+SUB_TASKS = PERCEPTION + COGNITION
 MAXIMUM = 200  # points of an image with both answers right, and so of a task
-_GROUPS = dict(perception=PERCEPTION, cognition=COGNITION, total=TASKS)
+_GROUPS = dict(perception=PERCEPTION, cognition=COGNITION, total=SUB_TASKS)
 COLUMNS = ("task", "image", "answer", "prediction")
+TRANSLATION = "text_translation"  # the sub-task that shows a second language
+_POINT = 0.01  # of a score, in the rows of a benchmark
 
 
 def read_answer(text: str) -> str:
@@ -50,7 +56,7 @@ def _check_frame(frame) -> None:
     for column in ("task", "image"):
         if frame[column].isna().any():
             raise EdgelibError(f"column {column!r} has missing values; every answer needs its {column}")
-    spelt = {task.lower(): task for task in TASKS}
+    spelt = {task.lower(): task for task in SUB_TASKS}
     for task in frame["task"].unique().tolist():
         if not isinstance(task, str) or task in _GROUPS:
             raise EdgelibError(f"column 'task' must hold names of tasks, such as 'existence'; got {task!r}")
@@ -114,7 +120,7 @@ def mme_scores(frame: pd.DataFrame) -> dict:
         per_task=per_task,
         n=len(frame),
         unparsed=int(images["unparsed"].sum()),
-        missing=[task for task in TASKS if task not in per_task],
+        missing=[task for task in SUB_TASKS if task not in per_task],
     )
 
 
@@ -209,3 +215,48 @@ def mme_difference(
     draws = _draws(images, points, [], n_boot, seed)[score]
     draws = draws + _pseudo_difference(terms, sizes, n_boot, rng_for(seed, "mme pseudo-images"))
     return difference(draws, sign_flip_p(terms, seed), 2 * len(part), len(part), level)
+
+
+def _judge(predictions: list[str], references: list) -> dict:
+    said = [read_answer(text) for text in predictions]
+    right = [s == ("yes" if yes else "no") for s, yes in zip(said, yes_labels(references), strict=True)]
+    return dict(score=right, said=said, parsed=[s != "other" for s in said])
+
+
+def _frame(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = {"category": "task", "image_id": "image", "reference": "answer"}
+    return rows[[*columns, "prediction"]].rename(columns=columns)
+
+
+def _interval(rows: pd.DataFrame, **boot) -> pd.DataFrame:
+    table = mme_interval(_frame(rows), **boot)
+    return table.assign(**{column: _POINT * table[column] for column in ("value", "low", "high")})
+
+
+def _paired(a: pd.DataFrame, b: pd.DataFrame, score: str, **boot) -> PairedDifference:
+    a, b = (own[own["category"] == score] if score in set(own["category"]) else own for own in (a, b))
+    test = mme_difference(_frame(a), _frame(b), score=score, **boot)
+    interval = tuple(_POINT * bound for bound in test.interval)
+    return replace(test, effect=_POINT * test.effect, interval=interval, mde=_POINT * test.mde)
+
+
+MME = Task(
+    name="mme",
+    title="MME",
+    label="MME total",
+    image_id="question_id",  # shared by the two questions of an image
+    columns=("category", "answer"),
+    reference="answer",
+    read=yes_or_no,
+    judge=_judge,
+    category="category",
+    strata=("category",),
+    image_strata="category",
+    second_language=("category", TRANSLATION),
+    fewest_images=2 * len(SUB_TASKS),
+    yes_no=True,
+    primary="total",
+    unit="points",
+    interval=_interval,
+    paired=_paired,
+)

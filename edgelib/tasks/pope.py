@@ -12,6 +12,8 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.stats.paired import REPLICATES, PairedDifference, rng_for
+from edgelib.tasks.base import Task
+from edgelib.tasks.references import yes_or_no
 from edgelib.tasks.scores import bootstrap_means, difference, interval_table, swap_p
 from edgelib.tasks.yes_no import answer_texts, spoken, yes_labels
 
@@ -118,3 +120,37 @@ def pope_difference(
     draws = _scores(means[:, :4])[score] - _scores(means[:, 4:])[score]
     p = swap_p(a, b, cluster, lambda means: _scores(means)[score], rng_for(seed, "pope swaps"))
     return difference(draws, p, len(a), clusters, level)
+
+
+def _judge(predictions: list[str], references: list) -> dict:
+    said = [_official(text) for text in predictions]
+    right = [s == ("yes" if yes else "no") for s, yes in zip(said, yes_labels(references), strict=True)]
+    return dict(score=right, said=said, parsed=[spoken(text) is not None for text in predictions])
+
+
+def _interval(rows: pd.DataFrame, **boot) -> pd.DataFrame:
+    return pope_interval(rows["reference"], rows["prediction"], cluster=rows["image_id"], **boot)
+
+
+def _paired(a: pd.DataFrame, b: pd.DataFrame, score: str, **boot) -> PairedDifference:
+    said = a["prediction"], b["prediction"]
+    return pope_difference(a["reference"], *said, score=score, cluster=a["image_id"], **boot)
+
+
+POPE = Task(
+    name="pope",
+    title="POPE",
+    label="POPE F1",
+    image_id="image_source",
+    columns=("category", "answer"),
+    reference="answer",
+    read=yes_or_no,
+    judge=_judge,
+    item=("category", "question_id"),  # whose numbers begin anew in each category
+    category="category",
+    strata=("category", "answer"),
+    yes_no=True,
+    primary="f1",
+    interval=_interval,
+    paired=_paired,
+)

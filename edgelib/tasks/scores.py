@@ -13,13 +13,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from edgelib.errors import EdgelibError
 from edgelib.stats.paired import (
     FLIPS,
+    REPLICATES,
     PairedDifference,
     cluster_codes,
     minimum_detectable_effect,
     percentile_interval,
     replicates,
+    rng_for,
 )
 
 
@@ -55,6 +58,29 @@ def interval_table(draws: Mapping[str, np.ndarray], clusters: int, level: float)
         low, high = percentile_interval(values[1:], level, clusters)
         rows.append(dict(score=name, value=float(values[0]), low=low, high=high, n_clusters=clusters))
     return pd.DataFrame(rows)
+
+
+def mean_interval(
+    worth: pd.DataFrame,
+    cluster,
+    address: str,
+    score: str = "accuracy",
+    *,
+    level: float = 0.95,
+    n_boot: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return one row (score, value, low, high, n_clusters, n, unparsed) with the interval of a mean of answers' scores.
+
+    worth: columns score in [0, 1] and parsed, one row an answer. address: of the draws, beside the seed. Percentile
+    bootstrap over clusters, with a right and a wrong pseudo-item in the pool.
+    Raises EdgelibError for no answers, and as `bootstrap_means`.
+    """
+    if not len(worth):
+        raise EdgelibError("there are no answers to score; give at least one")
+    means, clusters = bootstrap_means(worth[["score"]], cluster, [[0], [1]], n_boot, rng_for(seed, address))
+    table = interval_table({score: means[:, 0]}, clusters, level)
+    return table.assign(n=len(worth), unparsed=int((~worth["parsed"]).sum()))
 
 
 def swap_p(a, b, cluster, score, rng: np.random.Generator) -> float:

@@ -7,14 +7,14 @@ decide which answers match, so leaving one out gives another number than the pub
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.stats.paired import REPLICATES, rng_for
-from edgelib.tasks.scores import bootstrap_means, interval_table
+from edgelib.tasks.base import Task
+from edgelib.tasks.references import annotators
 from edgelib.tasks.yes_no import answer_texts, listed
 
 NUMBERS = {"none": "0"} | {
@@ -63,13 +63,34 @@ def normalise(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in numbers if word not in ARTICLES)
 
 
+def leave_one_out(prediction: str, given: list[str]) -> float:
+    """Return the mean over annotators of min(matches among the others / 3, 1), in [0, 1]; equal texts match."""
+    n, matches = len(given), given.count(prediction)
+    return (matches * min(1.0, (matches - 1) / 3) + (n - matches) * min(1.0, matches / 3)) / n if matches else 0.0
+
+
 def _agreement(prediction: str, given: list[str], rule: str, normal) -> float:
-    """Mean over annotators of min(matches among the others / 3, 1)."""
     prediction, given = _tidy(prediction), [_tidy(answer) for answer in given]
     if rule == "always-normalise" or len(set(given)) > 1:
         prediction, given = normal(prediction), [normal(answer) for answer in given]
-    n, matches = len(given), given.count(prediction)
-    return (matches * min(1.0, (matches - 1) / 3) + (n - matches) * min(1.0, matches / 3)) / n if matches else 0.0
+    return leave_one_out(prediction, given)
+
+
+def annotated_accuracies(predictions, answers, agree: Callable[[str, list[str]], float]) -> np.ndarray:
+    """Return agree(prediction, annotators' texts) of n predictions, [n]; arguments as `vqa_accuracies`.
+
+    Raises EdgelibError for predictions and answers that are no texts, no answers at all, and lengths that differ.
+    """
+    predictions, answers = answer_texts(predictions, "predictions"), listed(answers, "answers")
+    if len(predictions) != len(answers):
+        raise EdgelibError(f"every prediction needs its answers: got {len(predictions)} and {len(answers)} of them")
+    values = np.empty(len(predictions))
+    for place, (prediction, given) in enumerate(zip(predictions, answers, strict=True)):
+        given = answer_texts(given, f"answers of item {place}")
+        if not given:
+            raise EdgelibError(f"item {place} has no annotator's answer to compare {prediction!r} with; drop the item")
+        values[place] = agree(prediction, given)
+    return values
 
 
 def vqa_accuracies(predictions, answers, rule: str = "official") -> np.ndarray:
@@ -79,17 +100,8 @@ def vqa_accuracies(predictions, answers, rule: str = "official") -> np.ndarray:
     Raises EdgelibError as `vqa_accuracy`, and for lengths that differ.
     """
     choose(RULES, rule, "VQA rule")
-    predictions, answers = answer_texts(predictions, "predictions"), listed(answers, "answers")
-    if len(predictions) != len(answers):
-        raise EdgelibError(f"every prediction needs its answers: got {len(predictions)} and {len(answers)} of them")
     normal = cache(normalise)
-    values = np.empty(len(predictions))
-    for place, (prediction, given) in enumerate(zip(predictions, answers, strict=True)):
-        given = answer_texts(given, f"answers of item {place}")
-        if not given:
-            raise EdgelibError(f"item {place} has no annotator's answer to compare {prediction!r} with; drop the item")
-        values[place] = _agreement(prediction, given, rule, normal)
-    return values
+    return annotated_accuracies(predictions, answers, lambda said, given: _agreement(said, given, rule, normal))
 
 
 def vqa_accuracy(prediction: str, answers, rule: str = "official") -> float:
@@ -106,43 +118,33 @@ def vqa_accuracy(prediction: str, answers, rule: str = "official") -> float:
     return float(vqa_accuracies([prediction], [answers], rule)[0])
 
 
-def _scored(predictions, answers, rule: str) -> tuple[np.ndarray, int]:
-    """(accuracy of each item, at least one; number of predictions that normalise to nothing)."""
-    texts = answer_texts(predictions, "predictions")
-    values = vqa_accuracies(texts, answers, rule)
-    if not texts:
-        raise EdgelibError("there are no predictions to score; give at least one")
-    nothing = {text for text in set(texts) if not normalise(text)}
-    return values, sum(text in nothing for text in texts)
-
-
 def vqa_scores(predictions, answers, rule: str = "official") -> dict:
     """Return dict(accuracy, n, unparsed): the mean of `vqa_accuracies`, in [0, 1], over n items, higher is better.
 
     unparsed: predictions that are empty or normalise to nothing. They are scored like any other.
     Raises EdgelibError as `vqa_accuracies`, and if there is no item.
     """
-    values, unparsed = _scored(predictions, answers, rule)
-    return dict(accuracy=float(values.mean()), n=len(values), unparsed=unparsed)
+    texts = answer_texts(predictions, "predictions")
+    values = vqa_accuracies(texts, answers, rule)
+    if not texts:
+        raise EdgelibError("there are no predictions to score; give at least one")
+    return dict(accuracy=float(values.mean()), n=len(values), unparsed=sum(not normalise(text) for text in texts))
 
 
-def vqa_interval(
-    predictions,
-    answers,
-    *,
-    rule: str = "official",
-    cluster=None,
-    level: float = 0.95,
-    n_boot: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return one row (score, value, low, high, n_clusters, n, unparsed) with the interval of the mean VQA accuracy.
+def _judge(predictions: list[str], references: list) -> dict:
+    said = [normalise(text) for text in predictions]
+    return dict(score=vqa_accuracies(predictions, references), said=said, parsed=[bool(text) for text in said])
 
-    Percentile bootstrap over clusters, with a right and a wrong pseudo-item in the pool; cluster: one image id per
-    item, as questions share images. Compare two models with `paired_difference` of their `vqa_accuracies`.
-    Arguments and errors as `vqa_scores` and `paired_difference`.
-    """
-    values, unparsed = _scored(predictions, answers, rule)
-    means, clusters = bootstrap_means(values[:, None], cluster, [[0], [1]], n_boot, rng_for(seed, "vqa"))
-    table = interval_table({"accuracy": means[:, 0]}, clusters, level)
-    return table.assign(n=len(values), unparsed=unparsed)
+
+VQA = Task(
+    name="vqa",
+    title="VQA",
+    label="VQA accuracy",
+    image_id="image_id",
+    columns=("question_type", "answer_type", "answers"),
+    reference="answers",
+    read=annotators,
+    judge=_judge,
+    category="question_type",
+    strata=("question_type",),
+)

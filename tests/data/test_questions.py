@@ -1,4 +1,4 @@
-"""One schema for VQA, POPE and MME questions from every source, and the calibration sets drawn from them."""
+"""One schema for questions of every benchmark and source, and the calibration sets drawn from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from PIL import Image
 from edgelib.data.calibration import calibration_set
 from edgelib.data.datasets import dataset
 from edgelib.data.images import image_digests
-from edgelib.data.question_tables import wanted_columns
-from edgelib.data.questions import TASKS, QuestionSet
+from edgelib.data.questions import QuestionSet
+from edgelib.data.scenes.questions import WRITERS
 from edgelib.errors import EdgelibError
+from edgelib.tasks.benchmarks import TASKS
+from edgelib.tasks.pope import POPE
+from edgelib.tasks.vqa import VQA
 
-SCENES = {task: dataset(f"scenes-{task}", n=14) for task in TASKS}
+SCENES = {task: dataset(f"scenes-{task}", n=14) for task in WRITERS}
 
 
 def png(image: torch.Tensor) -> bytes:
@@ -35,7 +38,7 @@ def hub_rows(task: str) -> list[dict]:
     data = SCENES[task]
     rows = []
     for row in data.rows.to_dict("records"):
-        kept = {name: row[name] for name in wanted_columns(task) if name in row}
+        kept = {name: row[name] for name in TASKS[task].wanted if name in row}
         if task == "vqa":
             kept["answers"] = [
                 {"answer": a, "answer_confidence": "yes", "answer_id": i + 1} for i, a in enumerate(row["answers"])
@@ -65,19 +68,19 @@ def says(call, *args, **kwargs) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SCENES)
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_every_source_gives_the_same_questions_and_pixels(task, write, tmp_path):
     own, read = SCENES[task], dataset(write(tmp_path, hub_rows(task)))
-    assert (read.task, read.split, len(read.images)) == (task, "test", len(own.images))
-    columns = ["question", "image_id", *TASKS[task]]
+    assert (read.task.name, read.split, len(read.images)) == (task, "test", len(own.images))
+    columns = ["question", "image_id", *TASKS[task].columns]
     assert read.rows[columns].to_dict("records") == own.rows[columns].to_dict("records")
     seen = [read.images[[i]][0] for i in read.rows["image"]]
     assert all(torch.equal(a, own.images[i]) for a, i in zip(seen, own.rows["image"], strict=True))
     assert read.references(range(5)) == own.references(range(5))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SCENES)
 def test_a_draw_takes_whole_images_and_begins_with_every_smaller_draw(task, tmp_path):
     folder = write_parquet(tmp_path, hub_rows(task))
     whole, some, few = dataset(folder), dataset(folder, n=6, seed=3), dataset(folder, n=2, seed=3)
@@ -90,7 +93,7 @@ def test_a_draw_takes_whole_images_and_begins_with_every_smaller_draw(task, tmp_
     assert "has 14; ask for at most 14" in says(dataset, folder, n=15)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SCENES)
 def test_scenes_do_not_depend_on_how_many_are_drawn(task):
     longer, shorter = SCENES[task], dataset(f"scenes-{task}", n=3)
     assert shorter.rows.to_dict("records") == longer.rows[: len(shorter)].to_dict("records")
@@ -104,7 +107,7 @@ def toy(images: list[int]) -> QuestionSet:
         dict(item=f"q{k}", image=i, image_id=f"i{i}", question=f"{k}?", category="a", answer="yes")
         for k, i in enumerate(images)
     ]
-    return QuestionSet("toy", "pope", pd.DataFrame(rows), torch.arange(5 * 12, dtype=torch.uint8).view(5, 3, 2, 2))
+    return QuestionSet("toy", POPE, pd.DataFrame(rows), torch.arange(5 * 12, dtype=torch.uint8).view(5, 3, 2, 2))
 
 
 @settings(max_examples=40, deadline=None)
@@ -134,12 +137,12 @@ def test_the_fingerprint_follows_what_is_asked_and_seen():
     data = toy([0, 1])
     changes = [dict(question="else?"), dict(answer="no"), dict(item="q9"), dict(image=2)]
     prints = {
-        QuestionSet("x", "pope", data.rows.assign(**{k: [v, data.rows[k][1]]}), data.images).fingerprint
+        QuestionSet("x", POPE, data.rows.assign(**{k: [v, data.rows[k][1]]}), data.images).fingerprint
         for change in changes
         for k, v in change.items()
     }
     assert len(prints | {data.fingerprint}) == 5
-    assert QuestionSet("other name", "pope", data.rows, data.images.clone()).fingerprint == data.fingerprint
+    assert QuestionSet("other name", POPE, data.rows, data.images.clone()).fingerprint == data.fingerprint
 
 
 LAWS = {
@@ -157,7 +160,7 @@ def test_the_laws_of_a_question_set_are_enforced(change, text):
     rows = rows.drop(columns=change["drop"]) if "drop" in change else rows
     rows = rows.head(change["rows"]) if "rows" in change else rows
     rows = rows.assign(**{k: v for k, v in change.items() if k in rows})
-    assert text in says(QuestionSet, "toy", "pope", rows, toy([0]).images)
+    assert text in says(QuestionSet, "toy", POPE, rows, toy([0]).images)
 
 
 def without(rows, *names):
@@ -165,14 +168,30 @@ def without(rows, *names):
 
 
 BROKEN = {
-    "field": ("vqa", lambda r: without(r, "answer_type"), "no column 'answer_type', which questions in the columns"),
-    "image id": ("vqa", lambda r: without(r, "image_id"), "no column 'image_id'"),
-    "no benchmark": ("vqa", lambda r: without(r, "answers"), "benchmarks apart; present: question_id, image_id"),
+    "field": (
+        "vqa",
+        lambda r: without(r, "answer_type"),
+        "of vqa, but has no column answer_type",
+    ),
+    "image id": (
+        "vqa",
+        lambda r: without(r, "image_id"),
+        "Closest: vqa lacks image_id; textvqa lacks",
+    ),
+    "no benchmark": (
+        "vqa",
+        lambda r: without(r, "answers"),
+        "no benchmark (vqa, pope, mme, textvqa)",
+    ),
     "picture": ("pope", lambda r: without(r, "image"), "has no image column"),
     "answer type": ("mme", lambda r: [row | {"answer": 1} for row in r], "column 'answer'"),
     "answer text": ("mme", lambda r: [row | {"answer": "maybe"} for row in r], "yes or no, got 'maybe' in row 0"),
     "annotators": ("vqa", lambda r: [row | {"answers": 3.5} for row in r], "the annotators' texts, or records"),
-    "no answers": ("vqa", lambda r: [row | {"answers": None} for row in r], "the test split of VQAv2"),
+    "no answers": (
+        "vqa",
+        lambda r: [row | {"answers": None} for row in r],
+        "a split without answers",
+    ),
     "question": (
         "pope",
         lambda r: [row | ({"question": None} if i == 2 else {}) for i, row in enumerate(r)],
@@ -204,10 +223,10 @@ def test_pope_ids_that_repeat_between_categories_stay_apart(tmp_path):
 # --- calibration sets
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SCENES)
 def test_calibration_questions_take_turns_and_are_never_scored(task):
     seen = calibration_set("balanced", 28, source=f"scenes-{task}", exclude=SCENES[task])
-    assert len(seen) == 28 and seen.task == task and seen.split == "train"
+    assert len(seen) == 28 and seen.task is TASKS[task] and seen.split == "train"
     assert not set(image_digests(seen.images)) & set(image_digests(SCENES[task].images))
     if task == "mme":
         assert (seen.rows["category"].value_counts() == 2).all()
@@ -244,7 +263,7 @@ def test_languages_are_told_by_a_column_or_by_the_sub_task():
     assert "text_translation" not in set(calibration_set("english", 64, source=source).rows["category"])
     german = calibration_set("second-language", 4, source=source)
     assert set(german.rows["category"]) == {"text_translation"}
-    told = QuestionSet("told", "vqa", SCENES["vqa"].rows.assign(language="German"), SCENES["vqa"].images)
+    told = QuestionSet("told", VQA, SCENES["vqa"].rows.assign(language="German"), SCENES["vqa"].images)
     assert len(calibration_set("second-language", 5, source=told)) == 5
     assert "does not say which language" in says(calibration_set, "english", 4, source=SCENES["vqa"])
     assert "has 0 for 'english'" in says(calibration_set, "english", 4, source=told)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgelib.data.scenes.captions import second_language
-from edgelib.data.scenes.questions import TASKS, blind_answers, scene_questions
+from edgelib.data.scenes.questions import WRITERS, blind_answers, scene_questions
 from edgelib.data.scenes.questions_mme import PAIRS
 from edgelib.data.scenes.questions_pope import CATEGORIES, together
 from edgelib.data.scenes.questions_scene import (
@@ -27,8 +27,7 @@ from edgelib.data.scenes.questions_vqa import KINDS, annotators, german_phrase, 
 from edgelib.data.scenes.records import COLOURS, TEXTURES
 from edgelib.data.scenes.shapes import SHAPES
 from edgelib.errors import EdgelibError
-from edgelib.tasks.mme import TASKS as SUB_TASKS
-from edgelib.tasks.mme import mme_scores
+from edgelib.tasks.mme import SUB_TASKS, mme_scores
 from edgelib.tasks.pope import pope_scores
 from edgelib.tasks.vqa import vqa_accuracies
 
@@ -42,7 +41,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def sets():
-    return {task: scene_questions(task, N) for task in TASKS}
+    return {task: scene_questions(task, N) for task in WRITERS}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def scenes() -> list[Scene]:
     return next(visible_scenes("test", 0))[0]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", WRITERS)
 def test_columns_are_those_of_the_hub_and_images_are_used(task, sets):
     rows, images = sets[task]
     assert set(rows.columns) == COLUMNS[task] | {"image"}
@@ -60,7 +59,7 @@ def test_columns_are_those_of_the_hub_and_images_are_used(task, sets):
         assert rows["question_id"].is_unique
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", WRITERS)
 def test_first_images_have_the_same_questions_whatever_n(task, sets):
     rows, images = sets[task]
     fewer, first = scene_questions(task, 20)

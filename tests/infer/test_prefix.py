@@ -12,6 +12,7 @@ from edgelib.data.questions import QuestionSet
 from edgelib.infer import prefix
 from edgelib.infer.decode import decode
 from edgelib.infer.generate import generate
+from edgelib.tasks.pope import POPE
 
 FAMILIES = {f.__name__: f for f in (vlm_folders.qwen2_vl, vlm_folders.idefics3, vlm_folders.llava_onevision)}
 TEXTS = ["how many", "is there a red circle in the image", "what colour is the circle or the red or the"]
@@ -84,7 +85,7 @@ def test_nothing_is_shared_with_a_cache_under_examination(qwen, images, monkeypa
         dict(item=str(i), image=0, image_id="a", question=q, category="random", answer="yes")
         for i, q in enumerate(TEXTS)
     ]
-    data, asked = QuestionSet("toy", "pope", pd.DataFrame(rows), images[0][None]), []
+    data, asked = QuestionSet("toy", POPE, pd.DataFrame(rows), images[0][None]), []
     monkeypatch.setattr("edgelib.infer.decode.read_images", lambda *given: asked.append(given))
     from transformers import DynamicCache
 

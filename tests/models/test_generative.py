@@ -23,6 +23,7 @@ from edgelib.observe.tallies import MODALITIES
 from edgelib.observe.watch import norm_readers, observing
 from edgelib.quant.report import quantization_report
 from edgelib.quant.scheme import scheme_for, scheme
+from edgelib.tasks.pope import POPE
 
 FAMILIES = {f.__name__: f for f in (vlm_folders.qwen2_vl, vlm_folders.idefics3, vlm_folders.llava_onevision)}
 FAMILIES["blip"] = vlm_folders.blip
@@ -53,7 +54,7 @@ def questions(n_images: int = 4, texts=TEXTS) -> QuestionSet:
         for j, text in enumerate(texts)
         for i in range(n_images)
     ]
-    return QuestionSet("toy", "pope", pd.DataFrame(rows), images)
+    return QuestionSet("toy", POPE, pd.DataFrame(rows), images)
 
 
 def one_by_one(model, data: QuestionSet, new: int) -> list[str]:

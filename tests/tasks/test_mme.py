@@ -125,7 +125,7 @@ def test_interval_rows_are_the_scores_with_their_counts():
 
 
 def test_interval_of_a_total_has_the_width_of_independent_tasks():
-    frame = random_sheet(dict.fromkeys(mme.TASKS, 200), 0.8)
+    frame = random_sheet(dict.fromkeys(mme.SUB_TASKS, 200), 0.8)
     table = mme.mme_interval(frame, n_boot=4000).set_index("score")
     points = 50 * (frame["prediction"].str.lower() == frame["answer"]).to_numpy().reshape(-1, 2).sum(axis=1)
     points = points + 100 * (points == 100)

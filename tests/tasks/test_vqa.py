@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgelib.errors import EdgelibError
 from edgelib.stats.paired import paired_difference
 from edgelib.tasks import vqa
+from edgelib.tasks.benchmarks import benchmark_scores
 
 PEER = json.loads((REFERENCE / "metrics" / "vqav2.json").read_text(encoding="utf-8"))
 CASES = [
@@ -126,19 +127,24 @@ def test_scores_are_the_mean_and_the_count_of_empty_predictions():
     assert scores == dict(accuracy=0.25, n=4, unparsed=2)
 
 
+def interval(predictions, image) -> pd.Series:
+    """The one row of scores of answers to questions about images."""
+    rows = pd.DataFrame(dict(prediction=predictions, reference=[TEN_YES] * len(predictions), image_id=image))
+    return benchmark_scores(vqa.VQA, rows).iloc[0]
+
+
 def test_interval_holds_the_mean_and_widens_with_clusters():
     rng = np.random.default_rng(0)
     image = np.repeat(np.arange(60), 5)
     predictions = np.where(np.repeat(rng.random(60) < 0.7, 5), "yes", "no").tolist()
-    plain = vqa.vqa_interval(predictions, [TEN_YES] * 300).iloc[0]
-    clustered = vqa.vqa_interval(predictions, [TEN_YES] * 300, cluster=image).iloc[0]
+    plain, clustered = interval(predictions, range(300)), interval(predictions, image)
     assert plain.value == clustered.value == pytest.approx(np.mean(np.array(predictions) == "yes"))
     assert (clustered.n_clusters, clustered.n, clustered.unparsed) == (60, 300, 0)
     assert clustered.low < plain.low < plain.value < plain.high < clustered.high
 
 
 def test_an_interval_without_an_error_seen_is_not_a_point():
-    row = vqa.vqa_interval(["yes"] * 40, [TEN_YES] * 40).iloc[0]
+    row = interval(["yes"] * 40, range(40))
     assert row.value == row.high == 1 and 0.85 < row.low < 0.99
 
 
@@ -159,7 +165,8 @@ BAD = {
     "misspelt rule": (lambda: vqa.vqa_accuracy("yes", TEN_YES, "official-rule"), "did you mean 'official'"),
     "no items": (lambda: vqa.vqa_scores([], []), "no predictions"),
     "predictions as one text": (lambda: vqa.vqa_scores("yes", [TEN_YES]), "must be a list"),
-    "missing image": (lambda: vqa.vqa_interval(["yes"], [TEN_YES], cluster=[None]), "None or NaN"),
+    "missing image": (lambda: interval(["yes"], [None]), "None or NaN"),
+    "no rows": (lambda: interval([], []), "no answers to score"),
 }
 
 

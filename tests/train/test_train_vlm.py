@@ -10,12 +10,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration
 
 import edgelib
-from edgelib.data.scenes.questions import blind_answers, scene_questions
+from edgelib.data.scenes.questions import blind_answers, scene_questions, true_answers
 from edgelib.data.scenes.records import COLOURS
 from edgelib.data.scenes.shapes import SHAPES
 from edgelib.infer.generate import generate
 from edgelib.models.load import model_folder
-from edgelib.tasks.answers import answer_scores
+from edgelib.tasks.benchmarks import TASKS
 from edgelib.train.vlm import VlmRecipe, answered, clip_weights, train
 from edgelib.train.vlm_batches import (
     CELLS,
@@ -208,7 +208,7 @@ def test_vocabulary_covers_every_question_and_answer(processor):
     texts = [*known_text()]
     for task in ("vqa", "pope", "mme"):
         rows, _ = scene_questions(task, 300)
-        texts += [*rows["question"], *rows["multiple_choice_answer" if task == "vqa" else "answer"]]
+        texts += [*rows["question"], *true_answers(rows)]
     ids = processor.tokenizer(texts)["input_ids"]
     assert processor.tokenizer.unk_token_id not in {token for row in ids for token in row}
 
@@ -245,5 +245,5 @@ def test_shipped_model_answers_as_its_card_says_and_better_than_blind(task):
     claimed = float(re.search(rf"`scenes-{task}`.*: (0\.\d+)", card)[1])
     assert answered == pytest.approx(claimed, abs=0.07)
     guesses = blind_answers(data.rows, scene_questions(task, 500, split="train")[0])
-    blind = answer_scores(task, guesses, data.rows["answers" if task == "vqa" else "answer"])["score"].mean()
+    blind = TASKS[task].answer_scores(guesses, data.rows[data.task.reference])["score"].mean()
     assert answered > blind + 0.15

@@ -22,8 +22,6 @@ from edgelib.data.question_tables import (
     Asked,
     is_question_table,
     question_rows,
-    question_task,
-    wanted_columns,
     with_images,
 )
 from edgelib.data.readers.sources import (
@@ -39,6 +37,7 @@ from edgelib.data.readers.sources import (
     read_names_file,
 )
 from edgelib.errors import EdgelibError
+from edgelib.tasks.benchmarks import task_of
 
 _BROKEN = (pa.ArrowException, OSError)
 
@@ -141,11 +140,11 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
 
 def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Asked:
     names = table.schema.names
-    task = question_task(names, where)
+    task = task_of(names, where)
     plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
-    columns = table.columns(list(dict.fromkeys([*wanted_columns(task), *plain])))
+    columns = table.columns(list(dict.fromkeys([*task.wanted, *plain])))
     own = {
-        name: columns[name].to_pylist() if name == "answers" else columns[name].to_pandas()
+        name: columns[name].to_pandas() if name in plain else columns[name].to_pylist()
         for name in columns.column_names
     }
     rows, first = question_rows(pd.DataFrame(own), task, split, where)

@@ -12,51 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.scenes.questions_mme import PAIRS, fewest_first, mme_pair
-from edgelib.data.scenes.questions_pope import pope_questions
+from edgelib.data.scenes.questions_mme import mme_rows
+from edgelib.data.scenes.questions_pope import pope_rows
 from edgelib.data.scenes.questions_scene import Draws, Scene, draws_of, visible_scenes
-from edgelib.data.scenes.questions_vqa import annotators, majority, vqa_questions
+from edgelib.data.scenes.questions_vqa import vqa_rows
 from edgelib.errors import EdgelibError, choose
 
-
-def _vqa_rows(scenes: Iterator[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
-    for scene, draws in scenes:
-        rows = []
-        for number, asked in enumerate(vqa_questions(scene, draws)):
-            truth = asked.pop("answer")
-            answers = annotators(truth, draws)
-            ids = dict(question_id=1000 * scene.index + number, image_id=scene.index)
-            rows.append({**ids, **asked, "multiple_choice_answer": majority(answers), "answers": answers})
-        yield rows
-
-
-def _pope_rows(scenes: Iterator[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
-    number = 0
-    for scene, draws in scenes:
-        rows = []
-        for asked in pope_questions(scene, draws, seed):
-            number += 1
-            rows.append({"question_id": str(number), **asked, "image_source": _name(scene, split, seed)})
-        yield rows
-
-
-def _mme_rows(scenes: Iterator[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
-    counts = dict.fromkeys(PAIRS, 0)
-    for scene, draws in scenes:
-        for category in fewest_first(counts):
-            pair = mme_pair(category, scene, draws)
-            if pair is not None:
-                break
-        counts[category] += 1
-        name = f"{category}/{_name(scene, split, seed)}"
-        yield [{"question_id": name, **asked} for asked in pair]
-
-
-def _name(scene: Scene, split: str, seed: int) -> str:
-    return f"scenes_{split}_{seed}_{scene.index:06d}"
-
-
-TASKS: dict[str, Callable] = {"vqa": _vqa_rows, "pope": _pope_rows, "mme": _mme_rows}
+# Task -> function of (scenes with their draws, split, seed) that yields the rows of one scene after the other.
+WRITERS: dict[str, Callable[[Iterator[tuple[Scene, Draws]], str, int], Iterator[list[dict]]]] = {
+    "vqa": vqa_rows,
+    "pope": pope_rows,
+    "mme": mme_rows,
+}
 
 
 def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test") -> tuple[pd.DataFrame, Tensor]:
@@ -74,7 +41,7 @@ def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test"
 
     Raises EdgelibError for an unknown task or split, and for fewer than one image.
     """
-    write = choose(TASKS, task, "task of scenes questions")
+    write = choose(WRITERS, task, "task of scenes questions")
     if n_images < 1:
         raise EdgelibError(f"n_images must be 1 or more, got {n_images!r}")
     images: list[Tensor] = []
@@ -90,6 +57,11 @@ def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test"
     return pd.DataFrame(rows), torch.cat(images)[:n_images]
 
 
+def true_answers(rows: pd.DataFrame) -> pd.Series:
+    """One text a question of `scene_questions`: its answer, or what most annotators said."""
+    return rows["multiple_choice_answer" if "multiple_choice_answer" in rows else "answer"]
+
+
 def blind_answers(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     """Answers to a set's questions by one who sees no image: the most frequent answer in `known` to the same question.
 
@@ -99,7 +71,7 @@ def blind_answers(rows: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     """
     if not len(known):
         raise EdgelibError("there are no known questions to guess from; give at least one")
-    answer = "multiple_choice_answer" if "multiple_choice_answer" in known else "answer"
+    answer = true_answers(known).name
     kind = "question_type" if "question_type" in known else "category"
 
     def most_frequent(column: str) -> pd.Series:

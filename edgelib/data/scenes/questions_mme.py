@@ -12,9 +12,9 @@ and code_reasoning ask what MME asks, of scenes. What scenes cannot show stands 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from edgelib.data.scenes.questions_scene import Draws, Scene, with_article, wording
+from edgelib.data.scenes.questions_scene import Draws, Scene, scene_name, with_article, wording
 from edgelib.data.scenes.questions_vqa import clearly_largest, german_shape, off_centre, other_than, side_by_side
 from edgelib.data.scenes.records import COLOURS, TEXTURES
 from edgelib.data.scenes.shapes import SHAPES
@@ -163,3 +163,16 @@ def mme_pair(category: str, scene: Scene, draws: Draws) -> list[dict[str, str]] 
 def fewest_first(counts: dict[str, int]) -> list[str]:
     """The sub-tasks in the order in which a scene tries them: those with the fewest images so far come first."""
     return sorted(counts, key=counts.get)
+
+
+def mme_rows(scenes: Iterable[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
+    """Yield each scene's two questions as rows of lmms-lab/MME; the sub-tasks take turns."""
+    counts = dict.fromkeys(PAIRS, 0)
+    for scene, draws in scenes:
+        for category in fewest_first(counts):
+            pair = mme_pair(category, scene, draws)
+            if pair is not None:
+                break
+        counts[category] += 1
+        name = f"{category}/{scene_name(scene, split, seed)}"
+        yield [{"question_id": name, **asked} for asked in pair]

@@ -6,12 +6,13 @@ often shapes occur, alone and together, is counted over the first training scene
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
 import torch
 
-from edgelib.data.scenes.questions_scene import Draws, Scene, question_records, with_article, wording
+from edgelib.data.scenes.questions_scene import Draws, Scene, question_records, scene_name, with_article, wording
 from edgelib.data.scenes.shapes import SHAPES
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -50,3 +51,14 @@ def pope_questions(scene: Scene, draws: Draws, seed: int) -> list[dict[str, str]
         for pair in zip(present, _absent(c, present, seed, draws), strict=True)
         for shape in pair
     ]
+
+
+def pope_rows(scenes: Iterable[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
+    """Yield each scene's questions as rows of lmms-lab/POPE, numbered through."""
+    number = 0
+    for scene, draws in scenes:
+        rows = []
+        for asked in pope_questions(scene, draws, seed):
+            number += 1
+            rows.append({"question_id": str(number), **asked, "image_source": scene_name(scene, split, seed)})
+        yield rows

@@ -78,6 +78,11 @@ def with_article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
+def scene_name(scene: Scene, split: str, seed: int) -> str:
+    """What a scene's image is called in the columns of a benchmark."""
+    return f"scenes_{split}_{seed}_{scene.index:06d}"
+
+
 def draws_of(task: str, split: str, seed: int, index: Sequence[int]) -> list[Draws]:
     """The draws of each scene with the given index; they depend on (task, split, seed, index) only."""
     keys = keys_for(address("question", task, split, seed), torch.tensor(index, dtype=torch.int64))

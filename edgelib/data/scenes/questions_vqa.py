@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from edgelib.data.scenes.captions import second_language
 from edgelib.data.scenes.questions_scene import Draws, Scene, Thing, with_article, wording
@@ -223,3 +223,15 @@ def majority(answers: list[dict]) -> str:
     """VQAv2's `multiple_choice_answer`: what most annotators say, the first said among equals."""
     said = [each["answer"] for each in answers]
     return max(dict.fromkeys(said), key=said.count)
+
+
+def vqa_rows(scenes: Iterable[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
+    """Yield each scene's questions as rows of lmms-lab/VQAv2."""
+    for scene, draws in scenes:
+        rows = []
+        for number, asked in enumerate(vqa_questions(scene, draws)):
+            truth = asked.pop("answer")
+            answers = annotators(truth, draws)
+            ids = dict(question_id=1000 * scene.index + number, image_id=scene.index)
+            rows.append({**ids, **asked, "multiple_choice_answer": majority(answers), "answers": answers})
+        yield rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -9,10 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.question_tables import open_scene_questions
-from edgelib.data.questions import TASKS
+from edgelib.data.images import select_images
+from edgelib.data.question_tables import Asked, question_rows
 from edgelib.data.readers.sources import Labelled, Options, Source, first_given, indexed_names, refuse_columns
 from edgelib.data.scenes import records as scenes
+from edgelib.data.scenes.questions import WRITERS, scene_questions
+from edgelib.tasks.benchmarks import TASKS
 
 DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
 _RENDER_BATCH = 256  # bounds the memory of drawing, not the result
@@ -40,6 +43,23 @@ def open_scenes(length: int, seed: int) -> Source:
     return Source("scenes", {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
 
 
+def open_scene_questions(task: str) -> Callable[[int, int], Source]:
+    """A generated source: (length, seed) -> questions about the first `length` scenes of each split."""
+    name = f"scenes-{task}"
+
+    def open_source(length: int, seed: int) -> Source:
+        def read(split: str, options: Options) -> Asked:
+            refuse_columns(options, name)
+            table, images = scene_questions(task, length, seed, split)
+            shown = table["image"].to_numpy()
+            rows, _ = question_rows(table, TASKS[task], f"{name}/{split}/{seed}", name)
+            return Asked(TASKS[task], rows.assign(image=shown), lambda positions: select_images(images, positions))
+
+        return Source(name, {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
+
+    return open_source
+
+
 # name -> function of (length, seed); the length of questions is that of their images
-QUESTIONS = {f"scenes-{task}": open_scene_questions(task) for task in TASKS}
+QUESTIONS = {f"scenes-{task}": open_scene_questions(task) for task in WRITERS}
 GENERATED = {"scenes": open_scenes, **QUESTIONS}
