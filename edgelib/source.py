@@ -13,6 +13,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 
+# The rooms of the library from the ground up; a module may import its own room and those below it.
+FLOORS = (
+    "errors",
+    "source",
+    "ground",
+    "stats",
+    "tasks",
+    "devices",
+    "decide",
+    "formats",
+    "corruptions",
+    "observe",
+    "data",
+    "models",
+    "kv",
+    "quant",
+    "files",
+    "kernels",
+    "train",
+    "infer",
+    "study",
+    "report",
+    "chapters",
+    "cli",
+)
+
 
 def files_behind(imports: Iterable[str], root: Path = ROOT) -> list[Path]:
     """Return the .py files that importing these names can run, sorted.

@@ -20,17 +20,13 @@ from helpers import ROOT
 import edgelib
 from edgelib.chapters.table import CHAPTERS, read
 from edgelib.models.load import EMBEDDED, model_folder
+from edgelib.source import FLOORS
 
 LIBRARY = ROOT / "edgelib"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 PARAMETER_FILES = sorted((ROOT / "params").rglob("*.yaml")) + sorted((ROOT / "tests" / "smoke").glob("*.yaml"))
 
-# From the ground up; a module may import its own room and those below it.
-FLOORS = """
-errors source ground stats tasks devices decide formats corruptions observe data models kv quant files kernels train 
-infer study report chapters cli
-""".split()
 MOST_MODULES = 12  # in one folder
 LARGEST_ROOM = 0.12  # of the lines of the library
 # Their work is to run a notebook or to be run in one; only the book's tools have these packages.
@@ -105,6 +101,14 @@ def test_no_modules_import_each_other_in_a_circle():
             if dotted not in known and module in known and module not in (name, "edgelib"):
                 graph[name].add(module)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_room_has_a_floor_and_says_what_it_holds():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")} | {
+        path.stem for path in LIBRARY.glob("[a-z]*.py")
+    }
+    assert rooms == set(FLOORS)
+    assert all(ast.get_docstring(ast.parse(path.read_text())) for path in SOURCES)
 
 
 FOLDERS = sorted({path.parent for path in SOURCES})

@@ -1,13 +1,14 @@
 """Reference pages from the sources themselves.
 
-`{edgelib-api} inputs.corruptions` lists the documented public names of a module by reading its syntax tree, so that
+`{edgelib-api} corruptions` lists the documented public names of a module by reading its syntax tree, so that
 the book builds where torch is not installed. `{edgelib-parameters} RobustnessGap` lists a chapter's parameters from
-the schema that validates them.
+the schema that validates them. `{edgelib-rooms} all` lists the rooms of the library, from their imports.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import sys
@@ -109,18 +110,82 @@ class Api(Generated):
 
 class Parameters(Generated):
     def lines(self, schema: str) -> list[str]:
-        if str(ROOT) not in sys.path:
-            sys.path.insert(0, str(ROOT))
-        from edgelib import chapters as schemas
-
-        for file in sorted(Path(schemas.__file__).parent.glob("*.py")):
+        table = library().import_module("edgelib.chapters.table")
+        for file in sorted(Path(table.__file__).parent.glob("*.py")):
             self.env.note_dependency(str(file))
-        fields = getattr(schemas, schema).model_json_schema()["properties"]
+        chapter = next(chapter for chapter in table.CHAPTERS.values() if chapter.__name__ == schema)
+        fields = chapter.model_json_schema()["properties"]
         head = ["| parameter | meaning | default | allowed |", "|---|---|---|---|"]
         return head + [parameter_row(name, field) for name, field in fields.items()]
+
+
+class Rooms(Generated):
+    """The library's rooms from the top floor down: what each holds, its size, which rooms it uses; then a drawing."""
+
+    def lines(self, _: str) -> list[str]:
+        source = library().import_module("edgelib.source")
+        rooms = [room_of(source, name) for name in reversed(source.FLOORS)]
+        head = ["| room | what it holds | modules | lines | uses |", "|:---|:---|---:|---:|:---|"]
+        rows = [f"| `{r['name']}` | {r['promise']} | {r['modules']} | {r['lines']:,} | {r['uses']} |" for r in rooms]
+        return [*head, *rows, "", "```{raw} html", *arcs(rooms), "```"]
+
+
+def room_of(source, name: str) -> dict:
+    """What one room is: name, promise, modules, lines, rooms that it imports from, and `uses`, those it needs itself.
+
+    uses leaves out what every room imports: errors and ground.
+    """
+    folder = ROOT / "edgelib" / name
+    first = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    texts = [file.read_text(encoding="utf-8") for file in (folder.rglob("*.py") if folder.is_dir() else [first])]
+    dotted = [name.split(".") for text in texts for name in source.imported_names(text)]
+    imported = {parts[1] for parts in dotted if parts[0] == "edgelib" and len(parts) > 1} - {name}
+    promise = inspect.cleandoc(ast.get_docstring(ast.parse(first.read_text(encoding="utf-8")))).partition("\n\n")[0]
+    return {
+        "name": name,
+        "promise": promise.replace("\n", " "),
+        "modules": len(texts) - folder.is_dir(),
+        "lines": sum(text.count("\n") for text in texts),
+        "imports": [room for room in source.FLOORS if room in imported],
+        "uses": ", ".join(room for room in source.FLOORS if room in imported - {"errors", "ground"}),
+    }
+
+
+def arcs(rooms: list[dict]) -> list[str]:
+    """Draw rooms under each other and an arc from each to every room below that it imports from, as inline SVG."""
+    step, left, names = 26, 110, [room["name"] for room in rooms]
+    place = {name: step * (number + 1) for number, name in enumerate(names)}
+    pairs = [(room["name"], used) for room in rooms for used in room["imports"] if used not in ("errors", "ground")]
+    lines = [
+        f'<path d="M {left + 10} {place[a]} A {(place[b] - place[a]) / 2} {(place[b] - place[a]) / 2} 0 0 1 '
+        f'{left + 10} {place[b]}"><title>{a} uses {b}</title></path>'
+        for a, b in pairs
+    ]
+    labels = [f'<text x="{left}" y="{place[name] + 4}" text-anchor="end">{name}</text>' for name in names]
+    height, width = step * (len(names) + 1), left + 10 + step * len(names) // 2 + 10
+    return [
+        '<figure class="align-default" style="max-width: 34rem">',
+        f'<svg viewBox="0 0 {width} {height}" role="img" fill="currentColor" font-size="13"',
+        'aria-label="Rooms of the library, top floor first; every arc joins a room with one below that it uses.">',
+        '<g fill="none" stroke="currentColor" stroke-opacity="0.35">',
+        *lines,
+        "</g>",
+        *labels,
+        "</svg>",
+        "<figcaption>Every arc leads down: a room uses rooms below it, never one above. Left out: errors and ground, "
+        "which every room may use.</figcaption></figure>",
+    ]
+
+
+def library():
+    """importlib, with the checkout's library on the path."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib
 
 
 def setup(app) -> dict:
     app.add_directive("edgelib-api", Api)
     app.add_directive("edgelib-parameters", Parameters)
+    app.add_directive("edgelib-rooms", Rooms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

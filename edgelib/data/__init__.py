@@ -1,0 +1,1 @@
+"""Labelled images and questions as tables and pixels: from folders, files, a hub or drawn; calibration sets."""

@@ -1,0 +1,1 @@
+"""Decisions from tables: budgets, dominance, frontiers under uncertainty, formats layer by layer."""

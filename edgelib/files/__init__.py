@@ -1,0 +1,1 @@
+"""Files of quantized models: packed and reloaded, exported, their bytes predicted."""

@@ -1,0 +1,1 @@
+"""Number formats, one file a family: grids, encode, decode, bits, parts of a packed file."""

@@ -1,0 +1,1 @@
+"""Models on data: images or questions in, one outcome row per item out."""

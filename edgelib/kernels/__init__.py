@@ -1,0 +1,1 @@
+"""Real kernels behind one table: torch, torchao, ONNX Runtime; what each computes."""

@@ -1,0 +1,1 @@
+"""Key-value caches that store formats: codecs, scale policies, calibration, health, drift."""

@@ -1,0 +1,1 @@
+"""Models as they are used: loading, preprocessing, classifiers, models that write, outlier twins."""

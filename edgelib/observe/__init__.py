@@ -1,0 +1,1 @@
+"""What networks do while they run: hooks that are always removed, statistics, distances."""

@@ -1,0 +1,1 @@
+"""Quantization: schemes and their names, `quantize`, layers, mixed precision, reports."""

@@ -1,0 +1,1 @@
+"""What a chapter shows: figures, tables, sentences made from tests; publishing."""

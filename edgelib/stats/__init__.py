@@ -1,0 +1,1 @@
+"""Statistics of outcome tables: paired tests, families, gaps, variance, ranks; tables in, plain values out."""

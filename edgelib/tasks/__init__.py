@@ -1,0 +1,1 @@
+"""Benchmarks, one file each: columns, prompt, reference answer, score and interval."""

@@ -1,0 +1,1 @@
+"""Readers of labelled sources: local files, a hub, arrow tables; what each becomes."""

@@ -1,0 +1,1 @@
+"""The embedded world: scenes drawn from records, with captions, questions and answers."""

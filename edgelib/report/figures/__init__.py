@@ -1,0 +1,1 @@
+"""Figures: rows and an axis in, the axis out."""
