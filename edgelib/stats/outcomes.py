@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +180,21 @@ def accuracy_table(
         low, high = percentile_interval(draws[1:, 0], level, len(sums))
         groups.append((*key, sums[:, 0].sum() / sums[:, 1].sum(), low, high, len(sums)))
     return pd.DataFrame(groups, columns=[*by, "accuracy", "low", "high", "n"])
+
+
+def attribute_table(rows: pd.DataFrame, by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """Return a row per attribute of `by` and value: by, value, mean (accuracy), size (items), low, high (Wilson).
+
+    Raises EdgelibError for missing columns and outcomes outside [0, 1].
+    """
+    for column in (*by, "correct"):
+        if column not in rows.columns:
+            raise EdgelibError(f"outcome rows lack the column {column!r}")
+    correct = pd.Series(fractions(rows["correct"].to_numpy(), "column 'correct'"), rows.index)
+    parts = [correct.groupby(rows[column]).agg(["mean", "size"]) for column in by]
+    table = pd.concat(parts, keys=by, names=["by", "value"]).reset_index()
+    low, high = wilson(table["mean"], table["size"], level)
+    return table.assign(low=low, high=high)
 
 
 def corruption_errors(rows: pd.DataFrame, config: str) -> tuple[dict[str, list[float]], float]:
