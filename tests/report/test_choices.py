@@ -1,0 +1,106 @@
+"""Sentences and figures of choices: they say what a choice and its intervals say, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgelib.decide.allocation import Allocation
+from edgelib.decide.choice import choose_for_tier
+from edgelib.errors import EdgelibError
+from edgelib.report.claims.choices import allocation_claim, tier_claim
+from edgelib.report.figures.choices import bits_by_depth, frontier
+from edgelib.stats.family import Family
+from edgelib.stats.paired import PairedDifference
+
+TABLE = pd.DataFrame(
+    dict(accuracy=[0.90, 0.895, 0.80], bytes=[577, 225, 166], latency_ms=[50.0, 20.0, 18.0]),
+    index=["fp32", "w8a8-minmax", "w4a8-minmax"],
+)
+BOTH = dict(maximize="accuracy", minimize=("bytes", "latency_ms"))
+LABELS = {"fp32": "FP32", "w8a8-minmax": "W8A8", "w4a8-minmax": "W4A8"}
+
+
+def test_a_choice_is_told_with_its_costs_and_probability():
+    found = choose_for_tier(TABLE, dict(bytes=600, latency_ms=60), "board", **BOTH)
+    said = tier_claim(found, TABLE.assign(probability=0.97), LABELS, ["bytes", "latency_ms"])
+    assert "W8A8 has the least regret" in said and "20 ms" in said and "probability 0.97" in said
+
+
+@pytest.mark.parametrize(
+    ("budgets", "illegal", "column"),
+    [
+        (dict(bytes=600, latency_ms=10), {}, "latency_ms"),
+        (dict(bytes=200, latency_ms=19), {"w4a8-minmax": "no"}, "bytes"),
+        (dict(bytes=100, latency_ms=1), {}, "latency_ms"),
+    ],
+    ids=["one budget", "the nearer of two legal ones", "both"],
+)
+def test_without_a_choice_the_budget_that_binds_is_told(budgets, illegal, column):
+    found = choose_for_tier(TABLE, budgets, "board", illegal=illegal, name="tiny", **BOTH)
+    said = tier_claim(found, TABLE, LABELS, ["bytes"])
+    assert f"that of {column}" in said and "no legal configuration" in said
+
+
+def test_without_a_legal_configuration_the_reasons_are_told():
+    found = choose_for_tier(TABLE, "mobile", "board", illegal=dict.fromkeys(TABLE.index, "no units"), **BOTH)
+    assert tier_claim(found, TABLE, LABELS, []).endswith("none of 3 configurations runs there (no units)")
+
+
+def test_projected_costs_come_with_their_interval():
+    own = TABLE.assign(latency_ms_low=1.5, latency_ms_high=1340.4)
+    found = choose_for_tier(own, {"bytes": 1e12}, "board", **BOTH)
+    said = tier_claim(found, own, LABELS, ["bytes", "latency_ms"])
+    assert "projected " in said and "(1.5 to 1,340) ms" in said and "MiB" in said
+
+
+def test_a_mix_is_called_better_only_where_a_test_says_so():
+    found = Allocation(pd.Series(["w4", "w8"]), loss=1.0, least_loss=0.9, bytes=2**20, budget=2**20)
+    better = PairedDifference(0.03, (0.01, 0.05), 0.001, 300, 0.02, 300, 0.95)
+    open_ = PairedDifference(0.01, (-0.01, 0.03), 0.4, 300, 0.02, 300, 0.95)
+    worse = PairedDifference(-0.03, (-0.05, -0.01), 0.001, 300, 0.02, 300, 0.95)
+    said = {
+        k: allocation_claim(found, "W4A8", 2.0, Family({"accuracy": t}, ("quantity",)))
+        for k, t in {"beats W4A8": better, "is not shown to beat W4A8": open_, "is beaten by W4A8": worse}.items()
+    }
+    assert all(verdict in text and "50 % of it" in text for verdict, text in said.items())
+    one_of_two = replace(better, p=0.03)
+    both = allocation_claim(found, "W4A8", 2.0, Family({"clean": one_of_two, "corrupted": open_}, ("quantity",)))
+    assert "is not shown to beat W4A8" in both and "Holm-adjusted p = 0.060" in both
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+FRONT = TABLE.assign(accuracy_low=TABLE["accuracy"] - 0.02, accuracy_high=TABLE["accuracy"] + 0.02)
+
+
+def test_the_step_frontier_skips_what_is_illegal_over_budget_or_dominated(ax):
+    dominated = FRONT.iloc[[2]].rename(index={"w4a8-minmax": "w3a8-minmax"}).assign(bytes=500)
+    table = pd.concat([FRONT, dominated]).assign(legal=[True, False, True, True])
+    frontier(table, ax, "bytes", "accuracy", budget=560)
+    step = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
+    assert step.get_xdata().tolist() == [166] and ax.patches
+    with pytest.raises(EdgelibError, match="NaN for 'fp32'"):
+        frontier(FRONT.assign(bytes=[np.nan, 1, 2]), ax, "bytes", "accuracy")
+
+
+def test_the_step_passes_through_the_best_of_equal_cost(ax):
+    table = pd.DataFrame(dict(bytes=[100.0, 100, 101], accuracy=[0.90, 0.95, 0.93]), index=list("abc"))
+    table = table.assign(accuracy_low=table["accuracy"] - 0.02, accuracy_high=table["accuracy"] + 0.02)
+    frontier(table, ax, "bytes", "accuracy")
+    step = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
+    assert (step.get_xdata().tolist(), step.get_ydata().tolist()) == ([100], pytest.approx([95]))
+
+
+def test_bits_by_depth_takes_its_rows(ax):
+    assert bits_by_depth(pd.DataFrame(dict(format=["w4", "w8", "w4"])), ax, ["w4", "w8"]) is ax
+    ax.figure.canvas.draw()
