@@ -163,7 +163,7 @@ display(Markdown(myst_table(shown, caption, "tab-states", numbers)))
 # the planted outliers.
 
 # %%
-rows = sweep(study, CellStore(work.results), executor=P.executor, workers=P.workers)
+rows = study.score(sweep(study, CellStore(work.results), executor=P.executor, workers=P.workers))
 scores = {cell: own.set_index("item").score for cell, own in rows.groupby(["twin", "cache", "attention"], sort=False)}
 images = rows.drop_duplicates("item").set_index("item").image_id
 paired = {"cluster": images, "level": P.level, "seed": P.seed}

@@ -132,8 +132,12 @@ class KVStudy(Study[KVVariant, str, None]):
                     seed=self.seed,
                     batch_size=self.batch_size,
                 )
-            found |= {v: scored(rows[v.cache], self.data) for v in own}
+            found |= {v: rows[v.cache] for v in own}
         return found
+
+    def score(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a sweep as `scored` completes them."""
+        return scored(rows, self.data)
 
 
 def plans_of(model: GenerativeModel, caches: Sequence[str], calibration: QuestionSet) -> dict[str, KVPlan]:
