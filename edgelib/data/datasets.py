@@ -42,8 +42,8 @@ def dataset(
 
     A path may be an npz (images, labels, class_names), parquet files as on the hub, class folders of images (inside
     split folders or not), or a folder written by `datasets`. A source without splits is its own "test" split.
-    Tables with the columns of lmms-lab/VQAv2, lmms-lab/POPE or lmms-lab/MME, and "scenes-vqa", "scenes-pope" and
-    "scenes-mme", give a `QuestionSet`.
+    Tables with the columns of a benchmark of `edgelib.tasks.benchmarks` (lmms-lab/VQAv2, lmms-lab/POPE, lmms-lab/MME,
+    lmms-lab/textvqa), and "scenes-vqa", "scenes-pope" and "scenes-mme", give a `QuestionSet`.
     n: how many items, in the order of `drawing_order`, so that the first k rows of a draw are the draw of k; None is
         the whole split in its own order (of a generated set, the first 1000). Of questions, how many images: all
         questions about an image come along, and the sub-tasks of MME take turns.

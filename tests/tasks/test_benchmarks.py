@@ -13,6 +13,7 @@ from PIL import Image
 
 import edgelib
 from edgelib.errors import EdgelibError
+from edgelib.source import ROOT, files_behind
 from edgelib.tasks import benchmarks
 from edgelib.tasks.base import Task
 from edgelib.tasks.benchmarks import TASKS, benchmark_difference, benchmark_scores, task_of
@@ -91,6 +92,12 @@ def test_a_difference_of_means_needs_images_and_scores_only():
 def test_a_benchmark_names_no_column_that_it_does_not_want(column):
     with pytest.raises(EdgelibError, match="names the column 'colour', which is not among its columns"):
         replace(POPE, **{column: "colour"})
+
+
+@pytest.mark.parametrize("study", ["answer_grid", "kv_grid"])
+def test_stored_answers_do_not_depend_on_how_any_benchmark_counts_them(study):
+    behind = {file.relative_to(ROOT).as_posix() for file in files_behind([f"edgelib.study.{study}"])}
+    assert "tasks/base.py" in behind and not behind & {f"tasks/{name}.py" for name in (*TASKS, "benchmarks", "scores")}
 
 
 # --- which benchmark a table is of
