@@ -147,11 +147,11 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
-    own = tuple(f"{name}." for name in layers)
-    seen: set[int] = set()
+    quantized = tuple(f"{name}." for name in layers)
+    written: set[int] = set()
     for key, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen and not (key.startswith(own) and not key.endswith(".bias")):
-            seen.add(id(tensor))
+        if id(tensor) not in written and not (key.startswith(quantized) and not key.endswith(".bias")):
+            written.add(id(tensor))
             tensors[key] = tensor.detach()
     tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -162,17 +162,17 @@ def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
     codes, dtype = layer.codes().cpu(), layer.weight.dtype
     # any scale will do for a group of zeros, and the one that it has is too small for float16
     empty = ~split(layer.weight, layer.in_features // layer.scale.shape[-1]).any(-1)
-    found = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
+    tensors = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
     if _format(layer) == "pack-quantized":
-        found["weight_packed"] = packed_words(codes, layer.format.bits)
-        found["weight_shape"] = torch.tensor(codes.shape)
+        tensors["weight_packed"] = packed_words(codes, layer.format.bits)
+        tensors["weight_shape"] = torch.tensor(codes.shape)
     else:
-        found["weight"] = codes
+        tensors["weight"] = codes
     if layer.zero is not None:
-        found["weight_zero_point"] = layer.zero.cpu().to(torch.int8)
+        tensors["weight_zero_point"] = layer.zero.cpu().to(torch.int8)
     if layer.input_scale is not None:
-        found["input_scale"] = _narrowed(name, layer.input_scale, dtype).reshape(1)
-    return found
+        tensors["input_scale"] = _narrowed(name, layer.input_scale, dtype).reshape(1)
+    return tensors
 
 
 def _narrowed(name: str, scale: Tensor, dtype: torch.dtype) -> Tensor:

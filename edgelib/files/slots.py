@@ -89,7 +89,7 @@ def storage_by(module: nn.Module, scheme: Scheme) -> dict[str, Storage]:
 
     Raises EdgelibError for a module that is quantized already, and for a scheme that it does not take.
     """
-    if scheme.weight == "fp32":
+    if scheme.only_copies:
         return {}
     if storage_of(module):
         raise EdgelibError("this model is quantized already: leave the scheme out, or pass the baseline")

@@ -78,10 +78,10 @@ class KVLayer(CacheLayerMixin):
         return self.sliding_window if self.is_sliding else -1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        seen = self.cumulative_length
+        stored = self.cumulative_length
         if not self.is_sliding:
-            return seen + query_length, 0
-        return min(seen, self.sliding_window - 1) + query_length, max(seen - self.sliding_window + 1, 0)
+            return stored + query_length, 0
+        return min(stored, self.sliding_window - 1) + query_length, max(stored - self.sliding_window + 1, 0)
 
     def reset(self) -> None:
         self.sides, self.is_initialized, self.cumulative_length = None, False, 0

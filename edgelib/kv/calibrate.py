@@ -20,7 +20,7 @@ from edgelib.kv.scheme import KVScheme
 from edgelib.observe.calibrate import weight_norm
 from edgelib.observe.tallies import bucket_counts, counted_percentile
 
-TEXT, IMAGE = 0, 1  # rows of every statistic by modality
+MODALITIES = ("text", "image")  # rows of every statistic by modality
 
 
 @dataclass
@@ -94,12 +94,12 @@ class KVStatistics:
     @property
     def image_tokens(self) -> int:
         """How many tokens of images calibration saw."""
-        return int(self.states[0, "k", "none"].tokens[IMAGE])
+        return int(self.states[0, "k", "none"].tokens[MODALITIES.index("image")])
 
     def require_of(self, decoder: Decoder) -> None:
         """Raise EdgelibError unless these statistics are of the model with this decoder."""
-        own = fingerprint_of(decoder)
-        if own.shape != self.fingerprint.shape or not torch.allclose(own, self.fingerprint, rtol=1e-3, atol=1e-6):
+        norms = fingerprint_of(decoder)
+        if norms.shape != self.fingerprint.shape or not torch.allclose(norms, self.fingerprint, rtol=1e-3, atol=1e-6):
             raise EdgelibError("these KV statistics are of another model: run calibrate_kv on this one")
 
     def mean(self, layer: int, part: str) -> Tensor:
@@ -114,15 +114,15 @@ class KVStatistics:
         offset = scheme.offset if part == "k" and scheme.offset in ("tokenmean", "bias") else "none"
         if (layer, part, offset) not in self.states:
             raise EdgelibError(f"these statistics hold no keys without {offset!r}: run calibrate_kv on this model")
-        seen, qmax = self.states[layer, part, offset], scheme.number.qmax
+        states, qmax = self.states[layer, part, offset], scheme.number.qmax
         center = self.states[layer, part, "none"].mean if scheme.offset == "mean" else None
-        peak = seen.abs_max(center).amax(0)
+        peak = states.abs_max(center).amax(0)
         if scheme.scale == "head":
             scale = peak.amax(-1)[:, None, None] / qmax
         elif scheme.scale == "channel":
             scale = peak.unsqueeze(1) / qmax
         elif scheme.scale == "percentile":
-            scale = torch.tensor([seen.percentile(scheme.percentile) / qmax])
+            scale = torch.tensor([states.percentile(scheme.percentile) / qmax])
         else:
             scale = peak.amax().view(1) / qmax
         return scale.clamp(min=1.0 if scheme.scale == "floor" else torch.finfo(torch.float32).tiny)
@@ -206,11 +206,11 @@ class _Recorder:
         if not bool(torch.isfinite(tokens).all()):
             what = "keys" if part == "k" else "values"
             raise EdgelibError(f"the {what} of layer {layer} hold NaN or inf during calibration; check images, weights")
-        seen = StateStatistics.of(tokens.cpu(), image[kept].cpu())
+        states = StateStatistics.of(tokens.cpu(), image[kept].cpu())
         if (layer, part, offset) in self.states:
-            self.states[layer, part, offset].add(seen)
+            self.states[layer, part, offset].add(states)
         else:
-            self.states[layer, part, offset] = seen
+            self.states[layer, part, offset] = states
 
 
 @torch.no_grad()
@@ -231,13 +231,13 @@ def calibrate_kv(model, calibration, batch_size: int = 32, *, text_only: bool = 
             run()
     if not recorder.states:
         raise EdgelibError("calibration saw no token: the calibration set is empty")
-    found = KVStatistics(recorder.states, fingerprint_of(decoder))
-    if decoder.image_tokens and not found.image_tokens and not text_only:
+    statistics = KVStatistics(recorder.states, fingerprint_of(decoder))
+    if decoder.image_tokens and not statistics.image_tokens and not text_only:
         raise EdgelibError(
             "calibration never saw an image, so scales would be those of text alone; calibrate on questions about "
             "images, or pass text_only=True to measure what that costs"
         )
-    return found
+    return statistics
 
 
 def _passes(model, calibration, batch_size: int) -> Iterable:
@@ -259,5 +259,5 @@ def bias_share(statistics: KVStatistics) -> dict[int, float]:
     layers = sorted({layer for layer, _, offset in statistics.states if offset == "bias"})
     if not layers:
         raise EdgelibError("the keys of this model have no bias that could be split off")
-    peak = {key: float(seen.abs_max().max()) for key, seen in statistics.states.items()}
+    peak = {key: float(states.abs_max().max()) for key, states in statistics.states.items()}
     return {i: 1 - peak[i, "k", "bias"] / peak[i, "k", "none"] for i in layers}

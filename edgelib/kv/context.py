@@ -70,22 +70,22 @@ def decoder_of(model) -> Decoder:
     Raises EdgelibError for a model without one that transformers could give a key-value cache.
     """
     module = module_of(model)
-    found = [a for a in attention_blocks(module) if isinstance(getattr(a.block, "layer_idx", None), int)]
-    found = sorted((a for a in found if hasattr(a.block, "head_dim")), key=lambda a: a.block.layer_idx)
-    if not found or not hasattr(module, "generate"):
+    blocks = [a for a in attention_blocks(module) if isinstance(getattr(a.block, "layer_idx", None), int)]
+    blocks = sorted((a for a in blocks if hasattr(a.block, "head_dim")), key=lambda a: a.block.layer_idx)
+    if not blocks or not hasattr(module, "generate"):
         raise EdgelibError(
             f"{type(module).__name__} has no key-value cache: it is not a decoder of transformers with q_proj, k_proj, "
             "v_proj and o_proj; load a model that writes text, such as a Qwen2-VL"
         )
     config = module.config.get_text_config(decoder=True)
-    if [a.block.layer_idx for a in found] != list(range(config.num_hidden_layers)):
+    if [a.block.layer_idx for a in blocks] != list(range(config.num_hidden_layers)):
         raise EdgelibError(
-            f"{type(module).__name__} has {config.num_hidden_layers} layers and {len(found)} blocks of attention whose "
-            "keys and values could be stored; layers of other kinds are not supported"
+            f"{type(module).__name__} has {config.num_hidden_layers} layers and {len(blocks)} attention blocks whose keys "
+            "and values could be stored; layers of other kinds are not supported"
         )
-    stem = found[0].name.rpartition(".layers.")[0]
+    stem = blocks[0].name.rpartition(".layers.")[0]
     rotary = getattr(module.get_submodule(stem), "rotary_emb", None)
-    return Decoder(module, tuple(found), rotary, config)
+    return Decoder(module, tuple(blocks), rotary, config)
 
 
 class Context:
@@ -133,11 +133,11 @@ class Context:
         self.valid = self.image = self.rotation = self._all = None
         if new is None:
             return
-        n, seen = new.shape[1], cache.get_seq_length()
+        n, stored = new.shape[1], cache.get_seq_length()
         if isinstance(mask, Tensor) and mask.dim() == 2:
-            if mask.shape[1] != seen + n:
+            if mask.shape[1] != stored + n:
                 raise EdgelibError(
-                    f"this cache holds {seen} tokens of another batch: the attention mask has {mask.shape[1]} places "
+                    f"this cache holds {stored} tokens of another batch: the attention mask has {mask.shape[1]} places "
                     f"and {n} tokens are new; make a fresh cache for every batch"
                 )
             self.valid = mask[:, -n:].bool()

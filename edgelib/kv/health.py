@@ -14,11 +14,10 @@ from torch import Tensor
 from edgelib.errors import EdgelibError
 from edgelib.kv.attention import Logits, watched_attention
 from edgelib.kv.cache import KVCache, KVLayer, KVPlan
+from edgelib.kv.calibrate import MODALITIES
 from edgelib.kv.context import UNSTABLE_ROPE, Context
 from edgelib.kv.drift import prompt_batches
 from edgelib.observe.calibrate import module_of
-
-MODALITIES = ("text", "image")
 
 
 @dataclass
@@ -45,7 +44,7 @@ class _Sums:
             return torch.stack([values[part].sum(0) for part in parts])
 
         peak = torch.stack([x[p].abs().amax(0) if p.any() else x.new_zeros(x.shape[1:]) for p in parts])
-        seen = (
+        values = (
             torch.stack([p.sum() for p in parts]),
             peak,
             sums(beyond.double()),
@@ -55,7 +54,7 @@ class _Sums:
             sums(still),
             sums(still.square()),
         )
-        return _Sums(*(t.cpu() for t in seen))
+        return _Sums(*(t.cpu() for t in values))
 
     def add(self, other: _Sums) -> None:
         for name in self.__dataclass_fields__:
@@ -124,22 +123,22 @@ def _probing(plan: KVPlan) -> KVCache:
 
 
 def _tally(cache: KVCache, layer: int, query: Tensor, logits: Logits, sums: dict, shifts: dict) -> None:
-    context, own = cache.context, cache.layers[layer]
+    context, probe = cache.context, cache.layers[layer]
     tokens = query.shape[0], query.shape[2]
     kept = torch.ones(tokens, dtype=torch.bool, device=query.device) if context.valid is None else context.valid
     image = torch.zeros_like(kept) if context.image is None else context.image
-    (keys, values), (rounded_keys, rounded_values) = own.pair
-    for part, x, rounded, side in zip("kv", *own.pair, own.sides, strict=True):
+    (keys, values), (rounded_keys, rounded_values) = probe.pair
+    for part, x, rounded, side in zip("kv", *probe.pair, probe.sides, strict=True):
         offset = side.offset_of(x.shape[-2], x, context)
         beyond = (x if offset is None else x - offset).abs() > side.store.bound * (1 + 1e-6)
         if side.tokens != "all":  # the others are stored as they are
             beyond &= (image if side.tokens == "image" else ~image)[:, None, :, None]
         still = _turned_back(context, layer, x) if part == "k" else x
-        seen = _Sums.of(*(t.transpose(1, 2)[kept] for t in (x, rounded, beyond, still)), image[kept])
+        batch = _Sums.of(*(t.transpose(1, 2)[kept] for t in (x, rounded, beyond, still)), image[kept])
         if (layer, part) in sums:
-            sums[layer, part].add(seen)
+            sums[layer, part].add(batch)
         else:
-            sums[layer, part] = seen
+            sums[layer, part] = batch
     exact = logits(query, keys)
     hidden = exact.isinf()
     change = (logits(query, rounded_keys) - exact).masked_fill(hidden, 0)

@@ -185,10 +185,10 @@ class ByModality:
     def append(self, x: Tensor, valid: Tensor | None = None, chosen: Tensor | None = None) -> None:
         flat, place = x.transpose(1, 2), torch.empty(chosen.shape, dtype=torch.int32, device=x.device)
         for store, mask, sign in zip(self.stores, (chosen, ~chosen), (1, -1), strict=True):
-            found = flat[mask]  # [N, H, D]
-            index = store.length + torch.arange(len(found), dtype=torch.int32, device=x.device)
+            tokens = flat[mask]  # [N, H, D]
+            index = store.length + torch.arange(len(tokens), dtype=torch.int32, device=x.device)
             place[mask] = index if sign == 1 else -1 - index
-            store.append(found.transpose(0, 1)[None])
+            store.append(tokens.transpose(0, 1)[None])
         self.place = place if self.place is None else torch.cat([self.place, place], 1)
 
     def read(self, dtype: torch.dtype) -> Tensor:

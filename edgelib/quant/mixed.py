@@ -21,23 +21,23 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
     """
     module = module_of(model)
     layers = target_layers(module, parse_scheme("w8a8-minmax"))
-    plans: dict[Scheme, list[str]] = {}
+    by_scheme: dict[Scheme, list[str]] = {}
     for name, spec in schemes.items():
-        plan = parse_scheme(spec)
+        scheme = parse_scheme(spec)
         if name not in layers:
             raise EdgelibError(
                 f"unknown layer {name!r}{did_you_mean(name, layers)}; the model has {len(layers)} Linears"
             )
-        if plan.weight != "fp32" and (plan.method == "cast" or plan.alpha is not None):
+        if not scheme.only_copies and (scheme.method == "cast" or scheme.alpha is not None):
             raise EdgelibError(
-                f"layer {name!r}: {plan.name} acts on more than the layer; choose minmax, gptq or imatrix for a mix"
+                f"layer {name!r}: {scheme.name} acts on more than the layer; choose minmax, gptq or imatrix for a mix"
             )
-        plans.setdefault(plan, []).append(name)
+        by_scheme.setdefault(scheme, []).append(name)
     result = shared_copy(module)
-    for plan, names in plans.items():
-        if plan.weight == "fp32":
+    for scheme, names in by_scheme.items():
+        if scheme.only_copies:
             continue
-        only = parse_scheme({**plan.to_dict(), "targets": names, "exclude": []})
+        only = parse_scheme({**scheme.to_dict(), "targets": names, "exclude": []})
         part = module_of(quantize(model, only, calibration))
         result = swapped(result, {result.get_submodule(name): part.get_submodule(name) for name in names})
     return result if model is module else model.with_module(result)

@@ -50,38 +50,40 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
     the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
     """
-    module, plan = module_of(model), scheme_for(model, scheme)
+    module, scheme = module_of(model), scheme_for(model, scheme)
     _check_model(module)
-    targets = target_layers(module, plan)
-    check_groups(module, plan, targets)
+    targets = target_layers(module, scheme)
+    check_groups(module, scheme, targets)
     statistics = None
-    if plan.needs_calibration:
-        statistics = _statistics(model, plan, targets, calibration)
-    elif losses and plan.method != "cast" and isinstance(calibration, Statistics):
+    if scheme.needs_calibration:
+        statistics = _statistics(model, scheme, targets, calibration)
+    elif losses and scheme.method != "cast" and isinstance(calibration, Statistics):
         statistics = calibration
         _require_of(module, targets, statistics)
-    result = _rebuild(module, plan, targets, statistics, spend=statistics is not calibration, losses=losses)
+    result = _rebuild(module, scheme, targets, statistics, spend=statistics is not calibration, losses=losses)
     return result if model is module else model.with_module(result)
 
 
 def _rebuild(
-    module: nn.Module, plan: Scheme, targets: list[str], statistics: Statistics | None, *, spend: bool, losses: bool
+    module: nn.Module, scheme: Scheme, targets: list[str], statistics: Statistics | None, *, spend: bool, losses: bool
 ) -> nn.Module:
     """Round the targets of a copy; spend: drop each layer's statistics after use, because nobody else wants them."""
     result = shared_copy(module)
-    if plan.weight == "fp32":
+    if scheme.only_copies:
         return result
-    if plan.method == "cast":
-        _cast(result, FORMATS[plan.weight])
+    if scheme.method == "cast":
+        _cast(result, FORMATS[scheme.weight])
     layers = dict(result.named_modules())
-    migrations, swaps, where = {}, {}, places(plan, targets, statistics)
+    migrations, swaps, where = {}, {}, places(scheme, targets, statistics)
     # shown on a terminal only, and only for what takes long
-    with tqdm(total=len(where) + len(targets), desc=plan.name, unit="step", delay=5, disable=None, leave=False) as bar:
+    with tqdm(
+        total=len(where) + len(targets), desc=scheme.name, unit="step", delay=5, disable=None, leave=False
+    ) as bar:
         for absorber, readers in where:
-            migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, plan, statistics))
+            migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, scheme, statistics))
             bar.update()
         for name in targets:
-            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), plan, statistics, losses)
+            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), scheme, statistics, losses)
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
@@ -92,23 +94,23 @@ def _quant_linear(
     name: str,
     linear: nn.Linear,
     migration: Migration | None,
-    plan: Scheme,
+    scheme: Scheme,
     statistics: Statistics | None,
     losses: bool,
 ) -> QuantLinear:
     """Round one layer; the migration's scales [in] were divided out of its input and go into its weight."""
     seen = None if statistics is None else statistics.layers.get(name)
-    layer = original = Layer(name, widened(linear.weight.detach()), plan, seen)
-    notes = {"method": plan.method}
+    layer = original = Layer(name, widened(linear.weight.detach()), scheme, seen)
+    notes = {"method": scheme.method}
     if migration is not None:
         layer, notes = original.scaled(migration.scales), notes | migration.notes
-    if plan.needs_calibration and seen is None:
+    if scheme.needs_calibration and seen is None:
         notes["fallback"] = "calibration never reached it"
-    act = round_layer if "fallback" in notes else METHODS[plan.method].round_weight
+    act = round_layer if "fallback" in notes else METHODS[scheme.method].round_weight
     encoded, decided = act(layer)
     notes |= decided | (_losses(original, layer, encoded) if losses else {})
-    static = layer.input_scale() if plan.activation_granularity == "tensor" else None
-    return QuantLinear(encoded, linear.bias, linear.weight.dtype, plan.activation_format, static, notes)
+    static = layer.input_scale() if scheme.activation_granularity == "tensor" else None
+    return QuantLinear(encoded, linear.bias, linear.weight.dtype, scheme.activation_format, static, notes)
 
 
 def _losses(original: Layer, layer: Layer, encoded: Encoded) -> dict[str, float]:
@@ -162,45 +164,45 @@ def _check_model(module: nn.Module) -> None:
             raise EdgelibError(f"parameter {name!r} holds NaN or inf; reload the model from a good checkpoint")
 
 
-def target_layers(module: nn.Module, plan: Scheme) -> list[str]:
+def target_layers(module: nn.Module, scheme: Scheme) -> list[str]:
     """Return the names of the Linears to replace."""
     layers = dict(module.named_modules())
     linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     if not linears:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer, so there is nothing to quantize")
-    for pattern in (*plan.targets, *plan.exclude):
+    for pattern in (*scheme.targets, *scheme.exclude):
         if not any(fnmatchcase(name, pattern) for name in linears):
             hint = f"{did_you_mean(pattern, linears)}, such as {', '.join(linears[:3])}"
             raise EdgelibError(f"pattern {pattern!r} matches none of the {len(linears)} Linear layers{hint}")
     # nn.MultiheadAttention reads the weight of its out_proj and never calls it
     packed = [f"{n}.out_proj" for n, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
-    hidden = [name for name in packed if plan.selects(name)]
-    if hidden and plan.method != "cast":
+    hidden = [name for name in packed if scheme.selects(name)]
+    if hidden and scheme.method != "cast":
         raise EdgelibError(
             f"{', '.join(hidden[:3])} ({len(hidden)} in all) belong to nn.MultiheadAttention, which keeps q, k, v in "
             "one parameter outside any Linear, so such attention would stay in floating point; accept that with "
-            f'{{"preset": "{plan.name}", "exclude": {hidden[:1]}}}, or load a model with separate projections'
+            f'{{"preset": "{scheme.name}", "exclude": {hidden[:1]}}}, or load a model with separate projections'
         )
-    targets = [name for name in linears if plan.selects(name) and name not in packed]
+    targets = [name for name in linears if scheme.selects(name) and name not in packed]
     if not targets:
-        raise EdgelibError(f"exclude={list(plan.exclude)} leaves no Linear layer to quantize")
+        raise EdgelibError(f"exclude={list(scheme.exclude)} leaves no Linear layer to quantize")
     return targets
 
 
-def check_groups(module: nn.Module, plan: Scheme, targets: list[str]) -> None:
+def check_groups(module: nn.Module, scheme: Scheme, targets: list[str]) -> None:
     """Raise EdgelibError for the first layer that the group size does not divide, before anything takes time."""
-    for name in targets if plan.group_size is not None else ():
+    for name in targets if scheme.group_size is not None else ():
         try:
-            check_group_size(plan.group_size, module.get_submodule(name).in_features)
+            check_group_size(scheme.group_size, module.get_submodule(name).in_features)
         except EdgelibError as error:
             raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
 
 
-def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statistics:
+def _statistics(model, scheme: Scheme, targets: list[str], calibration) -> Statistics:
     """Return the statistics that the scheme needs, checked against the model."""
     if calibration is None:
-        raise EdgelibError(f"scheme {plan.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
-    needs = sorted(plan.needs)
+        raise EdgelibError(f"scheme {scheme.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
+    needs = sorted(scheme.needs)
     known = isinstance(calibration, Statistics)
     statistics = calibration if known else calibrate(model, calibration, needs=needs)
     _require_of(module_of(model), targets, statistics)
@@ -209,11 +211,11 @@ def _statistics(model, plan: Scheme, targets: list[str], calibration) -> Statist
         lacking = [need for need in needs if seen is not None and not seen.holds(need)]
         if lacking:
             raise EdgelibError(
-                f"scheme {plan.name!r} needs {', '.join(lacking)} of layer {name!r}, which these statistics do not "
+                f"scheme {scheme.name!r} needs {', '.join(lacking)} of layer {name!r}, which these statistics do not "
                 f"hold: calibrate(model, data, needs={needs})"
             )
     missing = [name for name in targets if name in statistics.unreached]
-    if missing and plan.activation_granularity == "tensor":
+    if missing and scheme.activation_granularity == "tensor":
         raise EdgelibError(f"{len(missing)} layers have no static scale: calibration never reached {missing[0]!r}")
     if missing:
         text = f"calibration never reached {len(missing)} layers, such as {missing[0]!r}: rounded to nearest"

@@ -76,6 +76,11 @@ class Scheme(Setting):
         return bool(self.needs)
 
     @property
+    def only_copies(self) -> bool:
+        """Whether nothing is rounded: "fp32"."""
+        return self.weight == "fp32"
+
+    @property
     def name(self) -> str:
         """The name that the grammar gives this scheme; targets and exclude are not part of it, but for -vision."""
         return write_name(self)

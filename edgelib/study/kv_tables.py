@@ -10,7 +10,7 @@ import torch
 
 from edgelib.data.questions import QuestionSet
 from edgelib.kv.cache import KVPlan
-from edgelib.kv.calibrate import KVStatistics
+from edgelib.kv.calibrate import MODALITIES, KVStatistics
 from edgelib.kv.context import decoder_of
 from edgelib.kv.drift import kv_drift, prompt_batches
 from edgelib.models.generative import GenerativeModel
@@ -28,7 +28,7 @@ def state_rows(model: GenerativeModel, statistics: KVStatistics, twin: str = PLA
             continue
         split = statistics.states.get((layer, part, "bias"))
         peaks, spreads = seen.abs_max(), seen.spread()
-        for row, modality in enumerate(("text", "image")):
+        for row, modality in enumerate(MODALITIES):
             if not seen.tokens[row]:
                 continue
             peak = float(peaks[row].max())

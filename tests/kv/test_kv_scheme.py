@@ -29,9 +29,9 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_read_and_written(name):
-    plan = kv_scheme(name)
-    assert set(plan.name.split("-")) == set(name.split("-"))
-    assert kv_scheme(plan.name) == plan == kv_scheme(plan.to_dict())
+    scheme = kv_scheme(name)
+    assert set(scheme.name.split("-")) == set(name.split("-"))
+    assert kv_scheme(scheme.name) == scheme == kv_scheme(scheme.to_dict())
 
 
 def test_the_usual_scale_is_the_largest_value():
