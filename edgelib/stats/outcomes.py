@@ -197,6 +197,17 @@ def attribute_table(rows: pd.DataFrame, by: Sequence[str], level: float = 0.95) 
     return table.assign(low=low, high=high)
 
 
+def changed_answers(rows: pd.DataFrame, reference: str, value: str = "prediction") -> pd.DataFrame:
+    """Return the rows with `correct` 1 where an answer is not the reference config's to the same question, else 0.
+
+    rows: columns config, task, item and `value`. Raises EdgelibError for an unknown reference.
+    """
+    choose(dict.fromkeys(rows["config"].unique()), reference, "config")
+    base = rows[rows["config"] == reference].set_index(["task", "item"])[value]
+    expected = base.loc[pd.MultiIndex.from_frame(rows[["task", "item"]])].to_numpy()
+    return rows.assign(correct=(rows[value].to_numpy() != expected).astype(float))
+
+
 def corruption_errors(rows: pd.DataFrame, config: str) -> tuple[dict[str, list[float]], float]:
     """Return ({corruption: [error per severity, ascending]}, clean error) of one config, as `relative_mce` takes them.
 

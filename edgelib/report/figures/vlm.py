@@ -1,9 +1,9 @@
-"""Figures of answers: questions beside their pictures, sub-tasks, shares. Nothing here loads, computes or saves."""
+"""Figures of answers: questions beside their pictures, sub-tasks, shares. Nothing here loads or saves."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from edgelib.data.questions import QuestionSet
 from edgelib.report.figures.base import forest
 from edgelib.report.figures.palette import GREY, looks
 
@@ -36,6 +37,40 @@ def question_gallery(
         ax.imshow(image, interpolation="nearest")
         ax.set_title(text, loc="left", fontsize=7.5, y=0, pad=-4, va="top")
     return figure
+
+
+def question_samples(sets: Mapping[str, QuestionSet], each: int = 4) -> Figure:
+    """Draw questions of several benchmarks, spread over each set, with their reference answers."""
+    tiles, texts = [], []
+    for asked in sets.values():
+        for i in range(0, each * len(asked) // (each + 1), len(asked) // each or 1):
+            row = asked.rows.iloc[i]
+            tiles.append(_tile(asked, row["image"]))
+            texts.append(f"{asked.task.title}: {row['question']}\n-> {asked.references([i])[0]}")
+    return question_gallery(tiles, texts)
+
+
+def disagreements(answers: pd.DataFrame, asked: QuestionSet, most: int = 8) -> Figure:
+    """Draw the questions with the most different answers, and who says what; the star marks the reference answer.
+
+    answers: rows of item, config and prediction to the questions `asked`. Without a disagreement, the first question.
+    """
+    wide = answers.pivot_table("prediction", "item", "config", aggfunc="first", sort=False)
+    different = wide.nunique(axis=1).sort_values(ascending=False, kind="stable")
+    chosen = different.index[different > 1][:most]
+    tiles, texts = [], []
+    for item in chosen if len(chosen) else wide.index[:1]:
+        place = int(np.flatnonzero(asked.rows["item"] == item)[0])
+        row, reference = asked.rows.iloc[place], asked.references([place])[0]
+        groups = wide.loc[item].groupby(wide.loc[item], sort=False).groups
+        said = [f"{'*' if text == reference else ''}{text}: {', '.join(who)}" for text, who in groups.items()]
+        tiles.append(_tile(asked, row["image"]))
+        texts.append("\n".join([row["question"], *said]))
+    return question_gallery(tiles, texts, columns=3)
+
+
+def _tile(asked: QuestionSet, image) -> np.ndarray:
+    return asked.images[[image]][0].permute(1, 2, 0).numpy()
 
 
 def sub_task_panels(table: pd.DataFrame, width: float = 7.2, columns: int = 4) -> Figure:
