@@ -26,6 +26,7 @@ UNITS = {
     "mxfp4": "fp4",
     "nvfp4": "fp4",
 }
+UNITS |= {unit: unit for unit in UNITS.values()}  # a format that has no line here says its unit itself
 WIDE = ("fp32", "fp16", "bf16")
 
 
@@ -74,8 +75,8 @@ class Device:
 def unit_of(weight: str, activation: str) -> str:
     """Return the arithmetic unit that computes with such weights and activations: that of the wider of the two.
 
-    Narrow weights beside wide activations are decoded first, so they compute as the activations do.
-    Raises EdgelibError for an unknown format.
+    Narrow weights beside wide activations are decoded first, so they compute as the activations do. Formats go by their
+    names or by their units (`Setting.units` of a scheme). Raises EdgelibError for an unknown format.
     """
     needed = choose(UNITS, weight, "weight format"), choose(UNITS, activation, "activation format")
     if activation in WIDE:

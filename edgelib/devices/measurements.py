@@ -7,43 +7,74 @@ of the published book lies in edgelib/devices/measured; a folder of your own tak
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import pandas as pd
 import yaml
+from pydantic import Field
 
 from edgelib.devices.device import Device
 from edgelib.devices.table import family_reasons
 from edgelib.errors import EdgelibError
+from edgelib.ground.records import Record, Text, between, checked, one_line, read_yaml, shown
 
 PUBLISHED = "epyc-2-cores"
 MEMORY = ("weights", "kv", "activations", "workspace")
-_CASE = ("model", "runtime", "config", "weight", "activation", "batch")
+_TEXTS = ("model", "runtime", "config", "weight", "activation")
+_TTFT = ("ttft_p50", "ttft_p95")
+_TPOT = ("tpot_p25", "tpot_p50", "tpot_p75", "tpot_p95")
+_STEP = ("p25", "p50", "p75", "p95")
 COLUMNS = {
-    "encoders": (*_CASE, "p25", "p50", "p75", "p95", "n", "operations", "bytes", *MEMORY),
+    "encoders": (*_TEXTS, "batch", *_STEP, "n", "operations", "bytes", *MEMORY),
     "generation": (
-        *_CASE,
-        "prompt",
-        "new_tokens",
-        "ttft_p50",
-        "ttft_p95",
-        "tpot_p25",
-        "tpot_p50",
-        "tpot_p75",
-        "tpot_p95",
-        "tpot",
-        "tokens_per_s",
-        "operations",
-        "bytes",
-        *MEMORY,
+        *(*_TEXTS, "batch", "prompt", "new_tokens"),
+        *(*_TTFT, *_TPOT, "tpot", "tokens_per_s"),
+        *("operations", "bytes", *MEMORY),
     ),
 }
 CEILINGS = ("copy_gb_s", "read_gb_s", "fp32_tops")
+# What a number of each column may be: least, most. Times are in ms; a time of 12 days or a step of 10^24 is a slip.
+_COUNTS = ("batch", "prompt", "new_tokens", "n")
+_RANGES = {
+    **dict.fromkeys(_COUNTS, (1, 1e7)),
+    **dict.fromkeys((*_STEP, *_TTFT, *_TPOT, "tpot", "tokens_per_s"), (1e-9, 1e9)),
+    **dict.fromkeys(("operations", "bytes"), (1, 1e24)),
+    **dict.fromkeys(MEMORY, (0, 1e16)),
+}
+_RISING = (_STEP, _TTFT, _TPOT)
+
+
+class MachineFacts(Record):
+    """What machine.yaml holds.
+
+    name: of the machine in the book. threads: that torch had. ceilings: {"copy_gb_s", "read_gb_s", "<format>_tops":
+    rate}. memory_gib, usable_gib: its memory, and what its system leaves. family: as of a device. others: share of the
+    machine that other programs took meanwhile. left_out: cases that were not measured, and why.
+    """
+
+    name: Text
+    processor: Text | None = None
+    cores: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)]
+    memory_gib: Annotated[float, between(0.01, 100_000)] | None = None
+    usable_gib: Annotated[float, between(0.01, 100_000)] | None = None
+    family: Text = "measured"
+    versions: dict[Text, Text] = {}
+    others: Annotated[float, between(0, 1)] | None = None
+    ceilings: Annotated[
+        dict[Annotated[str, Field(pattern="^.+_(gb_s|tops)$")], Annotated[float, between(1e-9, 1e9)]],
+        Field(min_length=1),
+    ]
+    left_out: list[Text] = []
 
 
 @dataclass(frozen=True)
@@ -80,33 +111,79 @@ def _write(path: Path, text: str) -> None:
 def load_measurements(path: str | Path | None = None) -> Measurements:
     """Return the measurements in a folder, None for those of the published book.
 
-    Raises EdgelibError for a folder without the three files, missing columns, no rows, and times that are not above 0.
+    Raises EdgelibError naming file, line, column and value for a folder without the three files, a file that is cut,
+    missing columns, no rows, a case twice, numbers that no measurement gives, and percentiles that fall.
     """
     folder = files("edgelib.devices").joinpath("measured", PUBLISHED) if path is None else Path(path).expanduser()
     try:
-        machine = yaml.safe_load(folder.joinpath("machine.yaml").read_text(encoding="utf-8"))
-        tables = {name: pd.read_csv(folder.joinpath(f"{name}.csv")) for name in COLUMNS}
-    except (OSError, yaml.YAMLError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise EdgelibError(
-            f"no measurements in {folder}: {type(error).__name__}; make them there with `edgelib measure {folder}`"
-        ) from None
-    for fact in ("name", "threads", "ceilings"):
-        if not isinstance(machine, dict) or not machine.get(fact):
-            raise EdgelibError(
-                f"machine.yaml in {folder} has no {fact!r}; measure again with `edgelib measure {folder}`"
-            )
-    for name, table in tables.items():
-        _check(name, table, folder)
+        machine = read_yaml(folder.joinpath("machine.yaml"), "machine")
+        checked(MachineFacts, machine, f"machine.yaml in {folder}")
+        tables = {name: _table(name, folder.joinpath(f"{name}.csv")) for name in COLUMNS}
+    except EdgelibError as error:
+        raise EdgelibError(f"no measurements: {error}; make them there with `edgelib measure {folder}`") from None
     return Measurements(MappingProxyType(machine), **tables)
 
 
-def _check(name: str, table: pd.DataFrame, folder) -> None:
-    missing = [column for column in COLUMNS[name] if column not in table.columns]
+def _table(name: str, path: Path) -> pd.DataFrame:
+    """One file of measurements, checked."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        lines = [line for line in csv.reader(StringIO(text, newline=""), strict=True) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EdgelibError(f"cannot read {path}: {one_line(error)}") from None
+    if len(lines) < 2:
+        raise EdgelibError(f"{path} holds no rows")
+    header = lines[0]
+    missing = [column for column in COLUMNS[name] if header.count(column) != 1]
     if missing:
-        raise EdgelibError(f"{name}.csv in {folder} lacks {', '.join(missing)}; measure again with `edgelib measure`")
-    times = [c for c in COLUMNS[name] if c in ("p25", "p50", "p75", "p95") or c.startswith(("ttft", "tpot"))]
-    if len(table) == 0 or not (table[times] > 0).all(axis=None):
-        raise EdgelibError(f"{name}.csv in {folder} must hold times above 0 ms in every row; measure again")
+        raise EdgelibError(f"{path} lacks {', '.join(missing)}, or has it twice")
+    for at, line in enumerate(lines, start=1):
+        if len(line) != len(header):
+            raise EdgelibError(f"{path}, line {at} has {len(line)} values for {len(header)} columns")
+    if not text.endswith("\n"):
+        raise EdgelibError(f"{path} ends in the middle of line {len(lines)}: it was cut")
+    try:
+        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False, na_values=[""])
+    except pd.errors.ParserError as error:
+        raise EdgelibError(f"cannot read {path}: {one_line(error)}") from None
+    if len(table) != len(lines) - 1:
+        raise EdgelibError(f"{path} has quotes or ends of lines that leave open where its rows end")
+    for column in COLUMNS[name]:
+        table[column] = _column(path, table[column], [line[header.index(column)] for line in lines[1:]])
+    _consistent(path, table)
+    return table
+
+
+def _column(path: Path, values: pd.Series, written: list[str]) -> pd.Series:
+    """A column of texts or numbers; raises where a value is missing or cannot be measured, as it is written."""
+    if values.name in _TEXTS:
+        good, rule, found = values.notna(), "must not be empty", values
+    else:
+        low, high = _RANGES[values.name]
+        found = pd.to_numeric(values, errors="coerce")
+        whole = values.name in _COUNTS
+        good = found.between(low, high) & (found % 1 == 0 if whole else True) & (values.dtype != bool)
+        rule = f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+    if not good.all():
+        at = int((~good).to_numpy().argmax())
+        raise EdgelibError(f"{path}, line {at + 2}, {values.name} = {shown(written[at])}: {rule}")
+    return found
+
+
+def _consistent(path: Path, table: pd.DataFrame) -> None:
+    """Percentiles rise, and every case stands once."""
+    for columns in _RISING:
+        for low, high in pairwise(column for column in columns if column in table):
+            falls = (table[low] > table[high]).to_numpy()
+            if falls.any():
+                at = int(falls.argmax())
+                values = f"{low} = {table[low].iloc[at]:g} is above {high} = {table[high].iloc[at]:g}"
+                raise EdgelibError(f"{path}, line {at + 2}: {values}")
+    case = [column for column in ("model", "config", "batch", "prompt", "new_tokens") if column in table]
+    twice = table.duplicated(case).to_numpy()
+    if twice.any():
+        at = int(twice.argmax())
+        raise EdgelibError(f"{path}, line {at + 2} is a case again: {', '.join(map(str, table[case].iloc[at]))}")
 
 
 def machine_device(measured: Measurements, key: str = "this-machine") -> Device:

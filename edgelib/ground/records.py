@@ -93,11 +93,11 @@ def read_yaml(path: Path, what: str) -> object:
     except RecursionError:
         reason = "its values are nested too deeply"
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, impossible dates, numbers of 5,000 digits
-        reason = shown_line(error)
+        reason = one_line(error)
     raise EdgelibError(f"the {what} {path} is not YAML: {reason}")
 
 
-def shown_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return the text of an error on one line, cut where it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgelib.devices import machine, measurements
 from edgelib.devices.measurements import COLUMNS, Measurements, achieved, load_measurements
@@ -27,21 +30,24 @@ MACHINE = {
 
 
 def table(name, **columns):
-    case = dict(model="m", runtime="torch", config="fp32", weight="fp32", activation="fp32", batch=1)
-    filled = {c: [case.get(c, 1.0)] * len(next(iter(columns.values()))) for c in COLUMNS[name]}
-    return pd.DataFrame(filled | columns)
+    case = dict(model="m", runtime="torch", config="fp32", weight="fp32", activation="fp32")
+    size = len(next(iter(columns.values())))
+    return pd.DataFrame({c: [case.get(c, 1.0 if c in times(name) else 1)] * size for c in COLUMNS[name]} | columns)
+
+
+def times(name):
+    return [c for c in COLUMNS[name] if c[:4] in ("p25", "p50", "p75", "p95", "ttft", "tpot")]
+
+
+def at(name, median, **columns):
+    """Rows whose times are all those of `median`."""
+    return table(name, **columns, **{c: median for c in times(name)})
 
 
 MEASURED = Measurements(
     MACHINE,
-    table(
-        "encoders",
-        config=["fp32", "int8", "fp32"],
-        batch=[1, 1, 8],
-        p50=[50.0, 20.0, 300.0],
-        operations=[8e9, 8e9, 64e9],
-    ),
-    table("generation", config=["fp32", "int8"], tpot_p50=[120.0, 30.123456]),
+    at("encoders", [50.0, 20.0, 300.0], config=["fp32", "int8", "fp32"], batch=[1, 1, 8], operations=[8e9, 8e9, 64e9]),
+    at("generation", [120.0, 30.123456], config=["fp32", "int8"]),
 )
 
 
@@ -87,16 +93,70 @@ def test_a_measured_machine_is_a_row_of_the_device_table():
         measurements.machine_device(Measurements(MACHINE | {"ceilings": {"copy_gb_s": 1, "fp32_tops": 1}}, *[None] * 2))
 
 
+def edited(name, old, new):
+    """Return what replaces a text in a file of a folder once."""
+
+    def edit(folder):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def filled(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def cut(name, characters):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-characters])
+
+
 BROKEN = {
-    "no folder": (lambda folder: (folder / "machine.yaml").unlink(), "make them there with `edgelib measure"),
-    "no threads": (lambda folder: (folder / "machine.yaml").write_text("name: x"), "no 'threads'"),
-    "not YAML": (lambda folder: (folder / "machine.yaml").write_text("{"), "no measurements in"),
-    "no rows": (
-        lambda folder: (folder / "encoders.csv").write_text(",".join(COLUMNS["encoders"]) + "\n"),
-        "above 0 ms",
+    "no machine": (without("machine.yaml"), "cannot read the machine .*machine.yaml"),
+    "no table": (without("encoders.csv"), "cannot read .*encoders.csv"),
+    "no threads": (
+        filled("machine.yaml", b"{name: x, ceilings: {fp32_tops: 1}}"),
+        "machine.yaml in .*: threads is missing",
     ),
-    "an empty file": (lambda folder: (folder / "encoders.csv").write_text(""), "no measurements in .*EmptyDataError"),
-    "no columns": (lambda folder: (folder / "generation.csv").write_text("a\n1\n"), "generation.csv .* lacks model"),
+    "not YAML": (filled("machine.yaml", b"{"), "machine.yaml is not YAML"),
+    "binary machine": (filled("machine.yaml", bytes(range(256))), "machine.yaml is not YAML"),
+    "threads of text": (edited("machine.yaml", "threads: 1", "threads: x"), "threads = 'x': .*integer"),
+    "infinite ceiling": (
+        edited("machine.yaml", "read_gb_s: 25.0", "read_gb_s: .inf"),
+        "ceilings.read_gb_s = inf: must",
+    ),
+    "ceiling of what": (edited("machine.yaml", "read_gb_s: 25.0", "read: 25.0"), "ceilings.read = 'read': .*pattern"),
+    "misspelt": (edited("machine.yaml", "threads: 1", "thread: 1"), "unknown name 'thread' .did you mean 'threads'"),
+    "no rows": (filled("encoders.csv", ",".join(COLUMNS["encoders"]).encode() + b"\n"), "encoders.csv holds no rows"),
+    "an empty file": (filled("encoders.csv", b""), "encoders.csv holds no rows"),
+    "binary table": (filled("encoders.csv", bytes(range(256))), "cannot read .*encoders.csv: .*utf-8"),
+    "no columns": (filled("generation.csv", b"a\n1\n"), "generation.csv lacks model"),
+    "cut in a row": (cut("generation.csv", 4), "generation.csv, line 3 has 21 values for 22 columns"),
+    "cut in a number": (cut("generation.csv", 1), "generation.csv ends in the middle of line 3"),
+    "text in a time": (
+        edited("encoders.csv", "50,50", "fast,50"),
+        "encoders.csv, line 2, p25 = 'fast': must be a number",
+    ),
+    "infinite time": (edited("encoders.csv", "50,50,50,50", "50,50,50,inf"), "line 2, p95 = 'inf': must be a number"),
+    "no time": (edited("encoders.csv", "20,20,20", "20,,20"), "line 3, p50 = '': must be a number"),
+    "negative time": (edited("encoders.csv", "300,300", "-300,300"), "line 4, p25 = '-300': must be a number"),
+    "falling": (edited("encoders.csv", "50,50,50", "60,50,50"), "line 2: p25 = 60 is above p50 = 50"),
+    "half an image": (
+        edited("encoders.csv", "int8,fp32,fp32,1,", "int8,fp32,fp32,1.5,"),
+        "batch = '1.5': must be a whole",
+    ),
+    "negative bytes": (
+        edited("generation.csv", "1,1,1,1,1\n", "1,1,-1,1,1\n"),
+        "generation.csv, line 2, kv = '-1': must",
+    ),
+    "a truth": (edited("encoders.csv", "8e+09", "True"), "operations = 'True': must be a number"),
+    "no name": (edited("encoders.csv", "m,torch", ",torch"), "line 2, model = '': must not be empty"),
+    "twice": (edited("encoders.csv", "int8,fp32", "fp32,fp32"), "encoders.csv, line 3 is a case again: m, fp32, 1"),
 }
 
 
@@ -104,14 +164,22 @@ BROKEN = {
 def test_a_bad_folder_is_named(tmp_path, case):
     spoil, words = BROKEN[case]
     spoil(measurements.save_measurements(MEASURED, tmp_path))
-    with pytest.raises(EdgelibError, match=words):
+    with pytest.raises(EdgelibError, match=words) as error:
         load_measurements(tmp_path)
+    assert f"edgelib measure {tmp_path}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_negative_times_are_refused(tmp_path):
-    bad = Measurements(MACHINE, MEASURED.encoders.assign(p50=-1.0), MEASURED.generation)
-    with pytest.raises(EdgelibError, match="above 0 ms"):
-        load_measurements(measurements.save_measurements(bad, tmp_path))
+@settings(max_examples=100, deadline=None)
+@given(name=st.sampled_from(["machine.yaml", "encoders.csv", "generation.csv"]), data=st.data())
+def test_any_change_of_a_file_is_read_or_named(tmp_path_factory, name, data):
+    folder = measurements.save_measurements(MEASURED, tmp_path_factory.mktemp("measured"))
+    whole = (folder / name).read_bytes()
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 40)))
+    (folder / name).write_bytes(whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:])
+    with suppress(EdgelibError):
+        found = load_measurements(folder)
+        achieved(found.encoders, "p50"), measurements.machine_device(found)
 
 
 def test_the_published_measurements_are_whole():

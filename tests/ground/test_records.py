@@ -22,7 +22,7 @@ PLAIN = st.recursive(
 @given(value=PLAIN)
 def test_plain_values_are_read_as_they_are(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("yaml") / "it.yaml"
-    path.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
     assert read_yaml(path, "file") == value
 
 
