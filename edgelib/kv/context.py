@@ -80,8 +80,8 @@ def decoder_of(model) -> Decoder:
     config = module.config.get_text_config(decoder=True)
     if [a.block.layer_idx for a in blocks] != list(range(config.num_hidden_layers)):
         raise EdgelibError(
-            f"{type(module).__name__} has {config.num_hidden_layers} layers and {len(blocks)} attention blocks whose keys "
-            "and values could be stored; layers of other kinds are not supported"
+            f"{type(module).__name__} has {config.num_hidden_layers} layers and {len(blocks)} attention blocks whose "
+            "keys and values could be stored; layers of other kinds are not supported"
         )
     stem = blocks[0].name.rpartition(".layers.")[0]
     rotary = getattr(module.get_submodule(stem), "rotary_emb", None)

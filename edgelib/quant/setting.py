@@ -44,6 +44,11 @@ class Setting:
         return format.variant(scale_rule=self.scale_rule if format.scale_rules else None)
 
     @property
+    def units(self) -> tuple[str, str]:
+        """The arithmetic units of weights and activations, which `edgelib.devices` takes in the place of formats."""
+        return FORMATS[self.weight].unit, FORMATS[self.activation].unit
+
+    @property
     def rounds_inputs(self) -> bool:
         """Whether rounding the inputs costs enough for a search to reckon with; 16 and 32 bits do not."""
         return FORMATS[self.activation].scaled

@@ -42,13 +42,13 @@ def deployment_costs(
     rows = []
     for device in devices:
         for config in configs:
-            plan = scheme(config)
-            reason = reason_against(device, plan.weight, plan.activation) or ""
+            units = scheme(config).units
+            reason = reason_against(device, *units) or ""
             row = dict(device=device.key, config=config, bytes=bytes_of[config])
             row |= dict(latency_ms=np.nan, low=np.nan, high=np.nan, binds="", reason=reason)
             if not row["reason"]:
                 try:
-                    found = project(work[config], device, plan.weight, plan.activation, step="encode")
+                    found = project(work[config], device, *units, step="encode")
                 except EdgelibError as error:
                     row["reason"] = str(error)
                 else:

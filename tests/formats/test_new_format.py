@@ -13,6 +13,7 @@ from networks import Block, inputs
 from torch import Tensor
 
 import edgelib
+from edgelib.devices.device import UNITS, Device, reason_against, unit_of
 from edgelib.errors import EdgelibError
 from edgelib.files.pack import load_packed, save_packed
 from edgelib.files.pack_file import WEIGHTS
@@ -159,6 +160,18 @@ def test_codes_of_a_cache_are_those_of_the_format(new):
     each = PerToken(new.format, 8)
     values = each.decode(each.encode(x), x.dtype)
     assert float((values - x).norm() / x.norm()) < 0.2
+
+
+def test_devices_ask_it_for_the_unit_that_computes_with_it(new):
+    board = Device("board", "a board", "none", rates={"fp16": 10.0, "fp8": 20.0})
+    assert reason_against(board, *scheme(new.word).units) is None
+    assert unit_of(*scheme(new.word).units) == new.format.unit
+    assert unit_of(*scheme(f"{new.word}-w{new.format.bits}a16").units) == "fp16"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_units_that_formats_name_are_those_of_the_devices(name):
+    assert UNITS[name] == FORMATS[name].unit
 
 
 def test_what_it_is_not_made_for_is_refused_by_name(new):
