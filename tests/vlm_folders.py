@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 START, END, PAD, IMAGE = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|image_pad|>"
 VISION_START, VISION_END, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+QWEN = [PAD, START, END, VISION_START, IMAGE, VISION_END, VIDEO]
 WORDS = ["Ġ" + w for w in "is there a red circle in the image yes no what colour please answer or how many".split()]
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -17,9 +19,11 @@ CHAT = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+SIGLIP = VISION | dict(model_type="siglip_vision_model", image_size=32, patch_size=8, vision_use_head=False)
 
 
-def tokenizer(special: list[str], **named: str) -> PreTrainedTokenizerFast:
+def tokenizer(special: list[str], **named) -> PreTrainedTokenizerFast:
     """Bytes, a few words, and the given special tokens."""
     pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "yes", "no", *WORDS]
     built = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="Ġ"))
@@ -29,185 +33,203 @@ def tokenizer(special: list[str], **named: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=built, pad_token=PAD, eos_token=END, **named)
 
 
+def _decoder(words: PreTrainedTokenizerFast, context: int = 256, **more) -> dict:
+    """The configuration of two layers with grouped queries."""
+    token = words.convert_tokens_to_ids
+    base = dict(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        pad_token_id=token(PAD),
+        bos_token_id=token(START),
+        eos_token_id=token(END),
+    )
+    return base | more
+
+
+def _rope(*sections: int) -> dict:
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections)}
+
+
+def _chat(image: str) -> str:
+    return CHAT.replace("@IMAGE@", image)
+
+
 def qwen2_vl(out: Path, seed: int = 0, context: int = 256) -> Path:
     """A Qwen2-VL with two layers, grouped queries, biased k_proj and a vision tower of two blocks: 48 px, 16 tokens."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    special = [PAD, START, END, VISION_START, IMAGE, VISION_END, VIDEO]
-    words = tokenizer(special)
-    ids = {word: words.convert_tokens_to_ids(word) for word in special}
-    config = Qwen2VLConfig(
-        text_config=dict(
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=context,
-            bos_token_id=ids[START],
-            eos_token_id=ids[END],
-            pad_token_id=ids[PAD],
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-        ),
+    words = tokenizer(QWEN)
+    token = words.convert_tokens_to_ids
+    config = transformers.Qwen2VLConfig(
+        text_config=_decoder(words, context, rope_parameters=_rope(1, 1, 2)),
         vision_config=dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=6),
-        image_token_id=ids[IMAGE],
-        video_token_id=ids[VIDEO],
-        vision_start_token_id=ids[VISION_START],
-        vision_end_token_id=ids[VISION_END],
-        eos_token_id=ids[END],
-        pad_token_id=ids[PAD],
+        image_token_id=token(IMAGE),
+        video_token_id=token(VIDEO),
+        vision_start_token_id=token(VISION_START),
+        vision_end_token_id=token(VISION_END),
+        eos_token_id=token(END),
+        pad_token_id=token(PAD),
     )
     sizes = dict(patch_size=6, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=144, longest_edge=9216))
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**sizes),
+    processor = transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=words,
         video_processor=Qwen2VLVideoProcessor(**sizes),
-        chat_template=CHAT.replace("@IMAGE@", VISION_START + IMAGE + VISION_END),
+        chat_template=_chat(VISION_START + IMAGE + VISION_END),
     )
-    return _saved(Qwen2VLForConditionalGeneration, config, processor, out, seed)
+    return _saved(transformers.Qwen2VLForConditionalGeneration, config, processor, out, seed)
 
 
-def idefics3(out: Path, seed: int = 0) -> Path:
-    """An Idefics3, of which SmolVLM is a sibling: SigLIP tower, pixel shuffle, Llama decoder."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+def qwen3_vl(out: Path, seed: int = 0) -> Path:
+    """A Qwen3-VL, whose decoder also reads what the first block of the vision tower makes (deepstack)."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+    words = tokenizer(QWEN)
+    token = words.convert_tokens_to_ids
+    vision = dict(depth=2, hidden_size=16, intermediate_size=32, out_hidden_size=32, num_heads=2, patch_size=6)
+    config = transformers.Qwen3VLConfig(
+        text_config=_decoder(words, head_dim=8, rope_parameters=_rope(2, 1, 1)),
+        vision_config=vision | dict(num_position_embeddings=64, deepstack_visual_indexes=[0]),
+        image_token_id=token(IMAGE),
+        video_token_id=token(VIDEO),
+        vision_start_token_id=token(VISION_START),
+        vision_end_token_id=token(VISION_END),
+    )
+    sizes = dict(patch_size=6, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=144, longest_edge=9216))
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=words,
+        video_processor=Qwen3VLVideoProcessor(**sizes),
+        chat_template=_chat(VISION_START + IMAGE + VISION_END),
+    )
+    return _saved(transformers.Qwen3VLForConditionalGeneration, config, processor, out, seed)
+
+
+def idefics3(out: Path, seed: int = 0, tiles: bool = False) -> Path:
+    """An Idefics3, of which SmolVLM is a sibling: SigLIP tower, pixel shuffle, Llama decoder. tiles: cut images up."""
     special = [PAD, START, END, "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
-    words = tokenizer(special)
-    ids = {word: words.convert_tokens_to_ids(word) for word in special}
-    config = Idefics3Config(
-        text_config=dict(
-            model_type="llama",
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=ids[PAD],
-            bos_token_id=ids[START],
-            eos_token_id=ids[END],
-        ),
-        vision_config=dict(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-        ),
-        image_token_id=ids["<image>"],
+    words = tokenizer([*special, *(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2) if tiles)])
+    token = words.convert_tokens_to_ids
+    config = transformers.Idefics3Config(
+        text_config=_decoder(words, model_type="llama"),
+        vision_config=VISION | dict(image_size=32, patch_size=8),
+        image_token_id=token("<image>"),
         scale_factor=2,
-        pad_token_id=ids[PAD],
+        pad_token_id=token(PAD),
     )
-    sizes = dict(size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False)
-    processor = Idefics3Processor(
-        Idefics3ImageProcessor(**sizes), words, image_seq_len=4, chat_template=CHAT.replace("@IMAGE@", "<image>")
+    sizes = dict(size={"longest_edge": 64 if tiles else 32}, max_image_size={"longest_edge": 32})
+    processor = transformers.Idefics3Processor(
+        transformers.Idefics3ImageProcessor(**sizes, do_image_splitting=tiles),
+        words,
+        image_seq_len=4,
+        chat_template=_chat("<image>"),
     )
-    return _saved(Idefics3ForConditionalGeneration, config, processor, out, seed)
+    return _saved(transformers.Idefics3ForConditionalGeneration, config, processor, out, seed)
+
+
+def internvl(out: Path, seed: int = 0) -> Path:
+    """An InternVL that cuts an image into up to four tiles and a thumbnail, as it does by default."""
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+    named = dict(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    words = tokenizer([PAD, START, END, *named.values()], extra_special_tokens=named)
+    config = transformers.InternVLConfig(
+        text_config=_decoder(words, 512, model_type="qwen2"),
+        vision_config=VISION | dict(image_size=[32, 32], patch_size=[8, 8]),
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+        image_seq_length=4,
+    )
+    size = dict(size={"height": 32, "width": 32})
+    processor = transformers.InternVLProcessor(
+        transformers.GotOcr2ImageProcessor(**size, crop_to_patches=True, max_patches=4),
+        words,
+        InternVLVideoProcessor(**size),
+        image_seq_length=4,
+        chat_template=_chat("<IMG_CONTEXT>"),
+    )
+    return _saved(transformers.InternVLForConditionalGeneration, config, processor, out, seed)
 
 
 def llava_onevision(out: Path, seed: int = 0) -> Path:
     """A LLaVA-OneVision: SigLIP tower, an image cut into tiles, Qwen2 decoder."""
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        LlavaOnevisionImageProcessor,
-        LlavaOnevisionProcessor,
-    )
     from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
 
-    special = [PAD, START, END, "<image>", "<video>"]
-    words = tokenizer(special)
-    ids = {word: words.convert_tokens_to_ids(word) for word in special}
-    config = LlavaOnevisionConfig(
-        text_config=dict(
-            model_type="qwen2",
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            pad_token_id=ids[PAD],
-            bos_token_id=ids[START],
-            eos_token_id=ids[END],
-        ),
-        vision_config=dict(
-            model_type="siglip_vision_model",
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            vision_use_head=False,
-        ),
-        image_token_index=ids["<image>"],
-        video_token_index=ids["<video>"],
-        image_token_id=ids["<image>"],
-        video_token_id=ids["<video>"],
-        image_grid_pinpoints=[[32, 32], [32, 64]],
+    words = tokenizer([PAD, START, END, "<image>", "<video>"])
+    image, video = words.convert_tokens_to_ids(["<image>", "<video>"])
+    grid = dict(image_grid_pinpoints=[[32, 32], [32, 64]])
+    config = transformers.LlavaOnevisionConfig(
+        text_config=_decoder(words, 512, model_type="qwen2"),
+        vision_config=SIGLIP,
+        image_token_index=image,
+        video_token_index=video,
+        image_token_id=image,
+        video_token_id=video,
         vision_aspect_ratio="anyres_max_9",
+        **grid,
     )
     size = dict(size={"height": 32, "width": 32})
-    processor = LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(**size, image_grid_pinpoints=[[32, 32], [32, 64]]),
+    processor = transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(**size, **grid),
         words,
         LlavaOnevisionVideoProcessor(**size),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=CHAT.replace("@IMAGE@", "<image>"),
+        chat_template=_chat("<image>"),
         vision_aspect_ratio="anyres_max_9",
     )
-    return _saved(LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
+    return _saved(transformers.LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
 
 
 def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
     """A BLIP that answers questions (encoder and decoder), or one that continues a text."""
-    from transformers import (
-        BertTokenizerFast,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipForQuestionAnswering,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
-
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
     pieces = [*special, *(w.removeprefix("Ġ") for w in WORDS), *"?.,abcdefghijklmnopqrstuvwxyz"]
     pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
-    words = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, model_max_length=256)
-    config = BlipConfig(
-        text_config=dict(
-            vocab_size=len(words),
-            hidden_size=32,
-            encoder_hidden_size=32,
-            intermediate_size=64,
-            projection_dim=16,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            bos_token_id=5,
-            eos_token_id=3,
-            sep_token_id=3,
-            pad_token_id=0,
-        ),
-        vision_config=dict(
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-        ),
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    words = transformers.BertTokenizerFast(vocab=vocabulary, model_max_length=256)
+    text = dict(hidden_size=32, encoder_hidden_size=32, intermediate_size=64, projection_dim=16, num_hidden_layers=2)
+    ends = dict(bos_token_id=5, eos_token_id=3, sep_token_id=3, pad_token_id=0)
+    config = transformers.BlipConfig(
+        text_config=text | ends | dict(vocab_size=len(words), num_attention_heads=4, max_position_embeddings=256),
+        vision_config=VISION | dict(hidden_size=32, image_size=32, patch_size=8),
         projection_dim=16,
     )
-    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), words)
-    return _saved(BlipForQuestionAnswering if answering else BlipForConditionalGeneration, config, processor, out, seed)
+    processor = transformers.BlipProcessor(transformers.BlipImageProcessor(size={"height": 32, "width": 32}), words)
+    kind = transformers.BlipForQuestionAnswering if answering else transformers.BlipForConditionalGeneration
+    return _saved(kind, config, processor, out, seed)
+
+
+def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
+    """A PaliGemma: SigLIP tower, Gemma decoder, no chat template. window: of PaliGemma 2, whose decoder is Gemma 2."""
+    pixels = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    pixels.image_seq_length = 16
+    words = tokenizer([PAD, START, END, "<image>"], bos_token=START, extra_special_tokens={"image_token": "<image>"})
+    processor = transformers.PaliGemmaProcessor(pixels, words)  # adds tokens of places and outlines
+    kind = dict(model_type="gemma") if window is None else dict(model_type="gemma2", sliding_window=window)
+    config = transformers.PaliGemmaConfig(
+        text_config=_decoder(words, num_key_value_heads=1, head_dim=8, **kind),
+        vision_config=SIGLIP,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vocab_size=len(words),
+        projection_dim=32,
+        hidden_size=32,
+        tie_word_embeddings=False,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+    )
+    return _saved(transformers.PaliGemmaForConditionalGeneration, config, processor, out, seed)
 
 
 def _saved(family, config, processor, out: Path, seed: int) -> Path:

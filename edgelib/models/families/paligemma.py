@@ -12,21 +12,17 @@ from edgelib.models.families.base import Family, Images, Inputs
 
 
 def plain(processor, questions: Sequence[str], image: bool) -> list[str]:
-    """The place of the image and the question; <bos> and the line feed are added as the prompt is read."""
-    return [f"{processor.image_token}{q}" if image else q for q in questions]
+    """The question between <bos> and a line feed, behind the places of its image."""
+    places = processor.image_token * processor.image_seq_length if image else ""
+    return [f"{places}{processor.tokenizer.bos_token}{question}\n" for question in questions]
 
 
 def read(processor, images: Images | None, texts: Sequence[str], answers: Sequence[str]) -> Inputs:
-    """The answers as suffixes, so that they are causal; the processor takes no text without an image, its tokenizer
-    does."""
-    options = dict(padding=True, padding_side="left", return_tensors="pt")
-    options |= {"text_pair": list(answers)} if any(answers) else {}
-    if images is None:
-        texts = [f"{processor.tokenizer.bos_token}{text}\n" for text in texts]
-        return dict(processor.tokenizer(texts, return_token_type_ids=True, **options))
-    made = dict(processor(images=[[image] for image in images], text=list(texts), **options))
-    made.pop("labels", None)  # for training
-    return made
+    """Tokens and pixels, each by its part of the processor, which as a whole takes no text without an image."""
+    options = dict(padding=True, padding_side="left", return_token_type_ids=True, return_tensors="pt")
+    second = {"text_pair": list(answers)} if any(answers) else {}
+    made = dict(processor.tokenizer(list(texts), **second, **options))
+    return made if images is None else made | dict(processor.image_processor(images=list(images), return_tensors="pt"))
 
 
 FAMILY = Family(types=("paligemma",), prompt=plain, read=read)

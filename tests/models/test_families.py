@@ -1,0 +1,283 @@
+"""One file a family: prompts, tiles and features of each, the answers of transformers, and what is not known here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import vlm_folders
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from edgelib import EdgelibError, calibration_set, dataset, load, quantize
+from edgelib.infer import prefix
+from edgelib.infer.decode import decode
+from edgelib.infer.generate import generate
+from edgelib.kv.cache import kv_cache
+from edgelib.models import families
+from edgelib.models.features import by_image
+from edgelib.models.generative import GenerativeModel
+from edgelib.observe.calibrate import calibrate
+from edgelib.quant.report import quantization_report
+
+FOLDERS = {
+    "qwen3_vl": vlm_folders.qwen3_vl,
+    "internvl": vlm_folders.internvl,
+    "idefics3 in tiles": partial(vlm_folders.idefics3, tiles=True, seed=2),
+    "llava_onevision": vlm_folders.llava_onevision,
+    "paligemma": vlm_folders.paligemma,
+    "paligemma 2": partial(vlm_folders.paligemma, window=8),
+}
+QUESTIONS = ["how many", "is there a red circle in the image", "what colour is the circle or the red or the"]
+WHICH = torch.tensor([0, 2, 1, 0, 2, 0])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One loaded model of each family."""
+    root = tmp_path_factory.mktemp("families")
+    return {name: load(write(root / name.replace(" ", "_"))) for name, write in FOLDERS.items()}
+
+
+@pytest.fixture(params=FOLDERS)
+def model(request, models):
+    return models[request.param]
+
+
+@pytest.fixture
+def images():
+    """Three images of three shapes, which make different numbers of tiles or tokens where a family cuts them up."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(48, 48), (96, 48), (48, 144)]
+    return [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator) for h, w in sizes]
+
+
+def alone(model, images, questions, new: int = 6) -> list[str]:
+    """Answers of transformers, every question in a run of its own."""
+    found = []
+    for image, question in zip(images, questions, strict=True):
+        inputs = model.inputs([image], [question])
+        made = model.module.generate(**inputs, max_new_tokens=new)
+        found += model.text_of(made[:, inputs["input_ids"].shape[1] :])
+    return found
+
+
+def test_answers_are_those_of_transformers_at_any_batch_size(model):
+    data = dataset("scenes-pope", n=2)
+    expected = alone(model, data.images[data.rows["image"].tolist()], data.rows["question"], new=4)
+    for size in (1, 7, 64):
+        assert generate(model, data, max_new_tokens=4, batch_size=size)["prediction"].tolist() == expected
+
+
+def test_questions_share_the_features_of_images_of_several_shapes(model, images):
+    asked = [QUESTIONS[i % 3] for i in range(len(WHICH))]
+    prompts = model.prepare(images, asked, WHICH)
+    features = model.features(prompts.pixels)
+    assert len(features) == len(images)
+    expected = alone(model, [images[i] for i in WHICH], asked)
+    for share in (False, True):
+        assert model.text_of(decode(model, prompts, features, max_new_tokens=6, share=share).tokens) == expected
+    assert len(set(expected)) > 2
+
+
+def test_tiles_and_deepstack_features_share_a_prefix_too(models, images):
+    for name in ("qwen3_vl", "internvl", "idefics3 in tiles"):
+        prompts = models[name].prepare(images, QUESTIONS * 2, WHICH)
+        assert prefix.read_images(models[name], prompts, models[name].features(prompts.pixels)) is not None, name
+
+
+# --- features that do not come apart
+
+
+@dataclass
+class Indicated(BaseModelOutputWithPooling):
+    """What a vision tower of an unknown kind returns."""
+
+    indicator: torch.Tensor | None = None
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    """A model whose vision tower returns one thing more than is known here."""
+    model = load(vlm_folders.internvl(tmp_path / "strange"))
+    encode = model.module.base_model.get_image_features
+
+    def with_indicator(pixel_values, **options):
+        made = encode(pixel_values, **options)
+        return Indicated(pooler_output=made.pooler_output, indicator=torch.ones(1))
+
+    monkeypatch.setattr(model.module.base_model, "get_image_features", with_indicator)
+    return model
+
+
+def test_where_features_do_not_come_apart_each_question_brings_its_image(strange, models):
+    data = dataset("scenes-pope", n=2)
+    with pytest.warns(UserWarning, match="strange encodes an image again for each question .*indicator") as told:
+        rows = generate(strange, data, max_new_tokens=4, batch_size=5)
+    assert len(told) == 1 and not strange.encodes_apart
+    expected = generate(models["internvl"], data, max_new_tokens=4)["prediction"]
+    assert rows["prediction"].equals(expected)
+    copy = quantize(strange, "fp32")
+    assert generate(copy, data, max_new_tokens=4)["prediction"].equals(expected), "said once, for all copies"
+
+
+D = 2
+TILES = torch.arange(5 * 4 * D, dtype=torch.float32).view(5, 4, D)
+
+
+def output(**fields) -> BaseModelOutputWithPooling:
+    return BaseModelOutputWithPooling(**fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens", "expected"),
+    [
+        (TILES, [12, 8], TILES[[3, 4, 0, 1, 2]]),
+        (TILES.flatten(0, 1), [12, 8], TILES.flatten(0, 1)[[*range(12, 20), *range(12)]]),
+    ],
+    ids=["tiles", "a row of tokens"],
+)
+def test_a_tensor_is_cut_behind_each_image(value, tokens, expected):
+    found = by_image(output(pooler_output=value), tokens)
+    assert len(found) == 2 and torch.equal(found.of([1, 0]).pooler_output, expected)
+
+
+def test_lists_of_images_and_lists_of_tiles_stay_lists():
+    parts = [torch.ones(n, D) * n for n in (3, 5, 4)]
+    for tokens, order in (([3, 5, 4], [2, 0]), ([8, 4], [1, 0])):
+        made = by_image(output(pooler_output=parts), tokens).of(order).pooler_output
+        assert [len(part) for part in made] == ([4, 3] if len(tokens) == 3 else [4, 3, 5])
+
+
+def test_layers_are_cut_each():
+    layers = [torch.arange(6.0).view(6, 1), -torch.arange(6.0).view(6, 1)]
+    kind = type("Deep", (dict,), {"__init__": lambda self, **fields: dict.__init__(self, fields)})
+    made = by_image(kind(pooler_output=torch.zeros(6, 1), deepstack_features=layers), [2, 4]).of([1, 0, 1])
+    assert made["deepstack_features"][0].flatten().tolist() == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    assert made["deepstack_features"][1].flatten().tolist() == [-2, -3, -4, -5, 0, -1, -2, -3, -4, -5]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(pooler_output=TILES), "for 20 tokens where the prompts have 12"),
+        (dict(pooler_output=TILES[:3]), None),
+        (dict(pooler_output=torch.ones(3)), "as Tensor, which cannot be taken apart"),
+        (dict(hidden_states=(TILES,)), "no features under a known name"),
+    ],
+    ids=["more than the prompts have", "as many", "one number a row", "none"],
+)
+def test_features_that_do_not_add_up_are_not_shared(fields, said):
+    if said is None:
+        assert len(by_image(output(**fields), [8, 4])) == 2
+        return
+    with pytest.raises(EdgelibError, match=said):
+        by_image(output(**fields), [8, 4])
+
+
+# --- PaliGemma
+
+
+@pytest.fixture
+def paligemma(models):
+    return models["paligemma"]
+
+
+def test_paligemma_reads_image_bos_question_and_line_feed(paligemma, images):
+    ids = paligemma.inputs(images[:1], ["how many"])["input_ids"][0]
+    words = paligemma.tokenizer
+    assert (ids[:16] == paligemma.image_token).all() and ids[16] == words.bos_token_id
+    assert ids[17:].tolist() == words("how many\n", add_special_tokens=False).input_ids
+
+
+def test_paligemma_s_prompt_looks_ahead_and_its_answers_do_not(paligemma, images):
+    prompts = paligemma.prepare(images[:2], QUESTIONS[:2], None, ["yes", "no red"])
+    kinds, mask = prompts.texts["token_type_ids"], prompts.texts["attention_mask"]
+    assert kinds.sum(dim=1).tolist() == [1, 2], "answers are read word by word"
+    assert mask.tolist()[0][:4] == [0] * 4 and mask[1].all()
+    shared = paligemma.prepare(images, QUESTIONS, torch.tensor([0, 0, 1]))
+    assert prefix.read_images(paligemma, shared, paligemma.features(shared.pixels)) is None
+
+
+def test_paligemma_is_calibrated_with_and_without_images(paligemma):
+    data = dataset("scenes-vqa", n=2)
+    seen = calibrate(paligemma, data)
+    assert not set(paligemma.towers()["decoder"]) - set(seen.layers)
+    blind = calibrate(paligemma, calibration_set("text-only", 4, source=data))
+    assert set(blind.unreached) == set(paligemma.towers()["vision"])
+
+
+@pytest.mark.parametrize("spec", ["w8a8-smoothquant", "w4a16-awq-g8", "w4a8-mbq-g8"])
+def test_paligemma_s_decoder_is_quantized(paligemma, spec):
+    data = dataset("scenes-vqa", n=2)
+    made = quantize(paligemma, spec, data)
+    assert set(quantization_report(made)["layer"]) == set(paligemma.towers()["decoder"])
+    kl = generate(made, data, max_new_tokens=2, baseline=paligemma)["kl"]
+    assert (kl > 0).any() and (kl < 1).all()
+
+
+@pytest.mark.parametrize("name", ["paligemma", "paligemma 2"])
+def test_paligemma_answers_from_a_cache_of_numbers(models, name):
+    model, data = models[name], dataset("scenes-pope", n=2)
+    rounded = generate(model, data, max_new_tokens=4, cache_factory=kv_cache(model, "int8-token"), baseline=model)
+    assert (rounded["kl"] < 1e-2).all() and (rounded["kl"] > 0).any()
+
+
+# --- the seam
+
+
+def test_every_file_of_a_family_is_registered_and_types_are_told_apart():
+    found = [importlib.import_module(f"{families.__name__}.{m.name}") for m in pkgutil.iter_modules(families.__path__)]
+    registered = (*families.WRITERS, *families.DUAL_ENCODERS)
+    assert [m.FAMILY for m in found if hasattr(m, "FAMILY")] == sorted(registered, key=lambda f: f.types[0])
+    types = [kind for family in registered for kind in family.types]
+    assert len(types) == len(set(types))
+
+
+def test_models_without_a_file_of_their_own_are_chat_models(models):
+    assert models["internvl"].family is families.CHAT and models["paligemma"].family is not families.CHAT
+
+
+def test_a_family_is_one_value(paligemma, monkeypatch, images):
+    """A prompt of one's own needs nothing but a value in the list."""
+    asks = families.Family(
+        types=("paligemma",),
+        prompt=lambda processor, questions, image: [f"<bos>answer en {q}" for q in questions],
+        read=paligemma.family.read,
+        encode=None,
+    )
+    monkeypatch.setattr(families, "WRITERS", (asks,))
+    model = GenerativeModel("mine", paligemma.module, paligemma.processor)
+    assert model.prompts(["how many"]) == ["<bos>answer en how many"]
+    prompts = model.prepare(images[:1], ["how many"])
+    assert not model.encodes_apart and not prompts.pixels and "pixel_values" in prompts.texts
+
+
+def test_an_unknown_family_says_which_are_known_and_how_to_add_one(tmp_path):
+    folder = vlm_folders.paligemma(tmp_path / "unknown")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "palligemma"}))
+    with pytest.raises(EdgelibError) as error:
+        load(folder)
+    for part in ("'palligemma' (did you mean 'paligemma'?)", "blip, paligemma, or of the", "siglip2", "CONTRIBUTING"):
+        assert part in str(error.value)
+
+
+def test_a_family_that_does_not_chat_says_how_to_add_it(tmp_path):
+    folder = vlm_folders.internvl(tmp_path / "mute")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(EdgelibError, match="how a internvl wants to be asked.*add a file to edgelib/models/families"):
+        load(folder)
+
+
+def test_a_class_that_does_not_write_has_no_loader():
+    ranks = {"model_type": "blip", "architectures": ["BlipForImageTextRetrieval"]}
+    answers = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}
+    assert families.loader_of(ranks) is None
+    assert families.loader_of(answers) == "AutoModelForVisualQuestionAnswering"
+    assert families.family_of("blip").image_token(SimpleNamespace(image_token_id=3)) is None
