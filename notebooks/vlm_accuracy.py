@@ -44,7 +44,7 @@
 from typing import Optional
 
 from edgelib.chapters.params import begin, validate
-from edgelib.chapters.vlm_accuracy import ASKED, TRANSLATION, VlmAccuracy, draw_name
+from edgelib.chapters.vlm_accuracy import TRANSLATION, VlmAccuracy, draw_name
 
 begin(globals())
 
@@ -59,6 +59,9 @@ n_pope: int = 8
 mme: str = "scenes-mme"  # questions in the columns of lmms-lab/MME
 mme_split: str = "test"
 n_mme: int = 42
+more: dict[str, str] = {}  # further benchmarks, such as {"textvqa": "lmms-lab/textvqa"}
+more_split: str = "validation"
+n_more: int = 24
 configs: list[str] = [
     "bf16",
     "w8a16",
@@ -81,7 +84,7 @@ n_translation: int = 8
 conditions: list[str] = ["gaussian_noise:3", "fog:3"]  # of the images of one benchmark
 corrupted_task: str = "pope"
 table: Optional[str] = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
-instruction: str = ""  # a line after each question, as real models want to be asked
+instruction: Optional[str] = None  # a line after each question; None takes the benchmark's own
 max_new_tokens: int = 8
 seed: int = 0  # the only source of randomness beside the calibration draws
 batch_size: int = 128
@@ -122,19 +125,19 @@ from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 from edgelib.tasks.benchmarks import TASKS, benchmark_difference, benchmark_scores
 
-NAMES = {task: TASKS[task].label for task in ASKED}
+NAMES = {task: TASKS[task].label for task in P.asked}
 
 # %% [markdown]
 # ## What is asked
 #
-# Three benchmarks ask about the same kind of pictures: open questions scored by the agreement of ten annotators (VQA),
+# Three benchmarks ask about the same kind of pictures, and the parameter `more` adds others: open questions scored by the agreement of ten annotators (VQA),
 # whether an object is there (POPE), and pairs of one true and one false statement in fourteen sub-tasks (MME). Read a few of
 # {numref}`fig-questions` yourself first: a benchmark is as good as its questions, and some of these are easy to guess without the
 # picture.
 
-# %% mystnb={"figure": {"caption": "Questions of the three benchmarks with their reference answers.", "name": "fig-questions"}, "image": {"alt": "Pictures of scenes, each with a question and its reference answer below."}}
+# %% mystnb={"figure": {"caption": "Questions of the benchmarks with their reference answers.", "name": "fig-questions"}, "image": {"alt": "Pictures of scenes, each with a question and its reference answer below."}}
 study = P.study()
-question_samples({task: study.sets[task] for task in ASKED})
+question_samples({task: study.sets[task] for task in P.asked})
 plt.show()
 
 # %% [markdown]
@@ -156,7 +159,7 @@ counts = counts[["answers", "unparsed", "cut"]].sum().rename(columns={"cut": "cu
 pd.DataFrame.from_dict(sizes, "index", columns=["images", "questions"]).join(counts).astype(int).sort_index()
 
 # %% [markdown]
-# ## Three benchmarks, every configuration
+# ## Every benchmark, every configuration
 #
 # Scores first, then differences. The intervals of {numref}`tab-benchmarks` are those of one score, over images, and they are wide,
 # because some images are harder than others; that part is shared by all rows of the table.
@@ -166,12 +169,12 @@ asked = plain[plain.config.isin([reference, *others]) & (plain.task != TRANSLATI
 scores = asked.groupby(["task", "config"], sort=False)
 scores = [benchmark_scores(t, part, **boot).assign(task=t, config=c) for (t, c), part in scores]
 scores = work.save("scores", pd.concat(scores, ignore_index=True))
-primary = scores[scores.score == scores.task.map({task: TASKS[task].primary for task in ASKED})]
+primary = scores[scores.score == scores.task.map({task: TASKS[task].primary for task in P.asked})]
 
 # %% tags=["hide-input", "full-width"]
 wide = primary.pivot(index="config", columns="task").loc[[reference, *others]]
 ends = {"value": "", "low": "_low", "high": "_high"}
-shown = pd.DataFrame({task + end: wide[column, task] for task in ASKED for column, end in ends.items()})
+shown = pd.DataFrame({task + end: wide[column, task] for task in P.asked for column, end in ends.items()})
 shown = shown.assign(unparsed=wide["unparsed"].sum(axis=1).astype(int)).reset_index()
 columns = {"Configuration": named()} | {f"{name}, {TASKS[t].unit}": interval(t) for t, name in NAMES.items()}
 caption = f"Simulated scores of {escaped(study.model.name)} with {100 * P.level:g} % bootstrap intervals over images. The MME total is at most 2,800."
@@ -196,7 +199,7 @@ def versus_reference(task, config, rows=plain, score=None):
 tests = Family({(task, c): versus_reference(task, c) for task in NAMES for c in others}, ("task", "config"))
 effects = work.save("differences", tests.table("effect", "low", "high", "p", "p_holm", "mde", "n", "images"))
 
-# %% mystnb={"figure": {"caption": "Simulated score of each configuration minus that of the reference, in points, on the plain model. Right of zero: better. Bars: paired bootstrap intervals over images.", "name": "fig-differences"}, "image": {"alt": "Three forest plots, one per benchmark: difference of each configuration to the reference with intervals."}}
+# %% mystnb={"figure": {"caption": "Simulated score of each configuration minus that of the reference, in points, on the plain model. Right of zero: better. Bars: paired bootstrap intervals over images.", "name": "fig-differences"}, "image": {"alt": "Forest plots, one per benchmark: difference of each configuration to the reference with intervals."}}
 by_benchmark = {name: effects[effects.task == task] for task, name in NAMES.items()}
 versus = f"Score minus that of {label(reference)} (points)"
 panels(by_benchmark, forest, (7.2, 1.2 + 0.34 * len(others)), label=versus, scale=100)
@@ -286,7 +289,7 @@ changed = work.save("changed", accuracy_table(flips, ["config"], cluster="image_
 means = asked.groupby("config", sort=False)[["kl", "logprob", "margin"]].mean()
 columns = {"Configuration": named(), "Changed answers, %": interval("accuracy")}
 columns |= {"Divergence, millinats": number("kl", "{:.3g}", 1000), "Log-probability": number("logprob", "{:.3f}")}
-caption = "Answers that differ from the reference's over all three benchmarks, with bootstrap intervals over images; mean divergence of the first token, mean log-probability of the answer and mean margin of its first token over the second best."
+caption = "Answers that differ from the reference's over all benchmarks, with bootstrap intervals over images; mean divergence of the first token, mean log-probability of the answer and mean margin of its first token over the second best."
 show(changed.join(means, on="config"), caption, "tab-changed", columns | {"Margin": number("margin", "{:.2f}")})
 say(margin_claim(flips, reference))
 
@@ -358,7 +361,7 @@ rows.groupby("task", sort=False)[["tokens", "logprob", "margin"]].mean().round(3
 summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"))
 say([*[summary, *(claims[key] for key in tests.settled())][:4], *spoken[:1]])
 total = sum(len(study.sets[task]) for task in NAMES)
-conclude(f"On {study.model.name} and {total:,} questions of three benchmarks, {summary}.")
+conclude(f"On {study.model.name} and {total:,} questions of {len(NAMES)} benchmarks, {summary}.")
 
 # %% [markdown]
 # **What this does not show.** The model, its pictures and its questions are small and synthetic, and the twins' outliers are planted. A

@@ -31,10 +31,10 @@ def at_least_two(what: str) -> AfterValidator:
 
 
 def each(check: Callable[[str], object]) -> AfterValidator:
-    """Refuse lists that name a value twice or hold one that `check` raises for."""
+    """Refuse lists that name a value twice, and lists or keys of mappings that `check` raises for."""
 
-    def checked(values: list[str]) -> list[str]:
-        for value in distinct(values):
+    def checked(values):
+        for value in distinct([*values]):
             check(value)
         return values
 

@@ -15,12 +15,14 @@ from edgelib.chapters.fields import (
     Name,
     SeverityTable,
     SomeConfigs,
+    Source,
     Twins,
     at_least_two,
+    each,
     one,
     scheme_of,
 )
-from edgelib.errors import EdgelibError
+from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
     from edgelib.data.questions import QuestionSet
@@ -34,6 +36,12 @@ _SUB_TASK, _SUB_TASKS = "text_translation", 14
 def draw_name(mix: str, draw: int) -> str:
     """What a calibration draw of the language experiment is called."""
     return f"{mix} #{draw}"
+
+
+def _benchmark(task: str) -> None:
+    from edgelib.tasks.benchmarks import TASKS
+
+    choose({name: None for name in TASKS if name not in ASKED}, task, "further benchmark")
 
 
 def _calibrated(config: str) -> None:
@@ -53,6 +61,11 @@ class VlmAccuracy(Answers):
     mme: DataName = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
     mme_split: Name = Field("test", description="split of the MME questions")
     n_mme: int = Field(42, ge=28, description="MME images, spread over the sub-tasks")
+    more: Annotated[dict[str, str], each(_benchmark), Source()] = Field(
+        {}, description='further benchmarks as "task: data set", such as {textvqa: lmms-lab/textvqa}'
+    )
+    more_split: Name = Field("validation", description="split of the further benchmarks")
+    n_more: int = Field(24, ge=2, description="images of each further benchmark, with all of their questions")
     configs: Annotated[Configs, at_least_two("configurations: the reference, and one to compare with it")] = Field(
         ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
         description="configurations of the decoder: the reference first, then at least one to compare with it",
@@ -76,13 +89,20 @@ class VlmAccuracy(Answers):
     conditions: Conditions = Field(["gaussian_noise:3", "fog:3"], description='conditions such as "fog:3"')
     corrupted_task: Literal["vqa", "pope", "mme"] = Field("pope", description="questions asked about corrupted images")
     table: SeverityTable | None = Field(None, description="severity table; null chooses by image size")
-    instruction: str = Field("", description="a line after each question, as real models want to be asked")
+    instruction: str | None = Field(
+        None, description="a line after each question, as real models want to be asked; null: the benchmark's own"
+    )
     max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The benchmarks that every configuration answers."""
+        return (*ASKED, *self.more)
 
     def study(self) -> AnswerGrid:
         """Load what the parameters name and lay out the cells.
 
-        The plain model in every configuration answers all three benchmarks, and one of them about corrupted images;
+        The plain model in every configuration answers all benchmarks, and one of them about corrupted images;
         twins answer VQA; the language experiment answers the translation questions of MME, on the plain model and on
         each twin. Calibration questions come from training splits, or from images that are not scored. Raises
         EdgelibError for whatever cannot be loaded.
@@ -97,9 +117,10 @@ class VlmAccuracy(Answers):
         if not isinstance(model, GenerativeModel):
             raise EdgelibError(f"{self.model} classifies images; answers need a model that writes, such as scenes-vlm")
         sets = {task: _questions(self, task, getattr(self, f"n_{task}")) for task in ASKED}
+        sets |= {task: _questions(self, task, self.n_more) for task in self.more}
         sets[TRANSLATION] = _translations(self)
         variants = [_variant(PLAIN, config, self.calibration) for config in (*self.configs, *self.vision_configs)]
-        cells = [(v, Place(task)) for v in variants for task in ASKED]
+        cells = [(v, Place(task)) for v in variants for task in self.asked]
         cells += [(v, Place(self.corrupted_task, condition(name))) for v in variants for name in self.conditions]
         for twin in self.twins:
             cells += [
@@ -133,7 +154,7 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
     from edgelib.data.datasets import dataset
     from edgelib.data.questions import QuestionSet
 
-    name, split = getattr(p, task), getattr(p, f"{task}_split")
+    name, split = (p.more[task], p.more_split) if task in p.more else (getattr(p, task), getattr(p, f"{task}_split"))
     questions = dataset(name, split, n, p.seed, offline=p.local_files_only)
     if not isinstance(questions, QuestionSet) or questions.task.name != task:
         what = f"questions of {questions.task.name}" if isinstance(questions, QuestionSet) else "labelled images"

@@ -212,7 +212,8 @@ def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, int, int]]]:
     for parameter in chapter.sources:
         value = chapter.parameters.get(parameter) or []
         # The kernel runs in the checkout, so that is where a relative path starts.
-        tops = [chapter.root / os.path.expanduser(path) for path in ([value] if isinstance(value, str) else value)]
+        paths = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
+        tops = [chapter.root / os.path.expanduser(path) for path in paths]
         if stats := [stat for top in tops for stat in _stats_below(top)]:
             named[parameter] = stats
     return named

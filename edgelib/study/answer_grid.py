@@ -52,7 +52,8 @@ class Place:
 class AnswerGrid(Study[AnswerVariant, Place, dict]):
     """Everything that the answers depend on. The first variant is the baseline of every divergence.
 
-    asked: the cells, each a variant at a place. sets: question sets by task. calibrations: sets by mix.
+    asked: the cells, each a variant at a place. sets: question sets by task. calibrations: sets by mix. instruction: a
+    line below each question; None for the benchmark's own.
     """
 
     model: GenerativeModel
@@ -61,7 +62,7 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
     calibrations: dict[str, QuestionSet]
     seed: int = 0
     table: str | None = None
-    instruction: str = ""
+    instruction: str | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     batch_size: int = field(default=64, compare=False)
 
@@ -90,10 +91,14 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
         """Plain values that name a cell: nothing else may change its rows."""
         return self._shared | {
             "data": self.sets[place.task].fingerprint,
+            "instruction": self._instruction(place),
             "corruption": place.condition.corruption,
             "severity": place.condition.severity,
             "variant": self._identity(variant),
         }
+
+    def _instruction(self, place: Place) -> str:
+        return self.sets[place.task].task.instruction if self.instruction is None else self.instruction
 
     def _identity(self, variant: AnswerVariant) -> list:
         chosen = scheme(variant.config)
@@ -110,7 +115,6 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
             "baseline": self._identity(self.variants[0]),
             "seed": self.seed,
             "table": self.table,
-            "instruction": self.instruction,
             "max_new_tokens": self.max_new_tokens,
             "code": code_version(__name__),
             "versions": {name: version(name) for name in LIBRARIES},
@@ -154,7 +158,7 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
             self.sets[place.task],
             place.condition,
             reference=baseline.name,
-            instruction=self.instruction,
+            instruction=self._instruction(place),
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
             table=self.table,

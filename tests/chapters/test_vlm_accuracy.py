@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 
 from edgelib import EdgelibError, dataset, mme_scores, pope_scores
+from edgelib.chapters.params import check
 from edgelib.chapters.vlm_accuracy import ASKED, TRANSLATION, VlmAccuracy, draw_name
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
@@ -64,6 +66,39 @@ def test_the_parameters_of_a_real_model_run_on_a_small_folder_of_its_family(fami
     held = set(grid.sets[TRANSLATION].rows["image_id"])
     assert not held & set(grid.calibrations[draw_name("balanced", 0)].rows["image_id"])
     assert not set(grid.sets["vqa"].rows["image_id"]) & set(grid.calibrations["balanced"].rows["image_id"])
+
+
+@pytest.fixture(scope="module")
+def textvqa(tmp_path_factory):
+    """A folder in the layout of lmms-lab/textvqa: a parquet of image, question and ten answers."""
+    folder, data, rows = tmp_path_factory.mktemp("textvqa"), dataset("scenes", n=4), []
+    for number, image in enumerate(data.images[range(4)]):
+        buffer = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+        asked = {"image_id": f"i{number}", "question_id": number, "question": "what does the sign say?"}
+        answers = ["stop"] * 7 + ["go"] * 3
+        rows.append(asked | {"answers": answers, "image": {"bytes": buffer.getvalue(), "path": None}})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "validation-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_further_benchmark_is_one_line_of_the_parameters(textvqa, tmp_path):
+    p = VlmAccuracy(
+        **SIZES | dict(n_more=3), more={"textvqa": str(textvqa)}, configs=["bf16", "w8a16"], vision_configs=[]
+    )
+    grid = p.study()
+    cells = [(v, place) for v, place in grid.cells() if place.task == "textvqa"]
+    assert [v.config for v, _ in cells] == ["bf16", "w8a16"] and len(grid.sets["textvqa"]) == 3
+    rows = grid.score(sweep(replace(grid, asked=tuple(cells)), CellStore(tmp_path), progress=False))
+    assert len(rows) == 6 and set(rows.task) == {"textvqa"} and rows.score.between(0, 1).all()
+    assert {grid.spec(*cell)["instruction"] for cell in cells} == {TASKS["textvqa"].instruction} != {""}
+    assert "more" in VlmAccuracy.sources()
+
+
+@pytest.mark.parametrize("more", [{"vqa": "scenes-vqa"}, {"textvq": "x"}], ids=["asked already", "unknown"])
+def test_a_further_benchmark_must_be_one_that_the_library_has(more):
+    with pytest.raises(EdgelibError, match="further benchmark.*textvqa"):
+        check({"more": more}, VlmAccuracy)
 
 
 @pytest.fixture(scope="module")
