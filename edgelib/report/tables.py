@@ -50,6 +50,11 @@ def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missi
     return Column(cells)
 
 
+def marked(column: Column, where: str, mark: str = "✓ ") -> Column:
+    """The cells of a column, those of rows in which `where` holds with a mark before them."""
+    return Column(lambda rows: [mark * bool(m) + c for m, c in zip(rows[where], column.cells(rows), strict=True)])
+
+
 def number(column: str, form: str = "{:.1f}", scale: float = 1.0) -> Column:
     """Numbers in a format such as "{:,.0f}", multiplied by `scale` first; nothing for NaN."""
     return Column(lambda rows: ["" if pd.isna(value) else form.format(scale * value) for value in rows[column]])

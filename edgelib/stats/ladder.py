@@ -8,6 +8,7 @@ from itertools import combinations
 from math import factorial
 
 import numpy as np
+import pandas as pd
 
 from edgelib.errors import EdgelibError
 from edgelib.stats.paired import (
@@ -112,3 +113,27 @@ def recoveries(
     tests = {name: tost(values, baseline, margin, **options) for name, values in settings.items()}
     adjusted = holm([test.p_non_inferior for test in tests.values()])
     return {name: Recovery(test, float(p), alpha) for (name, test), p in zip(tests.items(), adjusted, strict=True)}
+
+
+def attribution_table(attributions: Mapping[tuple[str, str], Attribution]) -> pd.DataFrame:
+    """Return a row per part of (twin, game) -> attribution: twin, game, factor ("game: factor"), effect, low, high, p,
+    total (the whole loss) and share (of it)."""
+    rows = []
+    for (twin, game), attribution in attributions.items():
+        for factor, part in attribution.parts.items():
+            low, high = part.interval
+            row = dict(
+                twin=twin, game=game, factor=f"{game}: {factor}", effect=part.effect, low=low, high=high, p=part.p
+            )
+            rows.append(row | dict(total=attribution.total.effect, share=attribution.shares[factor]))
+    return pd.DataFrame(rows)
+
+
+def recovery_table(recovered: Mapping[tuple[str, str], Recovery]) -> pd.DataFrame:
+    """Return a row per (twin, cache) -> recovery: twin, cache, effect, low, high, p_holm, non_inferior."""
+    rows = []
+    for (twin, cache), recovery in recovered.items():
+        low, high = recovery.test.interval
+        row = dict(twin=twin, cache=cache, effect=recovery.test.effect, low=low, high=high)
+        rows.append(row | dict(p_holm=recovery.adjusted, non_inferior=recovery.non_inferior))
+    return pd.DataFrame(rows)
