@@ -34,7 +34,7 @@ class Task:
 
     Its tables, beside an image column
     - image_id: column that names an image, the cluster of every interval.
-    - columns: those that it has beside question_id, image_id and question; in answers' rows they are kept.
+    - columns: those that it needs beside question_id, image_id and question; a set of questions keeps them all.
     - reference: one of them, with the right answer. read: (column, where) -> checked references, each a text, or a list
       of texts of equal standing; see `edgelib.tasks.references`.
     - item: columns that name a question among all.

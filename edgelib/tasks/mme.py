@@ -236,8 +236,8 @@ def _interval(rows: pd.DataFrame, **boot) -> pd.DataFrame:
 def _paired(a: pd.DataFrame, b: pd.DataFrame, score: str, **boot) -> PairedDifference:
     a, b = (own[own["category"] == score] if score in set(own["category"]) else own for own in (a, b))
     test = mme_difference(_frame(a), _frame(b), score=score, **boot)
-    interval = tuple(_POINT * bound for bound in test.interval)
-    return replace(test, effect=_POINT * test.effect, interval=interval, mde=_POINT * test.mde)
+    low, high = test.interval
+    return replace(test, effect=_POINT * test.effect, interval=(_POINT * low, _POINT * high), mde=_POINT * test.mde)
 
 
 MME = Task(

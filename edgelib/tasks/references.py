@@ -43,8 +43,9 @@ def annotators(column: pd.Series, where: str) -> list[list[str]]:
 def _annotators(value: object, row: int, name: object, where: str) -> list[str]:
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     entries = entries if isinstance(entries, list) else [entries]
-    said = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
-    if not said or not all(isinstance(text, str) for text in said):
+    given = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
+    said = [text for text in given if isinstance(text, str)]
+    if not said or len(said) < len(given):
         raise EdgelibError(
             f"column {name!r} of {where} must hold the annotators' texts, or records {{'answer': text}}, got "
             f"{value!r} in row {row}; a split without answers, as many test splits are, cannot be scored: take another"

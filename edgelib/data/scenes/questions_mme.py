@@ -19,7 +19,7 @@ from edgelib.data.scenes.questions_vqa import clearly_largest, german_shape, off
 from edgelib.data.scenes.records import COLOURS, TEXTURES
 from edgelib.data.scenes.shapes import SHAPES
 
-Pair = tuple[dict, dict]  # what fills the phrasing in the true and in the false question
+Pair = tuple[dict[str, str], ...]  # what fills the phrasing in the true and in the false question
 _BRIGHT, _DARK = 0.52, 0.38  # mean of the background from which, and up to which, a place is bright or dark
 
 
@@ -68,7 +68,9 @@ def light_of(scene: Scene) -> str | None:
 
 def _light(scene: Scene, draws: Draws) -> Pair | None:
     light = light_of(scene)
-    return light and tuple({"light": each} for each in sorted(wording()["lights"], key=lambda each: each != light))
+    if light is None:
+        return None
+    return tuple({"light": each} for each in sorted(wording()["lights"], key=lambda each: each != light))
 
 
 def _relation(scene: Scene, draws: Draws) -> Pair | None:
@@ -162,17 +164,15 @@ def mme_pair(category: str, scene: Scene, draws: Draws) -> list[dict[str, str]] 
 
 def fewest_first(counts: dict[str, int]) -> list[str]:
     """The sub-tasks in the order in which a scene tries them: those with the fewest images so far come first."""
-    return sorted(counts, key=counts.get)
+    return sorted(counts, key=lambda category: counts[category])
 
 
 def mme_rows(scenes: Iterable[tuple[Scene, Draws]], split: str, seed: int) -> Iterator[list[dict]]:
     """Yield each scene's two questions as rows of lmms-lab/MME; the sub-tasks take turns."""
     counts = dict.fromkeys(PAIRS, 0)
     for scene, draws in scenes:
-        for category in fewest_first(counts):
-            pair = mme_pair(category, scene, draws)
-            if pair is not None:
-                break
+        tried = ((category, mme_pair(category, scene, draws)) for category in fewest_first(counts))
+        category, pair = next((category, pair) for category, pair in tried if pair is not None)
         counts[category] += 1
         name = f"{category}/{scene_name(scene, split, seed)}"
         yield [{"question_id": name, **asked} for asked in pair]

@@ -105,7 +105,7 @@ def describe(records: Records, index: Tensor) -> list[Scene]:
     for i, texture, light, *row in zip(
         index.tolist(), records.texture.tolist(), brightness, *(c.tolist() for c in columns), strict=True
     ):
-        things = (Thing(shapes[s], colours[c], *xy, r) for s, c, xy, r in zip(*row, strict=True) if s >= 0)
+        things = (Thing(shapes[s], colours[c], x, y, r) for s, c, (x, y), r in zip(*row, strict=True) if s >= 0)
         scenes.append(Scene(i, tuple(things), TEXTURES[texture], light))
     return scenes
 

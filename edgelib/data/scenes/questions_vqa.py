@@ -75,7 +75,7 @@ def _shape(scene: Scene, draws: Draws) -> Case:
 
 def _largest(scene: Scene, draws: Draws) -> Case | None:
     thing = clearly_largest(scene)
-    return thing and ({}, thing.shape)
+    return None if thing is None else ({}, thing.shape)
 
 
 def _exists(scene: Scene, draws: Draws) -> Case:
@@ -191,7 +191,8 @@ def vqa_question(kind: str, scene: Scene, draws: Draws) -> dict[str, str] | None
 
 def vqa_questions(scene: Scene, draws: Draws) -> list[dict[str, str]]:
     """PER_IMAGE questions of different kinds, each as `vqa_question`."""
-    weights, asked = {kind: weight for kind, (weight, _) in KINDS.items()}, []
+    weights = {kind: weight for kind, (weight, _) in KINDS.items()}
+    asked: list[dict[str, str]] = []
     while len(asked) < PER_IMAGE:
         kind = draws.weighted(weights)
         del weights[kind]

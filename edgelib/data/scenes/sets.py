@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def open_scenes(length: int, seed: int) -> Source:
 
         return Labelled(_scene_rows(split, length, seed).copy(), names, fetch)
 
-    return Source("scenes", {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
+    return Source("scenes", {split: partial(read, split) for split in scenes.SPLITS})
 
 
 def open_scene_questions(task: str) -> Callable[[int, int], Source]:
@@ -55,7 +55,7 @@ def open_scene_questions(task: str) -> Callable[[int, int], Source]:
             rows, _ = question_rows(table, TASKS[task], f"{name}/{split}/{seed}", name)
             return Asked(TASKS[task], rows.assign(image=shown), lambda positions: select_images(images, positions))
 
-        return Source(name, {split: lambda options, split=split: read(split, options) for split in scenes.SPLITS})
+        return Source(name, {split: partial(read, split) for split in scenes.SPLITS})
 
     return open_source
 
