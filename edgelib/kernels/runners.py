@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edgelib.files.size import weight_bits
 from edgelib.ground.modules import converted
-from edgelib.kernels.table import KERNELS, available_kernels, with_kernel
+from edgelib.kernels.steps import decoder_of
+from edgelib.kernels.table import KERNELS, ONNX, TORCH, Kernel, why_not, with_kernel
 from edgelib.models.architectures import architecture
 from edgelib.quant.quantize import quantize
 
@@ -19,9 +20,9 @@ from edgelib.quant.quantize import quantize
 class Runner:
     """One way to run a model: a kernel, the numbers it computes with, and how to build it from the fp32 model.
 
-    weight, activation: number formats; bits: per weight, scales included; head_bits, other_bits: of the output head,
-    and of what else is stored and passed on. build: (module, example inputs) -> module that runs that way.
-    decode: decoder -> what generates token by token, a model of transformers or a decoder with steps; None: cannot.
+    weight, activation: number formats; bits: per weight, scales included; other_bits: of what else is stored and passed
+    on. build: (module, example inputs) -> module that runs that way. decode: decoder -> what generates token by token,
+    a model of transformers or a decoder with steps; None: cannot.
     """
 
     runtime: str
@@ -29,32 +30,9 @@ class Runner:
     weight: str
     activation: str
     bits: float
-    head_bits: float
     other_bits: float
     build: Callable[[nn.Module, list[Tensor]], nn.Module]
     decode: Callable[[nn.Module], object] | None = None
-
-
-def _bf16(module: nn.Module) -> nn.Module:
-    return converted(module, torch.bfloat16)
-
-
-TORCH = (
-    Runner("torch", "torch-fp32", "fp32", "fp32", 32, 32, 32, lambda module, _: module, lambda module: module),
-    Runner("torch", "torch-bf16", "bf16", "bf16", 16, 16, 16, lambda module, _: _bf16(module), lambda m: _bf16(m)),
-)
-# Numbers of the kernels of `edgelib.kernels.table` that an encoder can be timed with: weights, activations, and bits
-# per weight where the kernel quantizes by itself.
-_NUMBERS = {
-    "onnx-fp32": ("fp32", "fp32", 32.0),
-    "onnx-int4": ("int4", "int8", None),
-    "onnx-int8": ("int8", "int8", None),
-    "onnx-int8-tensor": ("int8", "int8", None),
-    "torchao-int8": ("int8", "fp32", 8.1),
-    "torchao-int8-dynamic": ("int8", "int8", 8.1),
-    "torchao-int4": ("int4", "bf16", 4.25),
-    "torchao-fp8": ("fp8_e4m3", "fp8_e4m3", 8.1),
-}
 
 
 class Tower(nn.Module):
@@ -68,29 +46,37 @@ class Tower(nn.Module):
         return self.module(pixel_values=pixels).pooler_output
 
 
+def torch_runner(dtype: torch.dtype = torch.float32) -> Runner:
+    """Return the runner of torch itself, which computes in float32 or bfloat16."""
+    wide = dtype == torch.float32
+    kernel = KERNELS["torch-fp32" if wide else "torch-bf16"]
+
+    def same(module: nn.Module, _: object = None) -> nn.Module:
+        return module if wide else converted(module, dtype)
+
+    return Runner(kernel.runtime, kernel.name, kernel.weight, kernel.activation, kernel.bits, kernel.bits, same, same)
+
+
 def installed_runners() -> tuple[Runner, ...]:
-    """Return torch's runners and one for every other kernel that can run here."""
-    kernels = available_kernels()
-    usable = kernels.loc[kernels["available"] & kernels["kernel"].isin(list(_NUMBERS)), "kernel"]
-    return (*TORCH, *(_kernel_runner(name) for name in usable))
+    """Return torch's runners and one for every other kernel that can run here and takes part in measurements."""
+    others = [kernel for kernel in KERNELS.values() if kernel.runtime != TORCH and kernel.timed and not why_not(kernel)]
+    return (torch_runner(), torch_runner(torch.bfloat16), *map(_kernel_runner, others))
 
 
-def _kernel_runner(kernel: str) -> Runner:
-    weight, activation, bits = _NUMBERS[kernel]
-    scheme = KERNELS[kernel].scheme
+def _kernel_runner(kernel: Kernel) -> Runner:
+    bits = kernel.bits
     if bits is None:
-        bits = weight_bits(architecture("clip-vit-base-patch32").vision_model, scheme)
+        bits = weight_bits(architecture("clip-vit-base-patch32").vision_model, kernel.scheme)
+
+    def prepared(module: nn.Module) -> nn.Module:
+        return quantize(module, kernel.scheme) if kernel.scheme else module
 
     def build(module: nn.Module, inputs: list[Tensor]) -> nn.Module:
-        made = quantize(module, scheme) if scheme else module
-        return with_kernel(made, kernel, None if kernel.startswith("torchao") else inputs)
+        return with_kernel(prepared(module), kernel.name, inputs if kernel.runtime == ONNX else None)
 
     def decode(module: nn.Module):
-        from edgelib.kernels.steps import decoder_of
+        if kernel.runtime == ONNX:
+            return decoder_of(prepared(module), kernel.name)
+        return with_kernel(module, kernel.name)
 
-        if kernel.startswith("torchao"):
-            return with_kernel(module, kernel)
-        return decoder_of(quantize(module, scheme) if scheme else module, kernel)
-
-    runtime = {"onnx": "ONNX Runtime", "torchao": "torchao"}[kernel.split("-")[0]]
-    return Runner(runtime, kernel, weight, activation, bits, bits, 32, build, decode)
+    return Runner(kernel.runtime, kernel.name, kernel.weight, kernel.activation, bits, 32, build, decode)

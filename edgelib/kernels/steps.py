@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.modules import shared_copy
-from edgelib.kernels.table import KERNELS, prepared, why_not
+from edgelib.kernels.table import KERNELS, ONNX, prepared, why_not
 from edgelib.observe.calibrate import module_of
 
 
@@ -88,14 +88,15 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
     the kernel multiplies; a quantized model decodes as simulated by "torch-fp32".
     Raises EdgelibError as `with_kernel` does, and for another kind of model.
     """
-    module, reason = module_of(model), why_not(choose(KERNELS, kernel, "kernel"))
+    chosen, module = choose(KERNELS, kernel, "kernel"), module_of(model)
+    reason = why_not(chosen)
     if reason:
         raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
     if kernel == "torch-fp32":
         return TorchDecoder(shared_copy(module).float())
     if kernel == "torch-bf16":
         return TorchDecoder(prepared(model, kernel))
-    if not kernel.startswith("onnx"):
+    if chosen.runtime != ONNX:
         raise EdgelibError(f"decoding by {kernel!r} is not built; choose torch-fp32, torch-bf16 or an onnx kernel")
     from edgelib.kernels.onnx_model import export
 

@@ -29,42 +29,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way of computing a model. packages: what it needs installed. cuda: the compute capability it needs, if any.
+    """One way of computing a model.
 
-    scheme: what to quantize by beforehand, "" for the baseline. arithmetic: what it computes, in words.
+    runtime: a key of `PACKAGES`. scheme: what to quantize by beforehand, "" for the baseline. arithmetic: what it
+    computes, in words. weight, activation: the number formats that it multiplies; bits: per weight with its scales,
+    None for those of the scheme. cuda: the compute capability that it needs, if any. timed: whether it takes part in
+    `edgelib measure`.
     """
 
     name: str
-    packages: tuple[str, ...]
+    runtime: str
     scheme: str
     arithmetic: str
+    weight: str
+    activation: str
+    bits: float | None = None
     cuda: tuple[int, int] | None = None
-
-    @property
-    def on_onnx(self) -> bool:
-        return self.name.startswith("onnx")
+    timed: bool = True
 
 
-_ONNX = ("onnx", "onnxruntime")
+TORCH, ONNX, TORCHAO = "torch", "ONNX Runtime", "torchao"
+# What has to be installed for a runtime beside torch, and the extra of edgelib that installs it.
+PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    TORCH: ((), ""),
+    ONNX: (("onnx", "onnxruntime"), "kernels"),
+    TORCHAO: (("torchao",), "torchao"),
+}
+_W8A8, _W4 = "w8a8-minmax", "w4a16-minmax-g32"
+_BY_ROW = "int8 weights per channel, int8 inputs per row, as the simulation"
+_BY_CALL = "int8 weights per channel, uint8 inputs, one scale per call"
+_U8S8 = "as onnx-int8-tensor by the faster instruction, whose sums overflow on x86 processors without VNNI"
+_BY_GROUP = "int4 or int8 weights per group, int8 inputs per group"
+_AO_INT8, _AO_INT4 = "torchao's int8 weights per channel", "torchao's int4 weights in groups of 128, bfloat16 inputs"
+_AO_FP8 = "torchao's fp8 e4m3 weights and inputs per row"
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
-        Kernel("torch-fp32", (), "", "float32 by torch"),
-        Kernel("torch-bf16", (), "", "bfloat16 by torch, inputs and outputs converted"),
-        Kernel("onnx-fp32", _ONNX, "", "float32 by ONNX Runtime on the CPU"),
-        Kernel("onnx-int8", _ONNX, "w8a8-minmax", "int8 weights per channel, int8 inputs per row, as the simulation"),
-        Kernel("onnx-int8-tensor", _ONNX, "w8a8-minmax", "int8 weights per channel, uint8 inputs, one scale per call"),
-        Kernel(
-            "onnx-int8-u8s8",
-            _ONNX,
-            "w8a8-minmax",
-            "as onnx-int8-tensor by the faster instruction, whose sums overflow on x86 processors without VNNI",
-        ),
-        Kernel("onnx-int4", _ONNX, "w4a16-minmax-g32", "int4 or int8 weights per group, int8 inputs per group"),
-        Kernel("torchao-int8", ("torchao",), "", "torchao's int8 weights per channel, float inputs"),
-        Kernel("torchao-int8-dynamic", ("torchao",), "", "torchao's int8 weights per channel, int8 inputs per row"),
-        Kernel("torchao-int4", ("torchao",), "", "torchao's int4 weights in groups of 128, bfloat16 inputs", (8, 0)),
-        Kernel("torchao-fp8", ("torchao",), "", "torchao's fp8 e4m3 weights and inputs per row", (8, 9)),
+        Kernel("torch-fp32", TORCH, "", "float32 by torch", "fp32", "fp32", 32),
+        Kernel("torch-bf16", TORCH, "", "bfloat16 by torch, inputs and outputs converted", "bf16", "bf16", 16),
+        Kernel("onnx-fp32", ONNX, "", "float32 by ONNX Runtime on the CPU", "fp32", "fp32", 32),
+        Kernel("onnx-int8", ONNX, _W8A8, _BY_ROW, "int8", "int8"),
+        Kernel("onnx-int8-tensor", ONNX, _W8A8, _BY_CALL, "int8", "int8"),
+        Kernel("onnx-int8-u8s8", ONNX, _W8A8, _U8S8, "int8", "int8", timed=False),
+        Kernel("onnx-int4", ONNX, _W4, _BY_GROUP, "int4", "int8"),
+        Kernel("torchao-int8", TORCHAO, "", f"{_AO_INT8}, float inputs", "int8", "fp32", 8.1),
+        Kernel("torchao-int8-dynamic", TORCHAO, "", f"{_AO_INT8}, int8 inputs per row", "int8", "int8", 8.1),
+        Kernel("torchao-int4", TORCHAO, "", _AO_INT4, "int4", "bf16", 4.25, cuda=(8, 0)),
+        Kernel("torchao-fp8", TORCHAO, "", _AO_FP8, "fp8_e4m3", "fp8_e4m3", 8.1, cuda=(8, 9)),
     )
 }
 
@@ -82,9 +93,9 @@ def available_kernels() -> pd.DataFrame:
 
 def why_not(kernel: Kernel) -> str:
     """Return what this machine lacks for a kernel and how to get it; empty if nothing."""
-    missing = [package for package in kernel.packages if find_spec(package) is None]
+    packages, extra = PACKAGES[kernel.runtime]
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        extra = "torchao" if "torchao" in missing else "kernels"
         return f"{', '.join(missing)} missing: install 'edgelib[{extra}]'"
     if kernel.cuda is None:
         return ""
@@ -118,11 +129,11 @@ def with_kernel(
     if reason:
         raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
     module = prepared(model, kernel)
-    if not chosen.on_onnx:
-        if kernel.startswith("torchao"):
+    if chosen.runtime != ONNX:
+        if chosen.runtime == TORCHAO:
             from edgelib.kernels.torchao import quantize_by_torchao
 
-            module = quantize_by_torchao(module, kernel)
+            module = quantize_by_torchao(module, kernel, on_cuda=chosen.cuda is not None)
         return _like(model, Converted(module) if kernel == "torch-bf16" and module_of(model) is model else module)
     if isinstance(model, ClipModel):
         return _like(model, _clip(model, module, threads))
@@ -148,9 +159,9 @@ def prepared(model, kernel: str) -> nn.Module:
     result = shared_copy(module).eval()
     if kernel == "torch-bf16":
         return converted(result, torch.bfloat16)
-    if chosen.on_onnx:
+    if chosen.runtime == ONNX:
         result = result.cpu()
-    if not kernel.startswith("torchao"):
+    if chosen.runtime != TORCHAO:
         result = result.float()
     made = {layer: _layer_maker(kernel)(name, layer) for name, layer in result.named_modules() if name in layers}
     return swapped(result, made)
@@ -241,7 +252,13 @@ class KernelClip(nn.Module):
 def _clip(model: ClipModel, module: nn.Module, threads: int | None) -> KernelClip:
     from edgelib.kernels.onnx_model import export
 
-    images = export(Images(module), [torch.zeros(2, 3, *model.preprocess.size)], [[0]], threads=threads)
+    pixels = torch.zeros(2, 3, *model.preprocess.size)
+    if set(model.family.image_inputs(pixels, module.config)) != {"pixel_values"}:
+        raise EdgelibError(
+            f"{model.name} reads patches of images of any shape, which ONNX Runtime would need one file a shape for; "
+            "choose a kernel of torch"
+        )
+    images = export(Images(module), [pixels], [[0]], threads=threads)
     tokens = [ids.cpu() for ids in model.text_inputs(["a", "a b"]).values()]
     free = [[0]] if len(tokens) == 1 else [[0, 1], [0, 1]]
     return KernelClip(module.config, images, export(Texts(module), tokens, free, threads=threads))

@@ -8,8 +8,8 @@ from torch import nn
 from edgelib.ground.modules import converted
 
 
-def quantize_by_torchao(module: nn.Module, kernel: str) -> nn.Module:
-    """Return our own copy of a module with its Linears replaced by torchao's, for a kernel of `KERNELS`.
+def quantize_by_torchao(module: nn.Module, kernel: str, *, on_cuda: bool) -> nn.Module:
+    """Return our own copy of a module with its Linears replaced by torchao's, for one of its kernels.
 
     int8 codes reach from -128 to 127 with scale 2 amax / 255 per channel, and so do dynamic inputs per row: the schemes
     w8a32-minmax-full and, but for the grid of the inputs, w8a8-minmax-full. int4 has groups of 128, fp8 one scale per
@@ -30,7 +30,7 @@ def quantize_by_torchao(module: nn.Module, kernel: str) -> nn.Module:
         "torchao-int4": lambda: Int4WeightOnlyConfig(group_size=128),
         "torchao-fp8": lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()),
     }
-    if kernel in ("torchao-int4", "torchao-fp8"):
+    if on_cuda:
         module = converted(module, torch.bfloat16).to("cuda")
     quantize_(module, settings[kernel]())
     return module

@@ -275,7 +275,7 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
         runner.bits,
         context=prompt + suite.new_tokens // 2,
         batch=batch,
-        head_bits=runner.head_bits,
+        head_bits=runner.bits,
         kv_bits=runner.other_bits,
     )
     row = _head(model, runner, batch) | dict(prompt=prompt, new_tokens=suite.new_tokens) | _moved(work)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgelib.devices import machine, measurements
 from edgelib.devices.measurements import COLUMNS, Measurements, achieved, load_measurements
 from edgelib.errors import EdgelibError
-from edgelib.kernels import runners
+from edgelib.kernels.runners import installed_runners, torch_runner
 from edgelib.study import machine as suite
 from edgelib.study.store import CellStore
 
@@ -214,7 +214,7 @@ def tiny(tmp_path):
 
 def test_a_suite_measures_every_case_on_every_runner(tiny, tmp_path):
     threads = torch.get_num_threads()
-    found = suite.measure_machine(tiny, runners.TORCH[:1], name="here")
+    found = suite.measure_machine(tiny, [torch_runner()], name="here")
     assert found.encoders["batch"].tolist() == [1, 2] and found.generation["batch"].tolist() == [1, 2]
     assert (found.encoders["n"] == 6).all() and found.machine["threads"] == threads and not found.machine["left_out"]
     again = load_measurements(measurements.save_measurements(found, tmp_path / "out"))
@@ -230,10 +230,10 @@ def test_a_run_that_is_killed_goes_on_with_the_case_it_was_at(tiny, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=until_the_third)
-    again, whole = [], suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=begun.append)
+        suite.measure_machine(tiny, [torch_runner()], store=store, report=until_the_third)
+    again, whole = [], suite.measure_machine(tiny, [torch_runner()], store=store, report=begun.append)
     assert begun[2] == begun[3] and len(set(begun)) == len(begun) - 1, "the case that was stopped, and no other, twice"
-    kept = suite.measure_machine(tiny, runners.TORCH[:1], store=store, report=again.append)
+    kept = suite.measure_machine(tiny, [torch_runner()], store=store, report=again.append)
     assert not again and kept.machine == whole.machine
     for table in ("encoders", "generation"):
         pd.testing.assert_frame_equal(getattr(kept, table), getattr(whole, table))
@@ -253,7 +253,7 @@ def test_others_take_what_the_processors_did_beside_us(monkeypatch, everyone, ow
 def test_a_case_of_minutes_is_left_out_and_named(tiny, monkeypatch):
     monkeypatch.setattr(suite, "_TOO_LONG", 0.0)
     with pytest.raises(EdgelibError, match="no case of encoders"):
-        suite.measure_machine(tiny, runners.TORCH[:1])
+        suite.measure_machine(tiny, [torch_runner()])
 
 
 def test_a_suite_has_cases():
@@ -264,7 +264,7 @@ def test_a_suite_has_cases():
 def test_kernels_that_are_installed_take_part(tiny):
     pytest.importorskip("onnxruntime")
     wanted = ("torch-fp32", "onnx-int8")
-    chosen = [runner for runner in runners.installed_runners() if runner.config in wanted]
+    chosen = [runner for runner in installed_runners() if runner.config in wanted]
     decoders = dict.fromkeys(tiny.decoders, ((1, 1), (2, 3)))
     found = suite.measure_machine(replace(tiny, decoders=decoders), chosen)
     assert found.encoders["config"].unique().tolist() == list(wanted)
@@ -285,8 +285,8 @@ def test_a_decoder_that_a_kernel_cannot_take_is_left_out(tiny, monkeypatch, memo
     def decode(module):
         raise failure
 
-    other = replace(runners.TORCH[0], runtime="other", config="other", decode=decode)
+    other = replace(torch_runner(), runtime="other", config="other", decode=decode)
     monkeypatch.setattr(suite, "memory_bytes", lambda: memory)
-    found = suite.measure_machine(tiny, [runners.TORCH[0], other])
+    found = suite.measure_machine(tiny, [torch_runner(), other])
     assert found.generation["config"].unique().tolist() == ["torch-fp32"]
     assert "other" in found.machine["left_out"][0] and reason in found.machine["left_out"][0]
