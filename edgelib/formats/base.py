@@ -47,12 +47,24 @@ class Part(NamedTuple):
 
 
 class Format(ABC):
-    """A number format. A new one is a frozen dataclass in a file of its own and one line in `edgelib.formats.table`.
+    """A number format. A new one is a frozen dataclass in a file of its own and one name in `edgelib.formats.table`.
 
-    It has to say name, bits (of a code), storage (the dtype of codes in memory, a byte each below 16 bits), qmax (the
-    largest value on scale 1) and the verbs `fit`, `encode` and `decode`; everything below has a default, which a format
-    overrides where it differs or where it can be faster.
-    Integers are `Integer`, small floats on a scale `ScaledFloat`, blocks of them `MX`: a format like those is one line.
+    It says name, bits (of a code), storage (the dtype of codes in memory, a byte each up to 8 bits), qmax (the largest
+    value on scale 1), and has the verbs `fit`, `encode` and `decode`. All else has a default, which a format overrides
+    where it differs or can be faster. Integers are `Integer`, small floats on a scale `ScaledFloat`, blocks of them on
+    powers of two `MX`: another one of these is one line.
+
+    Its grid. scaled: whether values lie on a scale; a cast has none. symmetric: whether 0 is code 0; else blocks have
+    zero points, of the width of a code. even: whether values are (code - zero) * scale, which integer kernels and KIVI
+    build on. block: elements along the last axis that share a scale by definition. two_level: whether block scales are
+    relative to an outer scale; `fit` then takes `outer` and `per_row`, as `NVFP4.fit` does. scale_storage: dtype of
+    stored scales, None for that of the grid. scale_rules: the ways to choose a scale that `variant` takes. static:
+    whether an activation scale chosen beforehand means something to it.
+    Its words. word: what scheme names call it, None for its name, "" for its width alone, as in w4a8. partners: names
+    of the formats of inputs that go with these weights, the usual one first; () for itself. beside: whether inputs may
+    stay in it beside any narrow weights, as in w4a16. cache_name: what KV schemes call it, None where no cache holds it.
+    Who computes with it. unit: the arithmetic unit of a device (`edgelib.devices`). compressed_tensors: its type in
+    checkpoints of that name, "int" or "float"; None where they have none.
     """
 
     name: str
@@ -60,23 +72,20 @@ class Format(ABC):
     storage: torch.dtype
     qmax: float
 
-    # The grid
-    scaled: bool = True  # whether values lie on a scale; a cast has none
-    symmetric: bool = True  # whether 0 is code 0; else blocks have zero points, of the width of a code
-    even: bool = False  # whether values are (code - zero) * scale, which integer arithmetic and KIVI build on
-    block: int | None = None  # elements that share a scale by definition, along the last axis
-    two_level: bool = False  # whether block scales are relative to an outer scale, which `fit` takes as `outer`
-    scale_storage: torch.dtype | None = None  # dtype of stored scales; None: as wide as the grid is computed
-    scale_rules: tuple[str, ...] = ()  # ways to choose a scale that `variant` takes
-    static: bool = True  # whether an activation scale chosen beforehand means something to it
-    # Its words
-    word: str | None = None  # what scheme names call it, None: by its name; "": by width, as in w4a8
-    partners: tuple[str, ...] = ()  # formats of inputs that go with these weights, the usual one first; (): itself
-    beside: bool = False  # whether inputs may stay in it beside any narrow weights, as in w4a16
-    cache_name: str | None = None  # what KV schemes call it; None where no cache holds it
-    # Who computes with it
-    unit: str = "fp16"  # arithmetic unit of devices, as `edgelib.devices.table` names them
-    compressed_tensors: str | None = None  # type of the checkpoint format compressed-tensors; None: it has none
+    scaled: bool = True
+    symmetric: bool = True
+    even: bool = False
+    block: int | None = None
+    two_level: bool = False
+    scale_storage: torch.dtype | None = None
+    scale_rules: tuple[str, ...] = ()
+    static: bool = True
+    word: str | None = None
+    partners: tuple[str, ...] = ()
+    beside: bool = False
+    cache_name: str | None = None
+    unit: str = "fp16"
+    compressed_tensors: str | None = None
 
     @abstractmethod
     def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
