@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from edgelib.report.claims.text import spread_text
 from edgelib.report.figures.palette import label
 
 
@@ -46,6 +47,16 @@ def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missi
         low, high = (f"{value}_{end}" if f"{value}_{end}" in rows else end for end in ("low", "high"))
         numbers = rows[[value, low, high]].to_numpy(float)
         return [missing if pd.isna(n[1:]).all() else with_interval(*n, scale, digits) for n in numbers]
+
+    return Column(cells)
+
+
+def projected(value: str = "latency_ms", missing: str = "no") -> Column:
+    """A projected value with its columns low and high, as `spread_text` writes it; `missing` where it is NaN."""
+
+    def cells(rows: pd.DataFrame) -> list[str]:
+        numbers = rows[[value, "low", "high"]].to_numpy(float)
+        return [missing if pd.isna(n[0]) else spread_text(*n) for n in numbers]
 
     return Column(cells)
 

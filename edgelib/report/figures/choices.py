@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from edgelib.errors import EdgelibError
 from edgelib.report.figures.base import log_axes
@@ -80,6 +84,42 @@ def frontier(
             ax.set_xlim(low, high)
     ax.grid(axis="x", visible=True)
     return ax
+
+
+CROWDED = 5  # with more configurations a legend names the points, not a text beside each
+
+
+def frontier_panels(table: pd.DataFrame, cost: str = "bytes", scale: float = 2**20) -> Figure:
+    """Draw the frontier of clean and of corrupted accuracy against packed size, side by side (`uncertain_frontier`)."""
+    crowded = len(table) > CROWDED
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
+    for ax, criterion, title in zip(axes, ("accuracy", "corrupted"), ("clean", "corrupted"), strict=True):
+        frontier(table, ax, cost, criterion, scale=scale, log=True, names=not crowded)
+        ax.set(title=title, xlabel="Packed size (MiB)")
+    axes[0].set_ylabel("Simulated accuracy (%)")
+    if crowded:
+        axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def tier_panels(tables: Mapping[str, pd.DataFrame], places: Mapping[str, tuple], crowded: bool) -> Figure:
+    """Draw corrupted accuracy against projected latency, a panel per tier, what is over its budget of time shaded.
+
+    tables: tier -> frontier of what runs there. places: tier -> (device, budgets).
+    """
+    figure, axes = plt.subplots(1, max(1, len(tables)), figsize=(7.4, 3.5), sharey=True, squeeze=False)
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
+        device, budgets = places[name]
+        budget = budgets.get("latency_ms")
+        frontier(table, ax, "latency_ms", "corrupted", budget=budget, log=True, names=not crowded)
+        ax.set_title(f"{name}\n{device.name}", fontsize=9)
+        ax.set_xlabel("Projected latency (ms)", fontsize=9)
+    axes.flat[0].set_ylabel("Simulated corrupted accuracy (%)")
+    drawn = [ax.get_legend_handles_labels() for ax in axes.flat]
+    entries = {name: handle for handles, names in drawn for handle, name in zip(handles, names, strict=True)}
+    if crowded and entries:
+        axes.flat[-1].legend(entries.values(), entries, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
 
 
 def bits_by_depth(table: pd.DataFrame, ax: Axes, order: list[str]) -> Axes:
