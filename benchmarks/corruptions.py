@@ -3,13 +3,11 @@
 Per image, medians over severities 1 to 5 and repeats; the peer works image by image, as it must. The peer takes turns
 with us, so that load on the machine hits both. Needs `pip install imagecorruptions opencv-python-headless`.
 
-    python benchmarks/corruptions.py [repeats]
+    python benchmarks/corruptions.py [--quick] [repeats=3] [severities=5] [images=32]
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import sys
 import time
@@ -19,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from goals import Table, goal, machine, script
 
 from edgelib.corruptions import CORRUPTIONS, corrupt
 
-BATCHES = {224: 32, 48: 256, 32: 256}  # side in pixels -> images in a batch
+SIDES = {224: 1, 48: 8, 32: 8}  # side in pixels -> how many times `images` are in a batch
+GOALS = {224: 5, 32: 10}  # geometric means over all corruptions
 PEER_IMAGES = 3
 
 
@@ -61,11 +61,11 @@ def milliseconds(work, n):
     return 1e3 * (time.perf_counter() - start) / n
 
 
-def compare(peer, name, images, repeats):
+def compare(peer, name, images, repeats, severities):
     """Return (peer, ours) in milliseconds per image."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     theirs, ours = [], []
-    for severity in range(1, 6):
+    for severity in range(6 - severities, 6):
         for repeat in range(repeats + 1):
             some = images[:PEER_IMAGES]
             slow = milliseconds(lambda s=severity, x=some: [peer(i, s, name) for i in x], len(some))
@@ -76,21 +76,27 @@ def compare(peer, name, images, repeats):
     return statistics.median(theirs), statistics.median(ours)
 
 
-def main():
+def main(repeats: int = 3, severities: int = 5, images: int = 32) -> None:
+    """Print one row per corruption and size; `severities` counts from the strongest."""
     warnings.simplefilter("ignore")
-    peer, repeats = import_peer(), int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    peer = import_peer()
     if peer is None:
         sys.exit("install the peer with: pip install imagecorruptions opencv-python-headless")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; ms per image")
-    for side, count in BATCHES.items():
-        images, ratios = pictures(count, side), []
-        print(f"\n{f'{side} px, batches of {count}':24s} {'imagecorruptions':>18s} {'edgelib':>12s} {'ratio':>7s}")
+    print(f"{machine()}; ms per image")
+    for side, times in SIDES.items():
+        some, ratios = pictures(images * times, side), []
+        print(f"\n{side} px, batches of {len(some)}")
+        table = Table(("", 24, ""), ("imagecorruptions", 18, ".3f"), ("edgelib", 12, ".4f"), ("ratio", 7, ".1f"))
         for name in CORRUPTIONS:
-            theirs, ours = compare(peer, name, images, repeats)
+            theirs, ours = compare(peer, name, some, repeats, severities)
             ratios.append(theirs / ours)
-            print(f"{name:24s} {theirs:18.3f} {ours:12.4f} {ratios[-1]:7.1f}", flush=True)
-        print(f"{'geometric mean':24s} {'':18s} {'':12s} {statistics.geometric_mean(ratios):7.1f}")
+            table.row(name, theirs, ours, ratios[-1])
+        table.row("geometric mean", None, None, statistics.geometric_mean(ratios))
+        if side in GOALS:
+            mean = statistics.geometric_mean(ratios)
+            goal(f"as fast as imagecorruptions, {side} px, mean", mean, at_least=GOALS[side])
+            goal(f"as fast as imagecorruptions, {side} px, least", min(ratios), at_least=1)
 
 
 if __name__ == "__main__":
-    main()
+    script(main, repeats=1, severities=1, images=16)

@@ -1,7 +1,7 @@
 """Answers to questions about images against plain `generate` of transformers, one question after the other.
 
-Both decode greedily with a KV cache and give the same answers, which is checked. The plain loop prepares and encodes the
-image with every question, as model cards show.
+Both decode greedily with a KV cache and give the same answers, which is checked. The plain loop prepares and encodes
+the image with every question, as model cards show.
 edgelib batches questions and encodes each image once. "In the model" is the share of the time that passes inside the
 network's forward calls, vision tower included.
 

@@ -1,13 +1,14 @@
 """The whole grid against the naive loop: corrupt again for every configuration, decode weights in every forward.
 
-Run: python benchmarks/grid.py [images]. The naive loop is timed three times: with the public corruption package, image
-by image, where it is installed (see corruptions.py); with edgelib's corruptions, image by image; and with them in
-batches, which leaves only what sharing the work saves. The last two compute the sweep's predictions, which is checked.
+The naive loop is timed three times: with the public corruption package, image by image, where it is installed (see
+corruptions.py); with edgelib's corruptions, image by image; and with them in batches, which leaves only what sharing
+the work saves. The last two compute the sweep's predictions, which is checked.
+
+    python benchmarks/grid.py [--quick] [images=256] [executors=serial,thread,process]
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from functools import partial
@@ -16,13 +17,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from corruptions import import_peer
+from goals import Table, goal, machine, script
 from torch import Tensor, nn
 
 import edgelib
 from edgelib.formats.table import fake_quantize
 from edgelib.quant.quantize import QuantLinear
+from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 from edgelib.study.store import CellStore
-from edgelib.study.sweep import Grid, conditions_of, sweep, variants_of
+from edgelib.study.sweep import sweep
 
 CONFIGS = ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"]
 CORRUPTIONS = ["gaussian_noise", "defocus_blur", "motion_blur", "fog", "brightness", "jpeg_compression"]
@@ -86,7 +89,7 @@ def timed(job) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def swept(grid: Grid, executor: str):
+def swept(grid: ClassifierGrid, executor: str):
     """The grid from nothing, into a fresh store."""
     with tempfile.TemporaryDirectory() as folder:
         return sweep(grid, CellStore(folder), executor=executor, progress=False)
@@ -98,26 +101,30 @@ def agreement(slow: dict, rows) -> float:
     return 100 * min((slow[c, k].numpy() == cells.get_group((c, k.corruption, k.severity))).mean() for c, k in slow)
 
 
-def main() -> None:
-    """Print each time and its ratio to the naive loop."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 256
-    model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=n)
+def main(images: int = 256, executors: str = "serial,thread,process") -> None:
+    """Print each time and its ratio to the naive loops."""
+    model, data = edgelib.load("scenes-clip"), edgelib.dataset("scenes", n=images)
     conditions = conditions_of(CORRUPTIONS, SEVERITIES)
-    grid = Grid({"m": model}, variants_of("m", [], CONFIGS), conditions, data, batch_size=32)
+    grid = ClassifierGrid({"m": model}, variants_of("m", [], CONFIGS), conditions, data, batch_size=32)
     prompts = ["a photo of a {}."]
     ways = {"image by image": one_by_one, "batched": lambda condition, images: condition.apply(images, 0, None)}
     if (peer := import_peer()) is not None:
         ways = {"imagecorruptions": partial(by_peer, peer)} | ways
-    loops = {name: timed(lambda way=way: naive(model, data, conditions, prompts, way)) for name, way in ways.items()}
-    slow = loops["batched"][1]
-    print(f"{len(slow)} cells of {n} images, {torch.get_num_threads()} threads, wall seconds from nothing")
-    for name, (seconds, _) in loops.items():
-        print(f"naive, {name:18}{seconds:8.1f}")
-    for executor in ("serial", "thread", "process"):
+    print(f"{machine()}\n{len(CONFIGS) * len(conditions)} cells of {images} images, wall seconds from nothing")
+    ratios = [(f"x {name}", len(name) + 6, ".1f") for name in ways]
+    table, loops = Table(("", 26, ""), ("seconds", 10, ".1f"), *ratios, ("% equal", 10, ".2f")), {}
+    for name, way in ways.items():
+        loops[name], predictions = timed(lambda way=way: naive(model, data, conditions, prompts, way))
+        table.row(f"naive, {name}", loops[name])
+    found, equal = [], []
+    for executor in executors.split(","):
         seconds, rows = timed(lambda executor=executor: swept(grid, executor))
-        ratios = ", ".join(f"{loop / seconds:.1f}x {name}" for name, (loop, _) in loops.items())
-        print(f"sweep, {executor:18}{seconds:8.1f}  {ratios}; {agreement(slow, rows):.2f} % equal in the worst cell")
+        equal.append(agreement(predictions, rows))  # of the last way, in batches; in the cell that agrees least
+        found.append(loops["batched"] / seconds)
+        table.row(f"sweep, {executor}", seconds, *(loop / seconds for loop in loops.values()), equal[-1])
+    goal("as fast as the naive loop in batches", max(found), at_least=5)
+    goal("equal predictions, worst cell", min(equal), at_least=100, unit="%")
 
 
 if __name__ == "__main__":
-    main()
+    script(main, images=24, executors="serial,thread")

@@ -2,7 +2,7 @@
 
 Both must agree on the same work: a difference is time that one of them adds, or does not see. Small random models.
 
-    python benchmarks/profiling.py
+    python benchmarks/profiling.py [--quick] [runs=5]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import torch
+from goals import Table, goal, machine, script
 from torch.utils import benchmark
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -25,34 +26,36 @@ def tiny_decoder() -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(Qwen2Config(**shape, intermediate_size=1024, vocab_size=4096)).eval()
 
 
-def main() -> None:
+def main(runs: int = 5) -> None:
     """Print both timings of a matrix product and of a generation, with their ratios."""
+    print(machine())
+    table = Table(("", 38, ""), ("edgelib ms", 12, ".3f"), ("peer ms", 12, ".3f"), ("ratio", 8, ".2f"))
     a = torch.rand(512, 512)
-    ours = percentiles(times_ms(lambda: a @ a, warmup=5, repeats=50))
+    ours = percentiles(times_ms(lambda: a @ a, warmup=5, repeats=10 * runs))["p50"]
     timer = benchmark.Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
-    peer = 1e3 * timer.blocked_autorange(min_run_time=0.5).median
-    print(
-        f"512 x 512 product: times_ms {ours['p50']:.3f} ms, torch's timer {peer:.3f} ms, ratio {ours['p50'] / peer:.2f}"
-    )
+    peer = 1e3 * timer.blocked_autorange(min_run_time=0.1 * runs).median
+    table.row("512 x 512 product, torch's timer", ours, peer, ours / peer)
+    goal("a product's time over that of torch's timer", ours / peer, at_most=1.1)
 
     model = tiny_decoder()
     generation = Generation(model, batch=1, prompt=32)
     generation.run(4)
-    runs = [token_times(generation.run(NEW_TOKENS)) for _ in range(5)]
-    total = np.median([first + later.sum() for first, later in runs])
+    times = [token_times(generation.run(NEW_TOKENS)) for _ in range(runs)]
+    total = np.median([first + later.sum() for first, later in times])
     options = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
     with torch.inference_mode():
         model.generate(generation.prompt, **options)
         whole = []
-        for _ in range(5):
+        for _ in range(runs):
             start = time.perf_counter()
             model.generate(generation.prompt, **options)
             whole.append(1e3 * (time.perf_counter() - start))
     peer = np.median(whole)
-    tpot = np.mean([later.mean() for _, later in runs])
-    print(f"{NEW_TOKENS} tokens: Generation {total:.1f} ms, generate {peer:.1f} ms, ratio {total / peer:.2f}")
-    print(f"TPOT from one run {tpot:.2f} ms; total / tokens, which counts the prompt, {total / NEW_TOKENS:.2f} ms")
+    table.row(f"{NEW_TOKENS} tokens, generate", total, peer, total / peer)
+    goal("a generation's time over that of generate", total / peer, at_most=1.1)
+    tpot = np.mean([later.mean() for _, later in times])
+    table.row("a later token, total / tokens", tpot, total / NEW_TOKENS, tpot * NEW_TOKENS / total)
 
 
 if __name__ == "__main__":
-    main()
+    script(main, runs=2)

@@ -8,14 +8,13 @@ memory of the process above that before the call, model loaded and warm; the cop
 The peer is NVIDIA's modelopt in the same process, the same layers and numbers, its search of AWQ scales over 11 ratios
 followed by its clip, and its GPTQ: install it with `pip install nvidia-modelopt`; without it its lines are left out.
 
-    python benchmarks/quantization.py [images] [layers per tower]
+    python benchmarks/quantization.py [--quick] [images=128] [layers=12, in each tower]
+        [schemes=w8a8-minmax,w4a8-awq] [peers=w4a16]
 """
 
 from __future__ import annotations
 
 import copy
-import platform
-import sys
 import threading
 import time
 import warnings
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from goals import Table, goal, machine, script
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -44,6 +44,7 @@ SCHEMES = (
     "nvfp4",
     "nvfp4-awq",
 )
+QUICK = "w8a8-minmax,w8a8-minmax-static,w8a8-smoothquant,w4a8-mse,w4a8-awq,w4a16-gptq"
 PEERS = {"w4a16": "max", "w4a16-awq": "awq_full", "w4a16-gptq": "gptq"}
 MB = 2**20
 
@@ -97,7 +98,7 @@ def peer_quantize(peer, model: nn.Module, batches: list[dict], algorithm: str) -
         return peer.quantize(copy.deepcopy(model), settings, forward_loop=lambda m: [m(**batch) for batch in batches])
 
 
-def main(images: int = 128, layers: int = 12) -> None:
+def main(images: int = 128, layers: int = 12, schemes: str = ",".join(SCHEMES), peers: str = ",".join(PEERS)) -> None:
     """Print one line per scheme, and per scheme of the peer."""
     torch.manual_seed(0)
     depth = {"num_hidden_layers": layers}
@@ -110,11 +111,6 @@ def main(images: int = 128, layers: int = 12) -> None:
         for batch in batches:
             model(**batch)
 
-    def clock(work: Callable[[], object]) -> tuple[object, float]:
-        start = time.perf_counter()
-        result = work()
-        return result, time.perf_counter() - start
-
     def seconds_of(work: Callable[[], object]) -> tuple[object, float]:
         start = time.perf_counter()
         result = work()
@@ -124,24 +120,30 @@ def main(images: int = 128, layers: int = 12) -> None:
     base = min(seconds_of(forward)[1] for _ in range(3))
     reference = model(**batches[0]).image_embeds
     size = sum(p.numel() * p.element_size() for p in model.parameters()) / MB
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     print(f"CLIP ViT-B/32 with {layers} layers per tower ({size:.0f} MB), {images} images: forward {base:.1f} s")
-    print(f"{'':28}{'seconds':>9}{'forwards':>10}{'peak MB':>9}{'1 - cos':>10}")
+    table = Table(
+        ("", 28, ""), ("seconds", 9, ".1f"), ("forwards", 10, ".2f"), ("peak MB", 9, ".0f"), ("1 - cos", 10, ".5f")
+    )
 
-    def measure(name: str, work: Callable[[], nn.Module]) -> None:
+    def measure(name: str, work: Callable[[], nn.Module]) -> tuple[float, float]:
         before = resident()
         with peak_memory() as peak:
             result, seconds = seconds_of(work)
         loss = 1 - F.cosine_similarity(result(**batches[0]).image_embeds, reference).mean()
-        print(f"{name:28}{seconds:9.1f}{seconds / base:10.2f}{peak[0] - before:9.0f}{loss:10.5f}", flush=True)
+        table.row(name, seconds, seconds / base, peak[0] - before, loss)
+        return seconds, peak[0] - before
 
-    for name in SCHEMES:
-        measure(name, partial(quantize, model, name, batches))
+    found = {name: measure(name, partial(quantize, model, name, batches)) for name in schemes.split(",")}
     peer = import_peer()
-    for name, algorithm in PEERS.items() if peer else ():
-        measure(f"modelopt {name} {algorithm}", partial(peer_quantize, peer, model, batches, algorithm))
+    for name in peers.split(",") if peer else ():
+        measure(f"modelopt {name} {PEERS[name]}", partial(peer_quantize, peer, model, batches, PEERS[name]))
+    goal("w8a8-minmax-static, forward passes", found["w8a8-minmax-static"][0] / base, at_most=2)
+    goal("slowest AWQ", max(s for name, (s, _) in found.items() if "awq" in name), at_most=180, unit="s")
+    goal("GPTQ", found["w4a16-gptq"][0], at_most=180, unit="s")
+    goal("most memory beside the model", max(peak for _, peak in found.values()), at_most=1536, unit="MB")
 
 
 if __name__ == "__main__":
     with torch.no_grad():
-        main(*map(int, sys.argv[1:]))
+        script(main, images=8, layers=1, schemes=QUICK, peers="w4a16")
