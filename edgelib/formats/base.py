@@ -62,7 +62,7 @@ class Format(ABC):
     whether an activation scale chosen beforehand means something to it.
     Its words. word: what scheme names call it, None for its name, "" for its width alone, as in w4a8. partners: names
     of the formats of inputs that go with these weights, the usual one first; () for itself. beside: whether inputs may
-    stay in it beside any narrow weights, as in w4a16. cache_name: what KV schemes call it, None where no cache holds it.
+    stay in it beside any narrow weights, as in w4a16. cache_name: what KV schemes call it, None if no cache holds it.
     Who computes with it. unit: the arithmetic unit of a device (`edgelib.devices`). compressed_tensors: its type in
     checkpoints of that name, "int" or "float"; None where they have none.
     """

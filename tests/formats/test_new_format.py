@@ -20,6 +20,7 @@ from edgelib.files.pack_file import WEIGHTS
 from edgelib.formats.base import Format
 from edgelib.formats.blocks import BlockGrid, shrunk
 from edgelib.formats.floating import Minifloat, ScaledFloat
+from edgelib.formats.microscaling import MX
 from edgelib.formats.table import FORMATS, decode, encode, fake_quantize
 from edgelib.kv.cache import kv_cache
 from edgelib.kv.calibrate import calibrate_kv
@@ -134,6 +135,24 @@ def test_models_are_quantized_reported_and_packed_into_the_bytes_foretold(new, r
     loaded = load_packed(folder, like=block)
     assert torch.equal(loaded(inputs(2)), quantized(inputs(2)))
     assert all(torch.equal(a, b) for a, b in zip(loaded.buffers(), quantized.buffers(), strict=True))
+
+
+def test_blocks_of_another_float_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(FORMATS, "mxfp6", MX("mxfp6", 6, E3M2.element))
+    x = sample(6, 40)
+    assert torch.equal(fake_quantize(x, "mxfp6"), decode(encode(x, "mxfp6")))
+    assert torch.equal(FORMATS["mxfp6"].round_rows(x), fake_quantize(x, "mxfp6"))
+    assert FORMATS["mxfp6"].bits_per_element() == 6.25 and scheme("mxfp6-rceil").label == "MXFP6 W6A6, scales by rceil"
+    block = Block().eval()
+    quantized = quantize(block, "mxfp6-even")
+    loaded = load_packed(save_packed(quantized, tmp_path / "packed"), like=block)
+    assert torch.equal(loaded(inputs(2)), quantized(inputs(2)))
+    classes = edgelib.packed_size(block, "mxfp6")["by_class"]
+    assert (classes["linear_weights"], classes["scales"]) == (8 * 4 * 6 + 16 * 2 * 6, 4 * 8 + 16 + 8)
+    with pytest.raises(EdgelibError, match="mxfp6 has blocks of 32 by definition"):
+        scheme("mxfp6-g8")
+    with pytest.raises(EdgelibError, match="static activations need .* got 'mxfp6'"):
+        scheme("mxfp6-static")
 
 
 @pytest.mark.parametrize("scale", ["one", "amax", "head", "channel", "token-g8", "amax-mean-konly"])
