@@ -26,9 +26,14 @@ class Efficiency(Parameters):
         None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
     )
     devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
-    device_table: TablePath | None = Field(None, description="YAML file with device rows of your own")
-    encoder: str = Field("clip-vit-base-patch32", description="vision encoder that is projected onto the devices")
-    decoder: str = Field("qwen2-vl-2b", description="language model that is projected onto the devices")
+    device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
+    encoder: TablePath = Field(
+        "clip-vit-base-patch32",
+        description="vision encoder that is projected onto the devices: a name, or a config.json",
+    )
+    decoder: TablePath = Field(
+        "qwen2-vl-2b", description="language model that is projected onto the devices: a name, or a config.json"
+    )
     context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
     projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
 

@@ -72,7 +72,7 @@ class Pareto(ZeroShot):
         None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
     )
     devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
-    device_table: TablePath | None = Field(None, description="YAML file with device rows of your own")
+    device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
     mix: Annotated[Configs, each(_alone), at_least_two("configurations to choose from")] = Field(
         ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
         description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class Generation:
         generator = torch.Generator().manual_seed(seed)
         words = model.config.get_text_config().vocab_size
         self.prompt = torch.randint(words, (batch, prompt), generator=generator).to(self.device)
-        self.cache = None
+        self.cache: Any = None
 
     @torch.inference_mode()
     def run(self, new_tokens: int) -> np.ndarray:
@@ -161,23 +162,12 @@ class StepGeneration:
         return int(self.kv_bytes(self.tokens))
 
 
-def profile_generation(
-    model: nn.Module, *, batch: int = 1, prompt: int = 128, new_tokens: int = 32, warmup: int = 1, repeats: int = 3
-) -> dict[str, float]:
-    """Return TTFT and TPOT of the same runs with percentiles in ms, tokens per second, and memory by its use in bytes.
-
-    ttft_p50 and the like over runs; tpot_p50 over all later tokens of all runs; tpot is their mean, tokens_per_s counts
-    all sequences of the batch. Memory: as `memory_split`.
-    """
-    generation = Generation(model, batch=batch, prompt=prompt)
-    for _ in range(warmup):
-        generation.run(min(new_tokens, 4))
-    found = token_statistics([generation.run(new_tokens) for _ in range(repeats)], batch)
-    return found | memory_split(model, lambda: generation.run(2), generation.cache_bytes)
-
-
 def token_statistics(runs: Sequence[np.ndarray], batch: int) -> dict[str, float]:
-    """Return ttft and tpot with percentiles, their mean and tokens_per_s, from the marks of several runs."""
+    """Return the times of the first and later tokens in the same runs, in ms, and tokens per second.
+
+    runs: the marks of each run. ttft_p50 and the like are over runs, tpot_p50 and the like over all later tokens of all
+    runs; tpot is their mean, tokens_per_s counts all sequences of the batch.
+    """
     times = [token_times(marks) for marks in runs]
     first, later = np.array([run[0] for run in times]), np.concatenate([run[1] for run in times])
     found = {f"ttft_{name}": value for name, value in percentiles(first).items()}

@@ -61,7 +61,9 @@ def test_generation_is_greedy_and_its_cache_has_the_bytes_of_its_tokens(decoder)
 
 
 def test_a_profile_of_generation_has_every_number(decoder):
-    found = profiling.profile_generation(decoder, batch=3, prompt=4, new_tokens=6, repeats=2)
+    generation = profiling.Generation(decoder, batch=3, prompt=4)
+    found = profiling.token_statistics([generation.run(6) for _ in range(2)], batch=3)
+    found |= profiling.memory_split(decoder, lambda: generation.run(2), generation.cache_bytes)
     assert found["ttft_n"] == 2 and found["tpot_n"] == 2 * 5
     assert found["tokens_per_s"] == pytest.approx(3e3 / found["tpot"])
     assert found["weights"] == sum(p.numel() * 4 for p in decoder.parameters()) + 4 * 4 * 2  # and two rotary buffers
