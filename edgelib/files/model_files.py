@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from edgelib.errors import EdgelibError, choose
 from edgelib.models.architectures import model_class
 from edgelib.models.generative import GenerativeModel
-from edgelib.models.preprocess import Preprocess, from_transformers, read_object
+from edgelib.models.preprocess import PatchBudget, Preprocess, from_transformers, read_object
 from edgelib.models.zero_shot import ClipModel
 from edgelib.observe.calibrate import module_of
 
@@ -61,9 +61,13 @@ def write_reader(model, folder: Path) -> None:
 def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
     """Write a preprocessor_config.json from which `from_transformers` reads the same Preprocess."""
     size, crop, sides = preprocess.resize, preprocess.crop, ("height", "width")
-    values = {
-        "do_resize": size is not None,
-        "size": {"shortest_edge": size} if isinstance(size, int) else size and dict(zip(sides, size, strict=True)),
+    values = {"do_resize": size is not None}
+    if isinstance(size, PatchBudget):
+        values |= {"patch_size": size.side, "max_num_patches": size.most}
+    else:
+        size = {"shortest_edge": size} if isinstance(size, int) else size and dict(zip(sides, size, strict=True))
+        values |= {"size": size}
+    values |= {
         "do_center_crop": crop is not None,
         "crop_size": crop and dict(zip(sides, crop, strict=True)),
         "resample": _RESAMPLE[preprocess.interpolation],

@@ -22,6 +22,22 @@ _RESAMPLE = {
     "bilinear": InterpolationMode.BILINEAR,
     "bicubic": InterpolationMode.BICUBIC,
 }
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")  # all that is done here
+_KINDS = ("CLIP", "Siglip", "Siglip2", "ViT")  # image processors of transformers that take no other steps
+
+
+@dataclass(frozen=True)
+class PatchBudget:
+    """A size for each image: about its own shape, in whole patches, as large as `most` patches of `side` pixels are."""
+
+    side: int
+    most: int
+
+    def target(self, height: int, width: int) -> list[int]:
+        """Height and width, in pixels, of an image of so many pixels."""
+        from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
+
+        return list(get_image_size_for_max_num_patches(height, width, self.side, self.most))
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Preprocess:
     """Resize, centre crop, scale and normalise. Resizing is torchvision's antialiased one on uint8, which stays
     within two grey levels of Pillow's."""
 
-    resize: tuple[int, int] | int | None  # (height, width), or the short side
+    resize: tuple[int, int] | int | PatchBudget | None  # (height, width), the short side, or as many patches as allowed
     crop: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,15 +54,19 @@ class Preprocess:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the model's input, in pixels."""
+        """Height and width of the model's input, in pixels; of a square image where its shape decides."""
         if self.crop:
             return self.crop
+        if isinstance(self.resize, PatchBudget):
+            return tuple(self.resize.target(1, 1))
         return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
 
     def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 [N, 3, H, W] -> normalised [N, 3, height, width] on the images' device."""
         if isinstance(self.resize, tuple):
             target = list(self.resize)
+        elif isinstance(self.resize, PatchBudget):
+            target = self.resize.target(*images.shape[-2:])
         elif self.resize:
             short = min(images.shape[-2:])
             target = [max(1, int(side * self.resize / short)) for side in images.shape[-2:]]
@@ -63,19 +83,15 @@ class Preprocess:
 
 
 def from_transformers(folder: Path) -> Preprocess:
-    """Read the preprocessor_config.json of a Hugging Face folder.
+    """Read how a Hugging Face folder has its images prepared: from preprocessor_config.json or, as transformers 5 saves
+    processors, from the "image_processor" of processor_config.json, which comes first.
 
-    Raises EdgelibError if the file is missing, broken or incomplete, or asks for a step this tool does not do.
+    Raises EdgelibError if both are missing, broken or incomplete, or ask for a step this tool does not do.
     """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        raise EdgelibError(
-            f"{folder} has no preprocessor_config.json, which says how images are resized and normalised; "
-            "copy it from the model's repository"
-        )
-    config = read_object(path)
-    resize = _side(config.get("size", 224), path, "size") if config.get("do_resize", True) else None
-    crop = _side(config.get("crop_size", 224), path, "crop_size") if config.get("do_center_crop", False) else None
+    config, path = _image_processor(folder)
+    _require_known_steps(config, path)
+    resize = _resize(config, path) if config.get("do_resize", True) else None
+    crop = _side(config.get("crop_size"), path, "crop_size") if config.get("do_center_crop", False) else None
     crop = (crop, crop) if isinstance(crop, int) else crop
     if resize is None and crop is None:
         raise EdgelibError(f"{path} neither resizes nor crops: the size of the model's input is unknown")
@@ -88,6 +104,44 @@ def from_transformers(folder: Path) -> Preprocess:
         interpolation=choose_resample(config.get("resample", 3)),
         scale=config.get("rescale_factor") or 1 / 255 if config.get("do_rescale", True) else 1.0,
     )
+
+
+def _image_processor(folder: Path) -> tuple[dict, Path]:
+    """The settings of the image processor, and the file that holds them."""
+    path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    nested = read_object(whole).get("image_processor") if whole.is_file() else None
+    if isinstance(nested, dict):
+        return nested, whole
+    if not path.is_file():
+        raise EdgelibError(
+            f"{folder} has no preprocessor_config.json (nor an image_processor in processor_config.json), which says "
+            "how images are resized and normalised; copy it from the model's repository"
+        )
+    return read_object(path), path
+
+
+def _require_known_steps(config: dict, path: Path) -> None:
+    """Refuse processors whose steps are not all done here, rather than leave some out."""
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    family = str(kind).removesuffix("Fast").removesuffix("Pil").removesuffix("ImageProcessor")
+    family = family.removesuffix("FeatureExtractor")
+    steps = sorted(k for k, on in config.items() if k.startswith("do_") and on is True and k not in _STEPS)
+    if kind and family not in _KINDS:
+        raise EdgelibError(
+            f"{path} asks for a {kind}, whose steps are not done here; known are those of "
+            f"{', '.join(f'{name}ImageProcessor' for name in _KINDS)}"
+        )
+    if steps:
+        raise EdgelibError(f"{path} asks for {', '.join(steps)}, which is not done here; known are {', '.join(_STEPS)}")
+
+
+def _resize(config: dict, path: Path) -> tuple[int, int] | int | PatchBudget:
+    if "max_num_patches" not in config:
+        return _side(config.get("size"), path, "size")
+    side, most = config.get("patch_size"), config["max_num_patches"]
+    if not all(isinstance(value, int) and value > 0 for value in (side, most)):
+        raise EdgelibError(f"{path}: patch_size and max_num_patches are {side!r} and {most!r}, but must be numbers")
+    return PatchBudget(side, most)
 
 
 def read_object(path: Path) -> dict:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
 import edgelib
 from edgelib.errors import EdgelibError
+from edgelib.kernels.table import with_kernel
 from edgelib.models.load import EMBEDDED, embedded_models, load, model_folder
 from edgelib.models.preprocess import Preprocess, choose_resample, from_transformers
 
@@ -126,6 +128,77 @@ def test_a_folder_without_preprocessor_is_refused(folder):
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(EdgelibError, match="has no preprocessor_config.json"):
         load(folder)
+
+
+def test_a_processor_that_transformers_5_saved_is_read(folder, tmp_path):
+    """It has one processor_config.json, in which the settings for images are nested."""
+    model = load(folder)
+    whole = transformers.CLIPProcessor(CLIPImageProcessor.from_pretrained(folder), model.tokenizer)
+    (folder / "preprocessor_config.json").unlink()
+    whole.save_pretrained(folder)
+    assert not (folder / "preprocessor_config.json").is_file()
+    assert load(folder).preprocess == model.preprocess
+    (folder / "preprocessor_config.json").write_text("{}")  # what the other holds comes first, as in transformers
+    assert load(folder).preprocess == model.preprocess
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image_processor_type": "FlavaImageProcessor"}, "asks for a FlavaImageProcessor, whose steps are not done"),
+        ({"do_pad": True}, "asks for do_pad, which is not done here"),
+        ({"size": None}, "size is None, but must be a number of pixels"),
+        ({"max_num_patches": 16}, "patch_size and max_num_patches are None and 16"),
+    ],
+    ids=["another kind", "another step", "no size", "no patch"],
+)
+def test_what_is_not_done_here_is_refused_rather_than_left_out(folder, wrong, said):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    with pytest.raises(EdgelibError, match=said):
+        load(folder)
+
+
+@pytest.fixture
+def naflex(tmp_path):
+    """A SigLIP 2 that reads images of any shape in at most 16 patches of 12 pixels."""
+    torch.manual_seed(0)
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", ".", *"abcdefghijklmnopqrstuvwxyz"]
+    words = transformers.Siglip2Tokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], padding_side="right")
+    tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    text = tower | dict(vocab_size=len(words), max_position_embeddings=64, pad_token_id=0)
+    vision = tower | dict(num_patches=16, patch_size=12)
+    config = transformers.Siglip2Config(text_config=text, vision_config=vision)
+    transformers.Siglip2Model(config).save_pretrained(tmp_path)
+    transformers.Siglip2ImageProcessor(patch_size=12, max_num_patches=16).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (40, 90), (200, 20)], ids=str)
+def test_images_of_any_shape_are_read_as_transformers_reads_them(naflex, shape):
+    model, theirs = load(naflex), transformers.Siglip2ImageProcessor.from_pretrained(naflex)
+    images = torch.randint(0, 256, (3, 3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = model.module.get_image_features(**theirs(list(images), return_tensors="pt")).pooler_output
+    found = model.encode_images(images)
+    assert torch.allclose(found, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
+    assert len({round(float(x), 4) for x in found[:, 0]}) == 3
+
+
+def test_a_model_of_patches_classifies_calibrates_and_is_quantized(naflex):
+    model, data = load(naflex), edgelib.dataset("scenes", n=6)
+    plan = {"preset": "w8a8-smoothquant", "exclude": ["vision_model.head.attention.out_proj"]}
+    assert len(edgelib.evaluate(edgelib.quantize(model, plan, data), data)) == 6
+    assert edgelib.with_outliers(model, "activation", 8.0).encode_images(data.images).isfinite().all()
+    with pytest.raises(EdgelibError, match="reads patches of images of any shape, which ONNX Runtime"):
+        with_kernel(model, "onnx-fp32")
+
+
+def test_a_model_of_patches_is_packed_and_comes_back(naflex, tmp_path):
+    model, images = load(naflex), edgelib.dataset("scenes", n=2).images
+    edgelib.save_packed(model, tmp_path / "packed")
+    back = edgelib.load_packed(tmp_path / "packed")
+    assert back.preprocess == model.preprocess and torch.equal(back.encode_images(images), model.encode_images(images))
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99", "meta"])
