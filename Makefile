@@ -11,15 +11,16 @@ BIN    := $(VENV)/bin
 # The environment is ready when the stamp named after its inputs exists: an edit of either file sets it up again.
 HASH   := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY  := $(VENV)/.ready-$(HASH)
-BENCH  := $(VENV)/.ready-dev-$(HASH)
+BENCH  := $(VENV)/.ready-bench-$(HASH)
 PAGES  := .venv-pages/.ready-$(HASH)
-ALL      = -e '.[book,test]'
-ALL_DEV  = -e '.[book,test,dev]'
+ALL      = -e '.[book,test,lint]'
+ALL_BENCH = -e '.[book,test,lint,bench]'
 BOOK_ONLY = $(shell $(PYTHON) -c 'import shlex, tomllib; \
   extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
   print(*map(shlex.quote, extras["book"]))')
 CHAPTERS := $(wildcard book/chapters/*.ipynb)
 BUILD  := jupyter-book build book -W -n --keep-going --quiet
+TESTS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # install(folder, stamp, requirements): a virtual environment at the pinned versions, by uv where it can be had, else by pip.
 define install
@@ -43,7 +44,7 @@ $(READY):
 	$(call install,$(VENV),$(READY),$(ALL))
 
 $(BENCH): | $(READY)
-	$(call install,$(VENV),$(BENCH),$(ALL_DEV))
+	$(call install,$(VENV),$(BENCH),$(ALL_BENCH))
 
 $(PAGES):
 	$(call install,.venv-pages,$(PAGES),$(BOOK_ONLY))
@@ -58,31 +59,33 @@ pages: $(PAGES)  ## Build the committed chapters with the book tools only: no to
 	@test -s book/_build/html/index.html || { echo "the build left no book/_build/html/index.html" >&2; exit 1; }
 
 test: $(READY) browser  ## Unit tests, every notebook at smoke size, the book with warnings as errors, its pages in a browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(TESTS)
+
+check: $(READY)  ## The unit tests alone, in minutes
+	$(TESTS) -m 'not book'
 
 smoke: $(READY)  ## Run every notebook at smoke size through papermill
 	$(BIN)/python -m pytest -m book tests/test_notebooks.py
 
 verify: $(READY)  ## Execute the committed chapters again and compare every output
 	@test -n "$(CHAPTERS)" || { echo "no chapters in book/chapters; run: make book" >&2; exit 1; }
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg -p no:cacheprovider $(CHAPTERS)
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-kernel-startup-timeout 600 \
+	  --nbval-sanitize-with tests/sanitize.cfg -p no:cacheprovider $(CHAPTERS)
 
 sync: $(READY)  ## Bring each notebooks/*.py and its *.ipynb pair together, the newer one winning
 	cd notebooks && ../$(BIN)/jupytext --sync *.py
 
-bench: $(BENCH)  ## Time edgelib against its peers, side by side
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(BENCH)  ## Time edgelib against its peers, side by side (QUICK=1: under a minute per script)
+	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
-lint: $(BENCH)  ## What pre-commit checks: ruff and codespell
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell
+lint: $(READY)  ## Check style, spelling and types: ruff, codespell, mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/mypy
 
-browser:
-	@command -v $${CHROMIUM:-chromium} >/dev/null 2>&1 && command -v $${CHROMEDRIVER:-chromedriver} >/dev/null 2>&1 || \
-	  { echo "the page tests drive Chromium, which is not here; on Debian: apt-get install -y chromium chromium-driver" \
-	    "(elsewhere install both and set CHROMIUM and CHROMEDRIVER to their paths)" >&2; exit 1; }
+browser: $(READY)
+	@$(BIN)/python tests/browser.py
 
 clean:  ## Remove what was built; results, chapters and .venv stay
-	rm -rf book/_build .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf book/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
 	find edgelib tests notebooks benchmarks book/_ext -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup book pages test smoke verify sync bench lint browser clean
+.PHONY: help setup book pages test check smoke verify sync bench lint browser clean

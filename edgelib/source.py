@@ -66,7 +66,7 @@ def imported_names(code: str) -> Iterator[str]:
     for node in _run(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:  # the library has no relative imports
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:  # the library has no relative imports
             yield node.module  # what the name below may stand for when it is no module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
@@ -100,8 +100,10 @@ def _run(tree: ast.AST) -> Iterator[ast.AST]:
     while todo:
         node = todo.pop(0)
         yield node
-        typing_only = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        todo = [*(node.orelse if typing_only else ast.iter_child_nodes(node)), *todo]
+        below = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            below = list(node.orelse)
+        todo = below + todo
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from browser import MISSING
 from helpers import ROOT
 
 # Set before any library reads them: workers share two cores, and nothing may reach for a hub.
@@ -28,3 +29,13 @@ settings.load_profile("edgelib")
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say after everything else, in one line, that the page tests had no browser."""
+    yield
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
+    missing = [reason.removeprefix("Skipped: ") for reason in reasons if MISSING in reason]
+    if missing:
+        terminalreporter.write_line(f"{len(missing)} page tests were skipped: {missing[0]}", yellow=True)

@@ -51,7 +51,8 @@ def test_its_tables_are_written(executed):
 
 
 def test_it_runs_cell_by_cell(executed):
-    command = ["-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-q", str(executed)]
+    command = ["-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-kernel-startup-timeout", "600"]
+    command += ["-p", "no:cacheprovider", "-q", str(executed)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 

@@ -199,7 +199,8 @@ def motion_blurred(images: Tensor, level: tuple, angles: list[float]) -> Tensor:
     """Return uint8 images [n, 3, H, W], image i blurred along angles[i] (degrees); edge pixels are repeated outside."""
     height, width = images.shape[2:]
     order = np.argsort(angles)
-    rows, columns, weights = motion_taps(*level, np.asarray(angles)[order], height, width)
+    radius, sigma = level
+    rows, columns, weights = motion_taps(radius, sigma, np.asarray(angles)[order], height, width)
     place = torch.from_numpy(order).to(images.device)
     (above, below), (left, right) = ((int(-part.min()), int(part.max())) for part in (rows, columns))
     planes = _framed(images[place].flatten(0, 1), torch.float32, (above, below), (left, right), "edge")

@@ -47,4 +47,4 @@ def condition_of(corruption: str | None, severity: int, table: str | None) -> Co
         corrupt(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), corruption, severity, table=table)  # checks the names
     if table is not None:
         choose(dict.fromkeys(TABLES), table, "severity table")
-    return Condition(corruption, int(severity)) if severity else Condition()
+    return Condition(corruption, int(severity)) if corruption and severity else Condition()

@@ -52,7 +52,7 @@ def corruption(
     def register(apply):
         levels = dict(zip(TABLES, (imagenet_c, cifar_c), strict=True))
         name = apply.__name__
-        CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, getdoc(apply), apply)
+        CORRUPTIONS[name] = Corruption(name, family, parameter, levels, random, source, getdoc(apply) or "", apply)
         return apply
 
     return register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def choose_for_tier(
     legal = table[~table.index.isin(list(illegal))]
     within = feasible(legal, tier)
     shown = name or (tier if isinstance(tier, str) else "tier")
-    common = dict(tier=shown, device=device, n=len(table), n_feasible=len(within), illegal=illegal)
+    common: dict[str, Any] = dict(tier=shown, device=device, n=len(table), n_feasible=len(within), illegal=illegal)
     if len(within) == 0:
         return TierChoice(choice=None, regret=np.nan, others=(), binds=_binds(legal, tier), **common)
     front = frontier_regret(within, maximize=maximize, minimize=minimize)

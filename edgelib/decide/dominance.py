@@ -42,7 +42,7 @@ def _reached(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.shape[1] == 1:
         return b[:, 0] <= a[:, 0].max()
     if len(a) * len(b) <= _PAIRS:
-        return (a[:, None] >= b).all(axis=2).any(axis=0)
+        return np.asarray((a[:, None] >= b).all(axis=2).any(axis=0))
     if a.shape[1] == 2:
         return _reached_in_two(a, b)
     first = np.concatenate([a[:, 0], b[:, 0]])

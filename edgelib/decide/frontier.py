@@ -111,11 +111,13 @@ def _taken(tables: list[pd.DataFrame], n_boot: int, seed: int) -> dict[object, n
 
 def _fronts(values: np.ndarray) -> np.ndarray:
     """[B, K] whether no config dominates config k in draw b; values [B, K, D], higher is better."""
-    found, step = [], max(1, _CHUNK // (values.shape[1] ** 2 * values.shape[2]))
+    found: list[np.ndarray] = []
+    step = max(1, _CHUNK // (values.shape[1] ** 2 * values.shape[2]))
     for start in range(0, len(values), step):
         part = values[start : start + step]
         by, of = part[:, :, None], part[:, None]
-        found.append(~((by >= of).all(axis=3) & (by > of).any(axis=3)).any(axis=1))
+        dominates = np.asarray((by >= of).all(axis=3) & (by > of).any(axis=3))
+        found.append(~np.asarray(dominates.any(axis=1)))
     return np.concatenate(found)
 
 
@@ -210,5 +212,5 @@ def uncertain_frontier(
     table["regret"], table["knee"] = regret[0], (least[1:] / least[1:].sum(axis=1, keepdims=True)).mean(axis=0)
     table["regret_low"], table["regret_high"] = np.quantile(regret[1:], [tail, 1 - tail], axis=0)
     runs = max(int(t.columns.get_level_values(0).value_counts().max()) for t in tables)
-    interval = tuple(float(x) for x in np.quantile(volumes[1:], [tail, 1 - tail]))
-    return Frontier(table, float(volumes[0]), interval, items, runs, level)
+    low, high = map(float, np.quantile(volumes[1:], [tail, 1 - tail]))
+    return Frontier(table, float(volumes[0]), (low, high), items, runs, level)

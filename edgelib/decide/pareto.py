@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from edgelib.decide.dominance import non_dominated
+from edgelib.devices.device import GIB
 from edgelib.errors import EdgelibError, choose, did_you_mean
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,17 @@ class Tier:
 # share (of 8 GB on an Orin Nano about 5.2 are usable). Its latencies were taken on a workstation, not on these devices.
 TIERS = {
     "embedded": Tier(
-        dict(bytes=4 * _GIB, latency_ms=150.0),
+        dict(bytes=4 * GIB, latency_ms=150.0),
         "Jetson Nano / Xavier NX",
         "a Xavier NX has 8 or 16 GB; a Jetson Nano has no int8 tensor cores",
     ),
     "mobile": Tier(
-        dict(bytes=8 * _GIB, latency_ms=80.0),
+        dict(bytes=8 * GIB, latency_ms=80.0),
         "Snapdragon 8 Gen 3",
         "a phone shares its memory with everything else that runs; time it on the phone",
     ),
     "edge-server": Tier(
-        dict(bytes=16 * _GIB, latency_ms=30.0),
+        dict(bytes=16 * GIB, latency_ms=30.0),
         "Jetson AGX Orin",
         "an AGX Orin has 32 or 64 GB; 16 GB is an Orin NX",
     ),
@@ -122,7 +121,7 @@ def _budgets(tier) -> dict[str, float]:
             f"got {tier!r}"
         )
     for column, most in budgets.items():
-        if not isinstance(most, Real) or isinstance(most, bool) or not most > 0:
+        if not isinstance(most, Real) or isinstance(most, bool) or not float(most) > 0:
             raise EdgelibError(f"the budget of {column!r} must be a number above 0, got {most!r}")
     return dict(budgets)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 from edgelib.errors import EdgelibError
 
 
-def whole_number(value: object, name: str, at_least: int | None = None) -> int:
+def whole_number(value: Any, name: str, at_least: int | None = None) -> int:
     """Return value as an int. Raises EdgelibError naming the argument if it is not a whole number, or too small."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)

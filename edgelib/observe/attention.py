@@ -34,10 +34,11 @@ def attention_blocks(module: nn.Module) -> Iterator[Attention]:
     """
     for name, block in module.named_modules():
         last = "out_proj" if hasattr(block, "out_proj") else "o_proj"
-        found = {key: getattr(block, key, None) for key in ("q_proj", "k_proj", "v_proj", last)}
-        if all(isinstance(layer, nn.Linear) for layer in found.values()):
-            names = tuple(f"{name}.{key}" if name else key for key in found)
-            yield Attention(name, block, *found.values(), names)
+        keys = ("q_proj", "k_proj", "v_proj", last)
+        q, k, v, out = found = [getattr(block, key, None) for key in keys]
+        if all(isinstance(layer, nn.Linear) for layer in found):
+            names = [f"{name}.{key}" if name else key for key in keys]
+            yield Attention(name, block, q, k, v, out, (names[0], names[1], names[2], names[3]))
 
 
 def value_sources(module: nn.Module, run: Callable[[nn.Module], object], before: dict[str, Tally]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def _statistics(observer: Observer, module: nn.Module, fed_by_value: dict[str, s
     return Statistics(layers, unreached, observer.fed_by_norm(), fed_by_value)
 
 
-def _plain(tally: Tally, rows: Tensor | None = None, index: Tensor | None = None) -> dict[str, object]:
+def _plain(tally: Tally, rows: Tensor | None = None, index: Tensor | None = None) -> dict[str, Any]:
     """The fields of LayerStatistics that a tally and its sorted sample fill, on the CPU."""
     fields = {
         "abs_max": tally.peak.float().cpu(),

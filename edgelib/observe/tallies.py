@@ -123,7 +123,8 @@ class Tally:
         gram = torch.zeros(width, width, device=device) if "hessian" in wanted.needs else None
         sample = Sample.empty(width, wanted.row_limit) if "rows" in wanted.needs else None
         counts = torch.zeros(_BUCKETS, dtype=torch.int64, device=device) if "percentiles" in wanted.needs else None
-        return Tally(*torch.zeros(3, width, dtype=torch.float64, device=device), 0, gram, sample, counts)
+        peak, total, squares = torch.zeros(3, width, dtype=torch.float64, device=device)
+        return Tally(peak, total, squares, 0, gram, sample, counts)
 
     @staticmethod
     def of(x: Tensor, index: RowIndex | None, wanted: Wanted) -> Tally:
@@ -133,7 +134,8 @@ class Tally:
         counts = bucket_counts(near.abs()) if "percentiles" in wanted.needs else None
         gram = gram_matrix(x).to(near.device) if "hessian" in wanted.needs else None
         sample = Sample.of(x, index, wanted) if "rows" in wanted.needs else None
-        return Tally(*moments(near), len(x), gram, sample, counts)
+        peak, total, squares = moments(near)
+        return Tally(peak, total, squares, len(x), gram, sample, counts)
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one in place."""

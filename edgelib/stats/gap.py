@@ -282,7 +282,7 @@ def rs_table(
             retention=_retention(p, chance),
             logit_drop=_logit_drop(p, items),
         )
-        row = dict(config=config)
+        row: dict[str, object] = dict(config=config)
         for name, values in scores.items():
             low, high = percentile_interval(values[1:], level, len(outcomes.sizes))
             row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}

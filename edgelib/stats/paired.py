@@ -74,8 +74,8 @@ def replicates(sums, sizes, n_boot: int, rng: np.random.Generator, counts=None):
     for start in range(0, n_boot, step):
         weights = rng.multinomial(counts.sum(), counts / counts.sum(), size=min(step, n_boot - start))
         drawn.append(weights.astype(columns.dtype) @ columns)
-    drawn = np.concatenate(drawn).astype(float)
-    return drawn[:, :-1] / drawn[:, -1:], drawn[:, -1]
+    sampled = np.concatenate(drawn).astype(float)
+    return sampled[:, :-1] / sampled[:, -1:], sampled[:, -1]
 
 
 def percentile_interval(draws, level: float, n: int) -> tuple[float, float]:

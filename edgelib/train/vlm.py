@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -214,7 +215,7 @@ class Training:
         network = nn.ModuleDict({"model": self.model, "heads": self.heads})
         names = [f"cycle-{number}" for number in range(1, len(self.recipe.cycles) + 1)]
         for cycle, name in enumerate(names):
-            self.stage(name, network, lambda cycle=cycle: self.cycle_steps(network, cycle))
+            self.stage(name, network, partial(self.cycle_steps, network, cycle))
         for name in ("tower", *names):
             (self.out / f"{name}.safetensors").unlink()
         return self.model.requires_grad_(False).eval()

@@ -6,7 +6,7 @@ itself, and its positions start where the image ends, so what is learned is exac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -91,8 +91,8 @@ def asked_of(scene: Scene, draws: dict[str, Draws], seed: int, drill: bool = Fal
         cases.append(draws["mme"].pick(pair))
     if drill:
         cases += filter(None, (vqa_question(kind, scene, draws["vqa"]) for kind in DRILLED["vqa"]))
-    cases = [(case["question"], case["answer"]) for case in cases]
-    return sorted(cases, key=lambda _: draws["mme"].pick(range(1 << 16)))
+    pairs = [(case["question"], case["answer"]) for case in cases]
+    return sorted(pairs, key=lambda _: draws["mme"].pick(range(1 << 16)))
 
 
 class SequenceWriter:
@@ -124,7 +124,7 @@ class SequenceWriter:
     def __call__(self, cases: list[list[tuple[str, str]]]) -> Sequences:
         """Write the (question, answer) pairs of N images; what does not fit into the length is left out."""
 
-        def padded(rows: list[list[int]], value: int) -> Tensor:
+        def padded(rows: Iterable[list[int]], value: int) -> Tensor:
             return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
         tokens, places, numbers, targets = zip(*map(self._lines, cases), strict=True)
@@ -157,13 +157,13 @@ def batches(
     for scenes, *drawn in visible_scenes(split, seed, start):
         kept += zip(scenes, *drawn, strict=True)
         while len(kept) >= size:
-            scenes, images, cover, shape = zip(*kept[:size], strict=True)
-            sights = _sights(scenes, torch.stack(images), torch.stack(cover), torch.stack(shape))
-            yield sights, writer(_cases(scenes, split, seed, drill)) if writer else None
+            shown, images, cover, shape = zip(*kept[:size], strict=True)
+            sights = _sights(shown, torch.stack(images), torch.stack(cover), torch.stack(shape))
+            yield sights, writer(_cases(shown, split, seed, drill)) if writer else None
             kept = kept[size:]
 
 
-def _sights(scenes: list[Scene], images: Tensor, cover: Tensor, shape: Tensor) -> Sights:
+def _sights(scenes: Sequence[Scene], images: Tensor, cover: Tensor, shape: Tensor) -> Sights:
     colours, lights = list(COLOURS), {light: number for number, light in enumerate(wording()["lights"])}
     colour = torch.full_like(shape, -1)
     colour[shape >= 0] = torch.tensor([colours.index(thing.colour) for scene in scenes for thing in scene.things])
@@ -177,7 +177,7 @@ def _sights(scenes: list[Scene], images: Tensor, cover: Tensor, shape: Tensor) -
     )
 
 
-def _cases(scenes: list[Scene], split: str, seed: int, drill: bool) -> list[list[tuple[str, str]]]:
+def _cases(scenes: Sequence[Scene], split: str, seed: int, drill: bool) -> list[list[tuple[str, str]]]:
     drawn = (draws_of(task, split, seed, [scene.index for scene in scenes]) for task in _TASKS)
     return [
         asked_of(scene, dict(zip(_TASKS, draws, strict=True)), seed, drill)
