@@ -72,9 +72,6 @@ P = validate(globals(), Efficiency)
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import pandas as pd
-from edgelib.report.claims.base import Sentence, bullets
-from IPython.display import Markdown, display
-from myst_nb import glue
 
 from edgelib.data.datasets import dataset as read_images
 from edgelib.devices.device import legality, memory_table
@@ -85,25 +82,26 @@ from edgelib.devices.shapes import decoder as decoder_shape
 from edgelib.devices.shapes import encoder as encoder_shape
 from edgelib.devices.table import devices as device_rows
 from edgelib.devices.table import select
-from edgelib.devices.validation import calibrated, speedups
 from edgelib.devices.validation import validate as validate_projection
 from edgelib.devices.workload import decode_work, encode_work
-from edgelib.files.size import packed_size, weight_bits
+from edgelib.files.size import other_bits, weight_bits
 from edgelib.infer.packed import packed_round_trip
 from edgelib.models.architectures import architecture
 from edgelib.models.load import load
 from edgelib.quant.scheme import scheme
-from edgelib.report.claims.devices import projection_text, speed_ratio_claim, speedup_claim, validation_claim
-from edgelib.report.figures.base import look
-from edgelib.report.figures.devices import legality_grid, memory_split, projected_and_measured, roofline
-from edgelib.report.figures.devices import speedups as speedup_lines
-from edgelib.report.notebook import setup
-from edgelib.report.tables import escaped, myst_table
+
+# %% tags=["hide-input"]
+from edgelib.report import devices as tables
+from edgelib.report.claims import devices as say_of
+from edgelib.report.figures import devices as draw
+from edgelib.report.figures.base import long_axis
+from edgelib.report.figures.palette import labels
+from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.tables import between, cross, escaped, interval, named, number
 from edgelib.study.machine import measurements_of
 
 work = setup("efficiency", P.results)
-MIB = 2**20
-labels = {config: look(config).label for config in P.configs}
+MIB, names = 2**20, labels(P.configs)
 
 # %% [markdown]
 # ## Bytes of a file
@@ -112,50 +110,30 @@ labels = {config: look(config).label for config in P.configs}
 # EdgeVLM-Bench gives CLIP ViT-B/32 in "FP16" as 577.1 MB; that is the model in 32 bits, in MiB.
 
 # %% tags=["hide-input", "full-width"]
-sizes = pd.DataFrame(
-    [
-        {"model": name, "config": config, "bytes": packed_size(shape, config)["total"]}
-        for name, shape in ((name, architecture(name)) for name in P.architectures)
-        for config in P.configs
-    ]
-)
-work.save_table("sizes", sizes)
-shown = sizes.assign(bytes=sizes.bytes / MIB).pivot(index="config", columns="model", values="bytes")
-shown = shown.loc[P.configs, P.architectures].reset_index()
-shown["config"] = [labels[c] for c in shown.config]
-display(
-    Markdown(
-        myst_table(
-            shown.rename(columns={"config": "Configuration"}),
-            "Packed size (MiB) from public dimensions, everything but the quantized weights in 32 bits unless the model is cast.",
-            "tab-sizes",
-            dict.fromkeys(P.architectures, "{:,.1f}".format),
-        )
-    )
-)
+sizes = work.save("sizes", tables.size_table(P.architectures, P.configs))
+caption = "Packed size (MiB) from public dimensions, everything but the quantized weights in 32 bits unless the model is cast."
+shown = cross(sizes, "config", "model", number("bytes", "{:,.1f}", 1 / MIB), "Configuration")
+show(shown, caption, "tab-sizes", numeric=P.architectures)
 
 # %% [markdown]
 # A prediction is worth what a file says. {numref}`tab-files` saves the embedded model in every configuration that needs no
-# calibration, reads it back and compares sizes and answers.
+# calibration, reads it back and compares sizes and answers. A file may be a little larger than predicted, by its header, and never
+# smaller; the reloaded model must not answer differently.
 
 # %% tags=["hide-input", "full-width"]
 subject = load(P.model, device=P.device, offline=P.local_files_only)
 images = read_images(P.dataset, n=P.n_images, seed=P.seed, offline=P.local_files_only)
-ready = [c for c in P.configs if not scheme(c).needs_calibration]
-trip = packed_round_trip(subject, ready, images)
-work.save_table("files", trip)
-shown = pd.DataFrame(
-    {
-        "Configuration": [labels[c] for c in trip.config],
-        "Predicted, kB": (trip.predicted / 1e3).map("{:,.1f}".format),
-        "File, kB": (trip.file / 1e3).map("{:,.1f}".format),
-        "File / predicted": (trip.file / trip.predicted).map("{:.4f}".format),
-        "Largest logit difference": trip.max_difference.map("{:.1g}".format),
-        "Answers that differ": trip.flips,
-    }
-)
+ready = [config for config in P.configs if not scheme(config).needs_calibration]
+trip = work.save("files", packed_round_trip(subject, ready, images))
+columns = {"Configuration": named()}
+columns |= {f"{title}, kB": number(title.lower(), "{:,.1f}", 1e-3) for title in ("Predicted", "File")}
+columns |= {
+    "File / predicted": number("ratio", "{:.4f}"),
+    "Largest logit difference": number("max_difference", "{:.1g}"),
+}
 caption = f"Predicted size against the bytes of a file of {escaped(subject.name)}, and the reloaded model against the saved one."
-display(Markdown(myst_table(shown, caption, "tab-files", dict.fromkeys(shown.columns[1:], str))))
+trip = trip.assign(ratio=trip.file / trip.predicted)
+show(trip, caption, "tab-files", columns | {"Answers that differ": "flips"})
 
 # %% [markdown]
 # ## Time of a kernel
@@ -165,44 +143,34 @@ display(Markdown(myst_table(shown, caption, "tab-files", dict.fromkeys(shown.col
 
 # %% tags=["hide-input"]
 measured = measurements_of(P.measurements, work.folder / "measured")
-here = machine_device(measured)
-machine = measured.machine
-facts = {
-    "machine": machine["name"],
-    "threads": machine["threads"],
-    "used by others meanwhile": f"{machine['others']:.1%}" if "others" in machine else "not recorded",
-    **{
-        name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s"): f"{v:g}"
-        for name, v in machine["ceilings"].items()
-    },
-    **{package: v for package, v in machine.get("versions", {}).items()},
-}
-pd.Series(facts).to_frame("measured on")
+here, machine = machine_device(measured), measured.machine
+where = f"{escaped(machine['name'])}, {machine['threads']} thread(s)"
+facts("measured on", tables.machine_facts(machine))
+
+# %% [markdown]
+# A kernel that is only smaller and no faster is common: narrow weights have to be widened before a product in 32 bits, which costs
+# time of its own. We expect eight bits to help where the processor multiplies them natively, and four bits to help memory more than
+# time.
 
 # %% mystnb={"figure": {"caption": "Measured speed of the vision encoder by kernel, as a multiple of torch in 32 bits on the same machine in the same run. Right of one is faster. One image at a time; medians.", "name": "fig-speed"}, "image": {"alt": "Dots of measured speed-up by kernel on a logarithmic axis with a line at one."}}
-encoders = speedup_table(measured.encoders, "p50")
-within = quantization_gains(measured.encoders, "p50").set_index(["model", "config", "batch"])
-work.save_table("encoders", encoders)
+encoders = work.save("encoders", speedup_table(measured.encoders, "p50"))
 single = encoders[(encoders.batch == 1) & (encoders.model == encoders.model.iloc[0])].assign(name=lambda t: t.config)
-_, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(single)))
-speedup_lines(single.sort_values("speedup"), ax, "Measured speed (multiple of torch-fp32)")
+draw.speedups(single.sort_values("speedup"), long_axis(len(single)), "Measured speed (multiple of torch-fp32)")
 plt.show()
 
+# %% [markdown]
+# Two runtimes differ before any number is rounded. {numref}`tab-encoders` therefore compares each kernel twice: with torch in 32 bits,
+# and with the 32 bits of its own runtime.
+
 # %% tags=["hide-input", "full-width"]
-shown = encoders[["model", "config", "batch"]].rename(columns=str.capitalize)
-shown["Median, ms"] = encoders.p50.map("{:.1f}".format)
-shown["Quartiles, ms"] = [f"{a:.1f} to {b:.1f}" for a, b in zip(encoders.p25, encoders.p75, strict=True)]
-shown["95 %, ms"] = encoders.p95.map("{:.1f}".format)
-shown["Speed (range)"] = [
-    f"{s:.2f} ({a:.2f} to {b:.2f})" for s, a, b in encoders[["speedup", "low", "high"]].to_numpy()
-]
-shown["In its own runtime"] = [
-    f"{r.speedup:.2f} ({r.low:.2f} to {r.high:.2f})"
-    for r in within.loc[list(encoders[["model", "config", "batch"]].itertuples(index=False, name=None))].itertuples()
-]
-shown["Weights, MiB"] = (encoders.weights / MIB).map("{:.0f}".format)
-caption = f"Measured time of a vision encoder on {escaped(machine['name'])}, {machine['threads']} thread(s). Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
-display(Markdown(myst_table(shown, caption, "tab-encoders", dict.fromkeys(shown.columns[2:], str))))
+within = quantization_gains(measured.encoders, "p50")
+own = within.rename(columns={"speedup": "own", "low": "own_low", "high": "own_high"})
+shown = encoders.merge(own[["model", "config", "batch", "own", "own_low", "own_high"]], on=["model", "config", "batch"])
+columns = {"Model": "model", "Config": "config", "Batch": "batch"}
+columns |= {"Median, ms": number("p50"), "Quartiles, ms": between("p25", "p75"), "95 %, ms": number("p95")}
+columns |= {"Speed (range)": interval("speedup", 1, 2), "In its own runtime": interval("own", 1, 2)}
+caption = f"Measured time of a vision encoder on {where}. Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
+show(shown, caption, "tab-encoders", columns | {"Weights, MiB": number("weights", "{:.0f}", 1 / MIB)})
 
 # %% [markdown]
 # {numref}`fig-roof` says what binds. A point near the slope waits for memory: fewer bits make it faster. A point near a level roof
@@ -211,9 +179,8 @@ display(Markdown(myst_table(shown, caption, "tab-encoders", dict.fromkeys(shown.
 # %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best that was seen, in a product or in a model: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above all roofs computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
 points = pd.concat([achieved(measured.encoders, "p50"), achieved(measured.generation, "tpot_p50")], ignore_index=True)
 points["name"] = points.model + ", " + points.config
-work.save_table("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
-_, ax = plt.subplots(figsize=(7.2, 4.0))
-roofline(points, here, ax)
+work.save("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
+draw.roofline(points, here, plt.subplots(figsize=(7.2, 4.0))[1])
 plt.show()
 
 # %% [markdown]
@@ -221,34 +188,24 @@ plt.show()
 #
 # TTFT is the time to the first token of a run, TPOT the time of each later one of the same run. With a long prompt the first is bound
 # by arithmetic; a later one, or the first after a prompt of one token, reads all weights for a single token and is bound by memory
-# if its kernel keeps up. Tokens per second count the whole batch and divide by the mean, where the other columns are medians.
+# if its kernel keeps up. Tokens per second count the whole batch and divide by the mean, where the other columns are medians. Compare
+# kernels at the same batch and prompt only.
 
 # %% tags=["hide-input", "full-width"]
-generation = measured.generation
-work.save_table("generation", generation)
-shown = generation[["model", "config", "batch", "prompt"]].rename(columns=str.capitalize)
-for title, column in (
-    ("TTFT, ms", "ttft_p50"),
-    ("TPOT, ms", "tpot_p50"),
-    ("TPOT 95 %, ms", "tpot_p95"),
-    ("Tokens/s", "tokens_per_s"),
-):
-    shown[title] = generation[column].map("{:.1f}".format)
-shown["KV, MiB"] = (generation.kv / MIB).map("{:.1f}".format)
+generation = work.save("generation", measured.generation)
+columns = {"Model": "model", "Config": "config", "Batch": "batch", "Prompt": "prompt"}
+columns |= {"TTFT, ms": number("ttft_p50"), "TPOT, ms": number("tpot_p50"), "TPOT 95 %, ms": number("tpot_p95")}
+columns |= {"Tokens/s": number("tokens_per_s"), "KV, MiB": number("kv", scale=1 / MIB)}
 caption = f"Measured generation on {escaped(machine['name'])}: medians of time to the first token and per later token, in the same runs."
-display(Markdown(myst_table(shown, caption, "tab-generation", dict.fromkeys(shown.columns[2:], str))))
-if machine.get("left_out"):
-    display(
-        Markdown("Cases that were not measured:\n\n" + "\n".join(f"- {escaped(line)}" for line in machine["left_out"]))
-    )
+show(generation, caption, "tab-generation", columns)
+left_out = [f"\n- {escaped(line)}" for line in machine.get("left_out", [])]
+say("Cases that were not measured:\n" + "".join(left_out) if left_out else "")
 
 # %% mystnb={"figure": {"caption": "Measured memory of a decoder by use: weights, keys and values of the cache, activations of a step, and what libraries hold beyond. The smallest and the largest case (batch x prompt) of each kernel: weights dominate, the cache grows with batch and prompt.", "name": "fig-memory"}, "image": {"alt": "Stacked horizontal bars of memory per model, configuration, batch and prompt."}}
 rows = generation.sort_values("kv", kind="stable").groupby(["model", "config"]).nth([0, -1]).sort_index()
-rows = rows.assign(
-    name=[f"{r.model} {r.config.removeprefix('torch-')}, {r.batch} x {r.prompt}" for r in rows.itertuples()]
-)
-_, ax = plt.subplots(figsize=(6.8, 1.1 + 0.28 * len(rows)))
-memory_split(rows, ax)
+case = rows.batch.astype(str) + " x " + rows.prompt.astype(str)
+rows = rows.assign(name=rows.model + " " + rows.config.str.removeprefix("torch-") + ", " + case)
+draw.memory_split(rows, long_axis(len(rows), 0.28, 6.8))
 plt.show()
 
 # %% [markdown]
@@ -258,16 +215,18 @@ plt.show()
 # engine leaves what quantization did. The last columns add the memory it reports: the engines take more than the model they replace.
 
 # %% tags=["hide-input", "full-width"]
-seed_b = separated_gains(swift_vlm_flow(), ["ttft_speedup", "decode_speedup"], "TRT BF16")
-work.save_table("gains", seed_b.reset_index())
-shown = pd.DataFrame({"Configuration": seed_b.index})
-for title, gain in (("TTFT", "ttft_speedup"), ("Decode", "decode_speedup")):
-    shown[f"{title}, reported"] = seed_b[gain].map("{:.2f}x".format).to_numpy()
-    shown[f"{title}, by quantization"] = seed_b[f"{gain}_quantization"].map("{:.2f}x".format).to_numpy()
-shown["Memory, GB"] = (seed_b.static_gb + seed_b.dynamic_gb).map("{:.2f}".format).to_numpy()
-shown.loc[0, [c for c in shown if "quantization" in c]] = "other runtime"
+gains = separated_gains(swift_vlm_flow(), ["ttft_speedup", "decode_speedup"], "TRT BF16").reset_index(names="config")
+work.save("gains", gains)
+parts = {"TTFT": "ttft_speedup", "Decode": "decode_speedup"}
+other = gains.index == 0  # the model in the other runtime
+gains = gains.mask(other[:, None] & gains.columns.str.endswith("_quantization"))
+columns = {"Configuration": "config"}
+for title, gain in parts.items():
+    columns[f"{title}, reported"] = number(gain, "{:.2f}x")
+    columns[f"{title}, by quantization"] = number(f"{gain}_quantization", "{:.2f}x", missing="other runtime")
 caption = "Speed-ups that Swift-VLM-Flow reports for Qwen2-VL-2B on an RTX 5060 Ti, and what is left of them against the same runtime in BF16."
-display(Markdown(myst_table(shown, caption, "tab-gains", dict.fromkeys(shown.columns[1:], str))))
+gains["memory"] = gains.static_gb + gains.dynamic_gb
+show(gains, caption, "tab-gains", columns | {"Memory, GB": number("memory", "{:.2f}")})
 
 # %% [markdown]
 # ## Devices
@@ -276,55 +235,27 @@ display(Markdown(myst_table(shown, caption, "tab-gains", dict.fromkeys(shown.col
 # names. What a vendor's source was not seen for is marked. Rates are dense and those of the unit a model would run on.
 
 # %% tags=["hide-input", "full-width"]
-table = device_rows(P.device_table)
-chosen = select(table, P.devices or list(table))
-chosen = [*chosen, here]
-shown = pd.DataFrame(
-    {
-        "Device": [d.name + (" (measured)" if d is here else "") for d in chosen],
-        "Memory, GiB": [f"{d.memory_gib:g}" if d.memory_gib else "unknown" for d in chosen],
-        "Usable, GiB": [
-            f"{d.usable_gib:g}" + ("*" if "usable_gib" in d.unverified else "") if d.usable_gib else "unknown"
-            for d in chosen
-        ],
-        "GB/s": [f"{d.bandwidth_gb_s:g}" for d in chosen],
-        "Rates, 1e12/s": [
-            ", ".join(f"{u} {r:g}" if r else f"{u} ?" for u, r in d.rates.items())
-            + ("*" if "rates" in d.unverified else "")
-            for d in chosen
-        ],
-        "Power, W": [" ".join(f"{w:g}" for w in d.power_w) for d in chosen],
-    }
-)
-work.save_table("devices", shown)
-display(
-    Markdown(
-        myst_table(
-            shown,
-            "Devices. A star marks what no source of the vendor confirms, a question mark a rate that is not published.",
-            "tab-devices",
-        )
-    )
-)
+known = device_rows(P.device_table)
+others = select(known, P.devices or list(known))
+chosen = [*others, here]
+caption = "Devices. A star marks what no source of the vendor confirms, a question mark a rate that is not published."
+show(work.save("devices", tables.device_facts(chosen, here)), caption, "tab-devices")
+
+# %% [markdown]
+# Vendors quote rates with sparsity, which doubles them, and of all units together; neither is what a dense model meets. Bandwidth is
+# the number to look at first: every token of a decoder reads all weights once. {numref}`fig-legal` asks another question, whether a
+# device can compute with a format at all. A cell that says no does not mean that the model cannot be loaded, only that its numbers are
+# widened first and no time is saved.
 
 # %% mystnb={"figure": {"caption": "Which configurations compute on which device. Narrow weights beside 16-bit activations run wherever 16-bit arithmetic does, because they are decoded first; narrow activations need units of their own.", "name": "fig-legal"}, "image": {"alt": "Grid of devices by configurations with runs or no in each cell."}}
-legal = legality(chosen, {c: (scheme(c).weight, scheme(c).activation) for c in P.configs})
-work.save_table("legality", legal)
-_, ax = plt.subplots(figsize=(7.2, 0.8 + 0.3 * len(chosen)))
-legality_grid(legal, ax, {d.key: d.name for d in chosen}, labels)
+by_key = {device.key: device.name for device in chosen}
+legal = work.save("legality", legality(chosen, {config: scheme(config).units for config in P.configs}))
+draw.legality_grid(legal, long_axis(len(chosen), 0.3, 7.2), by_key, names)
 plt.show()
 
 # %% tags=["hide-input"]
-refused = legal[~legal.legal].groupby("reason", sort=False)
-display(
-    Markdown(
-        bullets(
-            f"{escaped(reason)}: {', '.join(dict.fromkeys(labels[c] for c in rows.config))} on {', '.join(dict.fromkeys(next(d.name for d in chosen if d.key == k) for k in rows.device))}"
-            for reason, rows in refused
-        )
-        or "- Every configuration runs on every device."
-    )
-)
+refusals = say_of.refusal_claims(legal.assign(reason=legal.reason.map(escaped)), by_key, names)
+say(refusals, otherwise="Every configuration runs on every device")
 
 # %% [markdown]
 # ### Does it fit?
@@ -333,35 +264,14 @@ display(
 # the operating system leaves. A vision tower, which {numref}`tab-sizes` counts, and activations come on top.
 
 # %% tags=["hide-input", "full-width"]
-shape = decoder_shape(P.decoder)
-vision = architecture("clip-vit-base-patch32").vision_model
-bits = {c: weight_bits(vision, c) for c in P.configs}
-wide = {c: 32 if c == "fp32" else 16 for c in P.configs}  # embedding, output head, keys and values
-stored = {c: (shape.body * bits[c] + (shape.head + shape.embedding) * wide[c]) / 8 for c in P.configs}
-need = {c: stored[c] + shape.kv_bytes(P.context, wide[c]) for c in P.configs}
-fits = memory_table([d for d in chosen if d.usable_gib], need)
-fits = fits.merge(legal[["device", "config", "legal"]], on=["device", "config"])
-work.save_table("fits", fits)
-shown = fits.assign(
-    cell=[
-        "does not run" if not r.legal else f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short"
-        for r in fits.itertuples()
-    ]
-)
-shown = shown.pivot(index="device", columns="config", values="cell").reindex([d.key for d in chosen if d.usable_gib])[
-    P.configs
-]
-shown = shown.rename(columns=labels).reset_index(names="Device")
-shown["Device"] = [next(d.name for d in chosen if d.key == k) for k in shown.Device]
-display(
-    Markdown(
-        myst_table(
-            shown,
-            f"Memory (GiB) of the language model of {P.decoder} with {P.context:,} tokens: what it needs, or what the device is short by.",
-            "tab-fits",
-        )
-    )
-)
+shape, vision = decoder_shape(P.decoder), architecture("clip-vit-base-patch32").vision_model
+bits = {config: weight_bits(vision, config) for config in P.configs}
+needs = tables.decoder_needs(shape, bits, P.context)
+fits = memory_table([device for device in chosen if device.usable_gib], needs)
+fits = work.save("fits", fits.merge(legal[["device", "config", "legal"]], on=["device", "config"]))
+shown = cross(fits.replace({"device": by_key}), "device", "config", tables.fit(), "Device")
+caption = f"Memory (GiB) of the language model of {P.decoder} with {P.context:,} tokens: what it needs, or what the device is short by."
+show(shown, caption, "tab-fits")
 
 # %% [markdown]
 # ## Projection
@@ -371,90 +281,57 @@ display(
 # not seen it either. Tables of what to expect are fitted to all devices.
 
 # %% mystnb={"figure": {"caption": "Projected against published latencies. Filled: tokens of a decoder; open: prompts and encoders. Each device is projected from the others. Bars: intervals from the errors of the other devices; the dotted line is equality.", "name": "fig-projection"}, "image": {"alt": "Log-log scatter of projected against measured milliseconds with intervals, a colour per device."}}
-published = published_points(table)
+published = published_points(known)
 validation = validate_projection(published, P.projection_level)
-work.save_table("projection", validation.points.drop(columns=["source"]))
-work.save_table("projection_errors", validation.by_step)
-_, ax = plt.subplots(figsize=(7.2, 4.2))
-projected_and_measured(validation.points, ax, {key: d.name for key, d in table.items()})
+work.save("projection", validation.points.drop(columns=["source"]))
+every = {key: device.name for key, device in known.items()}
+draw.projected_and_measured(validation.points, plt.subplots(figsize=(7.2, 4.2))[1], every)
 plt.show()
 
+# %% [markdown]
+# Bars that miss the dotted line are intervals that did not hold. {numref}`tab-projection` counts them: the share inside should be near
+# the level, and for steps with few devices it is a rough count.
+
 # %% tags=["hide-input"]
-shown = validation.by_step.rename(columns={"step": "Step", "n": "Points", "devices": "Devices"})
-for title, column in (("Mean error, %", "error"), ("Median error, %", "median_error"), ("Inside, %", "coverage")):
-    shown[title] = (100 * validation.by_step[column]).map("{:.0f}".format)
-shown = shown.drop(columns=["error", "median_error", "coverage"])
+columns = {"Step": "step", "Points": "n", "Devices": "devices"}
+columns |= {"Mean error, %": number("error", "{:.0f}", 100), "Median error, %": number("median_error", "{:.0f}", 100)}
 caption = f"Error of projections onto unseen devices, and how many published points lie inside their {100 * P.projection_level:g} % interval."
-display(Markdown(myst_table(shown, caption, "tab-projection", dict.fromkeys(shown.columns[1:], str))))
+by_step = work.save("projection_errors", validation.by_step)
+show(by_step, caption, "tab-projection", columns | {"Inside, %": number("coverage", "{:.0f}", 100)})
 
 # %% [markdown]
 # Two cases that any projection should be asked about: a model of 8 billion weights that 4 bits make almost three times as fast on an AGX
 # Orin, and one of 2 billion that they hardly help. A second projection is calibrated by the unquantized time on the device itself.
 
 # %% tags=["hide-input"]
-unseen = speedups(validation.points)
-timed = published[published.weight.isin(("fp16", "bf16"))]
-known = speedups(pd.concat([timed.assign(projected=timed.ms), calibrated(published)]))
-ends = validation.points.assign(factor=validation.points.high / validation.points.projected)
-factor = ends[ends.step == "decode"].groupby("device").factor.max()
-work.save_table("speedups", unseen.assign(calibrated=known.projected))
-decoding = unseen[unseen.step == "decode"]
-display(
-    Markdown(
-        bullets(
-            [
-                speed_ratio_claim(
-                    row, row.projected / factor[row.device], row.projected * factor[row.device], table[row.device].name
-                )
-                + f"; calibrated by the 16-bit model on the device {known.loc[at, 'projected']:.2f}x"
-                for at, row in decoding.iterrows()
-            ]
-        )
-    )
-)
+ratios = tables.speed_ratios(validation.points, published)
+work.save("speedups", ratios.drop(columns=["low", "high"]))
+decoding = ratios[ratios.step == "decode"]
+say(say_of.speed_ratio_claim(row, every[row.device]) for _, row in decoding.iterrows())
 
 # %% [markdown]
 # A model whose tokens take much longer than its bytes explain waits for something else, most likely for the host to launch
-# its kernels; no roofline knows that. The remedy is a runtime with graphs, not fewer bits.
+# its kernels; no roofline knows that. The remedy is a runtime with graphs, not fewer bits. The calibrated ratio is the better guess where
+# it is near the measured one; it costs one run of the unquantized model on the device.
 #
 # ### What to expect
 #
-# One image through the vision encoder, and one token of the language model, on every device that has the facts.
+# One image through the vision encoder, and one token of the language model, on every device that has the facts. Divide two numbers of
+# one row to see what a format buys there; two rows of one column are two devices with errors of their own.
 
 # %% tags=["hide-input", "full-width"]
-project = projector(published, P.projection_level)
-tower = encoder_shape(P.encoder)
+project, tower = projector(published, P.projection_level), encoder_shape(P.encoder)
+level = f"with {100 * P.projection_level:g} % intervals; 'no' where it does not run"
+works = {config: encode_work(tower, bits[config], other_bits=other_bits(config)) for config in P.configs}
+times = work.save("projected_encode", tables.projected_times(project, works, others, "encode"))
+show(times, f"Projected time (ms) of one image through {P.encoder}, {level} or a rate is not published.", "tab-images")
 
-
-def projected(device, config, step):
-    plan, other = scheme(config), wide[config]
-    if step == "encode":
-        step_work = encode_work(tower, bits[config], other_bits=other)
-    else:
-        step_work = decode_work(shape, bits[config], context=P.context, head_bits=other, kv_bits=other)
-    try:
-        return projection_text(project(step_work, device, plan.weight, plan.activation, step=step))
-    except ValueError:
-        return "no"
-
-
-for step, what, name, missing in (
-    ("encode", f"one image through {P.encoder}", "tab-images", " or a rate is not published"),
-    ("decode", f"one token of {P.decoder}", "tab-tokens", "; memory alone decides, so no rate is needed"),
-):
-    shown = pd.DataFrame({"Device": [d.name for d in chosen[:-1]]})
-    for config in P.configs:
-        shown[labels[config]] = [projected(d, config, step) for d in chosen[:-1]]
-    work.save_table(f"projected_{step}", shown)
-    display(
-        Markdown(
-            myst_table(
-                shown,
-                f"Projected time (ms) of {what}, with {100 * P.projection_level:g} % intervals; 'no' where it does not run{missing}.",
-                name,
-            )
-        )
-    )
+# %% tags=["hide-input", "full-width"]
+wide = {config: {"head_bits": other_bits(config), "kv_bits": other_bits(config)} for config in P.configs}
+works = {config: decode_work(shape, bits[config], context=P.context, **wide[config]) for config in P.configs}
+times = work.save("projected_decode", tables.projected_times(project, works, others, "decode"))
+caption = f"Projected time (ms) of one token of {P.decoder}, {level}; memory alone decides, so no rate is needed."
+show(times, caption, "tab-tokens")
 
 # %% [markdown]
 # ## Sanity
@@ -463,37 +340,30 @@ for step, what, name, missing in (
 # the memory of its device, and no device runs what its family lacks.
 
 # %%
-assert (trip.file / trip.predicted).between(1, 1.02).all() and (trip.flips == 0).all()
+assert trip.ratio.between(1, 1.02).all() and (trip.flips == 0).all()
 assert (published.memory_ms / published.ms).max() < 1.05
-assert not any(unit in d.rates for d in chosen for unit in d.lacks)
+assert not any(unit in device.rates for device in chosen for unit in device.lacks)
 assert (encoders[encoders.config == "torch-fp32"].speedup == 1).all()
-pd.Series(
-    {"published points": len(published), "devices": len(chosen), "measured cases": len(encoders) + len(generation)}
-).to_frame("counts")
+cases = len(encoders) + len(generation)
+facts("counts", published_points=len(published), devices=len(chosen), measured_cases=cases)
 
 # %% [markdown]
 # ## Takeaways
 
 # %% tags=["remove-input"]
-own = within.reset_index().query("batch == 1 and model == @single.model.iloc[0] and config != base")
-fastest = own[~own.weight.isin(["fp32", "bf16"])].sort_values("p50").iloc[0]
+of_one = within.query("batch == 1 and model == @single.model.iloc[0] and config != base")
+fastest = of_one[~of_one.weight.isin(["fp32", "bf16"])].sort_values("p50").iloc[0]
 runtime = single.set_index("config").speedup[fastest.base]
-biggest = sizes[sizes.model == P.architectures[0]].set_index("config").bytes
-smallest = biggest.idxmin()
-points = [
-    f"{P.architectures[0]} takes {biggest.iloc[0] / MIB:.1f} MiB in {labels[P.configs[0]]} and {biggest.min() / MIB:.1f} MiB in {labels[smallest]}, "
-    f"{biggest.iloc[0] / biggest.min():.2f} times less",
-    speedup_claim(
-        fastest,
-        fastest.config,
-        fastest.base,
-        f"{machine['name']} ({machine['threads']} thread(s)), one image at a time",
-    )
-    + (f", which is {runtime:.2f} times as fast as torch-fp32 itself" if fastest.base != "torch-fp32" else ""),
-    validation_claim(validation),
+itself = f", which is {runtime:.2f} times as fast as torch-fp32 itself" if fastest.base != "torch-fp32" else ""
+on = f"{machine['name']} ({machine['threads']} thread(s)), one image at a time"
+largest = sizes[sizes.model == P.architectures[0]].set_index("config").bytes
+points = [say_of.size_claim(largest, P.architectures[0], names)]
+points += [
+    say_of.speedup_claim(fastest, fastest.config, fastest.base, on) + itself,
+    say_of.validation_claim(validation),
 ]
-display(Markdown(bullets(points)))
-glue("answer", Sentence(f"{points[0][0].upper()}{points[0][1:]}; {points[1]}; {points[2]}."), display=False)
+say(points)
+conclude(f"{points[0][0].upper()}{points[0][1:]}; {points[1]}; {points[2]}.")
 
 # %% [markdown]
 # **What this does not show.** No power was measured. Times of one machine say nothing about another; projections say how little. Encoders

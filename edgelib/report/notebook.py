@@ -37,8 +37,6 @@ class Workspace:
         frame.to_csv(self.folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
         return frame
 
-    save_table = save
-
     def save_figure(self, name: str, figure) -> None:
         """Write a matplotlib figure as folder/<name>.svg, the same bytes for the same drawing."""
         figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None, "Creator": None})

@@ -40,13 +40,13 @@ def named(column: str = "config", names: Mapping[str, str] | None = None) -> Col
 def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missing: str = "") -> Column:
     """A value with its interval, from the columns value, value_low and value_high, or value, low and high.
 
-    missing: what a row says that has no interval at all, such as the reference among differences to it.
+    missing: what a row without any number says, such as the reference among differences to it.
     """
 
     def cells(rows: pd.DataFrame) -> list[str]:
         low, high = (f"{value}_{end}" if f"{value}_{end}" in rows else end for end in ("low", "high"))
         numbers = rows[[value, low, high]].to_numpy(float)
-        return [missing if pd.isna(n[1:]).all() else with_interval(*n, scale, digits) for n in numbers]
+        return [missing if missing and pd.isna(n).all() else with_interval(*n, scale, digits) for n in numbers]
 
     return Column(cells)
 
@@ -66,9 +66,14 @@ def marked(column: Column, where: str, mark: str = "✓ ") -> Column:
     return Column(lambda rows: [mark * bool(m) + c for m, c in zip(rows[where], column.cells(rows), strict=True)])
 
 
-def number(column: str, form: str = "{:.1f}", scale: float = 1.0) -> Column:
-    """Numbers in a format such as "{:,.0f}", multiplied by `scale` first; nothing for NaN."""
-    return Column(lambda rows: ["" if pd.isna(value) else form.format(scale * value) for value in rows[column]])
+def number(column: str, form: str = "{:.1f}", scale: float = 1.0, missing: str = "") -> Column:
+    """Numbers in a format such as "{:,.0f}", multiplied by `scale` first; `missing` for NaN."""
+    return Column(lambda rows: [missing if pd.isna(value) else form.format(scale * value) for value in rows[column]])
+
+
+def between(low: str, high: str, form: str = "{:.1f}") -> Column:
+    """Two numbers of a row as a range: "1.2 to 3.4"."""
+    return Column(lambda rows: [f"{form} to {form}".format(*ends) for ends in rows[[low, high]].to_numpy(float)])
 
 
 def selected(rows: pd.DataFrame, columns: Mapping[str, str | Column]) -> tuple[pd.DataFrame, list[str]]:

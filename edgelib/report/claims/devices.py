@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from edgelib.devices.projection import Projection
@@ -38,11 +40,37 @@ def validation_claim(validation: Validation) -> str:
     )
 
 
-def speed_ratio_claim(row: pd.Series, low: float, high: float, device: str) -> str:
-    """Say what speed-up of narrow weights was measured and projected for one model on one device."""
-    inside = "inside" if low <= row.measured <= high else "outside"
+def speed_ratio_claim(row: pd.Series, device: str) -> str:
+    """Say what speed-up of narrow weights was measured and projected for one model on one device.
+
+    row: one row of `speed_ratios`.
+    """
+    inside = "inside" if row.low <= row.measured <= row.high else "outside"
     both = f"measured {row.measured:.2f}x, projected {row.projected:.2f}x"
-    return f"{row.model}, {row.weight} weights, {device}: {both} ({inside} the interval {low:.2f} to {high:.2f})"
+    interval = f"{inside} the interval {row.low:.2f} to {row.high:.2f}"
+    known = f"calibrated by the 16-bit model on the device {row.calibrated:.2f}x"
+    return f"{row.model}, {row.weight} weights, {device}: {both} ({interval}); {known}"
+
+
+def refusal_claims(legal: pd.DataFrame, devices: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
+    """Say for every reason which configurations it keeps from which devices, or nothing where all run everywhere.
+
+    legal: of `legality`. devices: key -> name; labels: config -> label.
+    """
+    claims = []
+    for reason, rows in legal[~legal["legal"]].groupby("reason", sort=False):
+        configs = ", ".join(dict.fromkeys(labels[config] for config in rows["config"]))
+        claims.append(f"{reason}: {configs} on {', '.join(dict.fromkeys(devices[key] for key in rows['device']))}")
+    return claims
+
+
+def size_claim(sizes: pd.Series, name: str, labels: Mapping[str, str]) -> str:
+    """Say how large a model is in its first configuration and in its smallest one; sizes: config -> bytes."""
+    first, smallest = sizes.index[0], sizes.idxmin()
+    return (
+        f"{name} takes {sizes[first] / 2**20:.1f} MiB in {labels[first]} and {sizes[smallest] / 2**20:.1f} MiB in "
+        f"{labels[smallest]}, {sizes[first] / sizes[smallest]:.2f} times less"
+    )
 
 
 def projection_text(projection: Projection, digits: int = 3) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgelib.report.figures.palette import GREY, look, looks, readable  # noqa: F401
+from edgelib.report.figures.palette import GREY, looks
 
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Groups = Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]

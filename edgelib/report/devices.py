@@ -1,0 +1,123 @@
+"""What the chapter on efficiency shows of sizes, machines and devices, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from edgelib.devices.device import Device
+from edgelib.devices.projection import Projector
+from edgelib.devices.shapes import Decoder
+from edgelib.devices.validation import WIDE, calibrated, speedups
+from edgelib.devices.workload import Work
+from edgelib.errors import EdgelibError
+from edgelib.files.size import other_bits, packed_size
+from edgelib.models.architectures import architecture
+from edgelib.quant.scheme import scheme
+from edgelib.report.claims.devices import projection_text
+from edgelib.report.figures.palette import label
+from edgelib.report.tables import Column
+
+MIB = 2**20
+
+
+def size_table(architectures: Iterable[str], configs: Sequence[str]) -> pd.DataFrame:
+    """Return a row per public architecture and configuration: model, config, bytes of the packed file (predicted)."""
+    rows = []
+    for name in architectures:
+        model = architecture(name)
+        rows += [{"model": name, "config": c, "bytes": packed_size(model, c)["total"]} for c in configs]
+    return pd.DataFrame(rows)
+
+
+def machine_facts(machine: Mapping) -> dict[str, object]:
+    """Return what a reader should know of the machine that was measured: load, ceilings with units, versions."""
+    others = f"{machine['others']:.1%}" if "others" in machine else "not recorded"
+    facts = {"machine": machine["name"], "threads": machine["threads"], "used by others meanwhile": others}
+    for name, rate in machine["ceilings"].items():
+        facts[name.replace("_gb_s", ", GB/s").replace("_tops", " product, Tops/s")] = f"{rate:g}"
+    return facts | machine.get("versions", {})
+
+
+def device_facts(devices: Iterable[Device], measured: Device) -> pd.DataFrame:
+    """Return a line per device: memory, bandwidth, rates, power; a star marks what no source of the vendor confirms."""
+
+    def star(device: Device, fact: str) -> str:
+        return "*" if fact in device.unverified else ""
+
+    def rates(device: Device) -> str:
+        return ", ".join(f"{u} {rate:g}" if rate else f"{u} ?" for u, rate in device.rates.items()) + star(
+            device, "rates"
+        )
+
+    return pd.DataFrame(
+        [
+            {
+                "Device": d.name + (" (measured)" if d is measured else ""),
+                "Memory, GiB": f"{d.memory_gib:g}" if d.memory_gib else "unknown",
+                "Usable, GiB": f"{d.usable_gib:g}{star(d, 'usable_gib')}" if d.usable_gib else "unknown",
+                "GB/s": f"{d.bandwidth_gb_s:g}",
+                "Rates, 1e12/s": rates(d),
+                "Power, W": " ".join(f"{watts:g}" for watts in d.power_w),
+            }
+            for d in devices
+        ]
+    )
+
+
+def decoder_needs(shape: Decoder, bits: Mapping[str, float], context: int) -> dict[str, float]:
+    """Return the bytes of a decoder with `context` tokens per configuration; bits: per weight of its body, by config.
+
+    Embedding, output head, keys and values keep the width that the configuration computes in.
+    """
+    needs = {}
+    for config, each in bits.items():
+        wide = other_bits(config)
+        weights = (shape.body * each + (shape.head + shape.embedding) * wide) / 8
+        needs[config] = weights + shape.kv_bytes(context, wide)
+    return needs
+
+
+def fit() -> Column:
+    """Whether a configuration fits, from `memory_table` with the column legal: "3.2 fits", "0.8 short"."""
+
+    def cells(rows: pd.DataFrame) -> list[str]:
+        words = [f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short" for r in rows.itertuples()]
+        return [word if legal else "does not run" for word, legal in zip(words, rows["legal"], strict=True)]
+
+    return Column(cells, numeric=False)
+
+
+def projected_times(
+    project: Projector, works: Mapping[str, Work], devices: Sequence[Device], step: str
+) -> pd.DataFrame:
+    """Return a line per device with the projected time of a step (ms, with interval) under the label of each config.
+
+    works: config -> work of the step. "no" where a configuration does not run or lacks a published rate.
+    """
+
+    def text(device: Device, config: str) -> str:
+        try:
+            return projection_text(project(works[config], device, *scheme(config).units, step=step))
+        except EdgelibError:
+            return "no"
+
+    table = {"Device": [device.name for device in devices]}
+    return pd.DataFrame(table | {label(c): [text(device, c) for device in devices] for c in works})
+
+
+def speed_ratios(points: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Return the measured and projected speed-ups of narrow weights, with `calibrated`, low and high.
+
+    points: of a `Validation`; published: those that it validated on. calibrated: what the unquantized time on the
+    device itself lets one project. low, high: projected by the widest factor of an interval for tokens on that device.
+    """
+    ratios = speedups(points)
+    timed = published[published["weight"].isin(WIDE)]
+    known = speedups(pd.concat([timed.assign(projected=timed["ms"]), calibrated(published)]))
+    tokens = points[points["step"] == "decode"]
+    factor = (tokens["high"] / tokens["projected"]).groupby(tokens["device"]).max()
+    widest = ratios["device"].map(factor)
+    spread = {"low": ratios["projected"] / widest, "high": ratios["projected"] * widest}
+    return ratios.assign(calibrated=known["projected"], **spread)
