@@ -133,12 +133,12 @@ def measure(
     from edgelib.study import machine as measuring
     from edgelib.study.store import CellStore
 
-    plan = choose(measuring.SUITES, suite, "suite")
+    cases = choose(measuring.SUITES, suite, "suite")
     if threads is not None and threads < 1:
         raise EdgelibError(f"threads must be at least 1, got {threads}")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     store = CellStore(out / "unfinished")
-    measured = measuring.measure_machine(plan, name=name, store=store, report=functools.partial(print, flush=True))
+    measured = measuring.measure_machine(cases, name=name, store=store, report=functools.partial(print, flush=True))
     folder = save_measurements(measured, out)
     shutil.rmtree(out / "unfinished")  # every case is in the tables now
     others = measured.machine["others"]

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def _alone(config: str) -> None:
-    plan = scheme_of(config)
-    if plan.needs_calibration or (plan.method == "cast" and plan.weight != "fp32"):
-        why = "needs a calibration set" if plan.needs_calibration else "casts the whole model"
+    scheme = scheme_of(config)
+    if scheme.needs_calibration or (scheme.method == "cast" and scheme.weight != "fp32"):
+        why = "needs a calibration set" if scheme.needs_calibration else "casts the whole model"
         raise EdgelibError(f"{config} {why}, so the sensitivity of one layer to it cannot be measured; leave it out")
 
 

@@ -92,27 +92,27 @@ def reason_against(device: Device, weight: str, activation: str) -> str | None:
     return device.lacks.get(unit, f"the row of {device.name} lists no rate of {unit}")
 
 
-def legality(table: Iterable[Device], numbers: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+def legality(devices: Iterable[Device], numbers: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Return one row per device and configuration: device, config, legal, reason (empty where legal).
 
     numbers: {configuration: (weight format, activation format)}.
     """
     rows = []
-    for device in table:
+    for device in devices:
         for config, (weight, activation) in numbers.items():
             reason = reason_against(device, weight, activation)
             rows.append(dict(device=device.key, config=config, legal=reason is None, reason=reason or ""))
     return pd.DataFrame(rows, columns=["device", "config", "legal", "reason"])
 
 
-def memory_table(table: Iterable[Device], needed: Mapping[str, float]) -> pd.DataFrame:
+def memory_table(devices: Iterable[Device], needed: Mapping[str, float]) -> pd.DataFrame:
     """Return one row per device and configuration: need_gib, usable_gib, free_gib (negative: short by that), fits.
 
     needed: {configuration: bytes of weights, keys and values, activations and workspace together}.
     Raises EdgelibError for a device whose usable memory is not known and for a need that is not above 0.
     """
     rows = []
-    for device in table:
+    for device in devices:
         usable = device.fact("usable_gib")
         for config, need in needed.items():
             if isinstance(need, bool) or not isinstance(need, Real) or not need > 0:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import edgelib
+from edgelib.devices.device import unit_of
 from edgelib.errors import EdgelibError
 from edgelib.kernels import table as kernels
 from edgelib.kernels.onnx_layers import Int8Linear, saturates
@@ -16,6 +17,7 @@ from edgelib.kernels.onnx_model import export
 from edgelib.kernels.roundings import computed_by
 from edgelib.kernels.table import KERNELS, agreement, available_kernels, prepared, with_kernel
 from edgelib.quant.quantize import quantize
+from edgelib.quant.scheme import scheme
 
 MULTIPLIED = {
     "onnx-int8": ["w8a8-minmax", "w8a8-minmax-asym", "w8a8-minmax-full"],
@@ -48,6 +50,13 @@ def test_a_layer_computes_the_simulation_with_the_kernel_s_rounding(kernel, sche
         expected = computed_by(quantized, kernel)(x).detach()
         assert torch.allclose(real(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
         assert torch.allclose(prepared(quantized, kernel)(x), expected, rtol=1e-5, atol=1e-4 * float(x.abs().max() + 1))
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=list(KERNELS))
+def test_a_kernel_says_which_numbers_it_multiplies(kernel):
+    assert unit_of(kernel.weight, kernel.activation)
+    assert kernel.scheme == "" or scheme(kernel.scheme).weight == kernel.weight
+    assert (kernel.bits is None) == bool(kernel.scheme), "bits of the scheme, or of what the kernel rounds itself"
 
 
 def test_rows_of_int8_are_the_simulation_itself(linear):
