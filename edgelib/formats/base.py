@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,8 +69,13 @@ class Format(ABC):
 
     name: str
     bits: int
-    storage: torch.dtype
-    qmax: float
+    if TYPE_CHECKING:  # a field or a property
+
+        @property
+        def storage(self) -> torch.dtype: ...
+
+        @property
+        def qmax(self) -> float: ...
 
     scaled: bool = True
     symmetric: bool = True
@@ -139,13 +144,18 @@ class Format(ABC):
         """
         if not self.scaled:
             return float(self.bits)
+        size = self.block or group_size
+        if size is None:
+            raise EdgelibError(
+                f"{self.name} has no blocks of its own: say how many elements share a scale (group_size)"
+            )
         scale_bits = scale_bits if self.scale_storage is None else 8 * self.scale_storage.itemsize
-        shared = (scale_bits + (0 if self.symmetric else self.bits)) / (self.block or group_size)
+        shared = (scale_bits + (0 if self.symmetric else self.bits)) / size
         return self.bits + shared + (32 / numel if self.two_level and numel is not None else 0)
 
     # What a packed file stores
 
-    def scale_codes(self, grid: BlockGrid) -> Tensor | None:
+    def scale_codes(self, grid: BlockGrid) -> Tensor:
         """Return the scales of a grid as they are stored."""
         return grid.scale
 
@@ -182,7 +192,7 @@ class Format(ABC):
         scale, zero, outer = (stored.get(name) for name in ("scale", "zero", "outer"))
         if scale is not None and self.scale_storage is not None:
             scale = scale.float().to(wide)
-        if self.two_level:
+        if scale is not None and outer is not None:
             scale = scale * outer
         zero = None if zero is None else self._unpacked(zero, groups).to(wide)
         return Encoded(self, self._unpacked(stored["codes"], width), scale, zero, outer)
@@ -242,4 +252,4 @@ class Encoded:
 
     def scale_codes(self) -> Tensor | None:
         """Return the scales as the format stores them: e8m0 for mx, e4m3 for nvfp4, `scale` itself for the others."""
-        return self.format.scale_codes(BlockGrid(self.scale, None, self.outer))
+        return None if self.scale is None else self.format.scale_codes(BlockGrid(self.scale, None, self.outer))

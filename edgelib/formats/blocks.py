@@ -12,13 +12,17 @@ from torch import Tensor
 class BlockGrid(NamedTuple):
     """Where a block's codes lie: value = (code - zero) * scale.
 
-    scale holds all levels of scaling multiplied; None for a cast. zero is None on a symmetric grid. outer is the fp32
-    scale that nvfp4 stores its block scales relative to, None elsewhere: encoding and decoding do not need it.
+    scale holds all levels of scaling multiplied; a cast has none (`NO_GRID`). zero is None on a symmetric grid. outer
+    is the fp32 scale that nvfp4 stores its block scales relative to, None elsewhere: encoding and decoding do not need
+    it.
     """
 
-    scale: Tensor | None
+    scale: Tensor
     zero: Tensor | None = None
     outer: Tensor | None = None
+
+
+NO_GRID = BlockGrid(None)  # type: ignore[arg-type]
 
 
 def widened(x: Tensor) -> Tensor:

@@ -9,19 +9,21 @@ from torch import Tensor
 
 from edgelib.errors import EdgelibError
 from edgelib.formats.base import Format
-from edgelib.formats.blocks import BlockGrid, widened
+from edgelib.formats.blocks import NO_GRID, BlockGrid, widened
 
 
 @dataclass(frozen=True)
 class Cast(Format):
-    """A floating format without scale: values are rounded to `dtype`, ties to even.
+    """A floating format without scale: values are rounded to `storage`, ties to even.
 
     A cast does not saturate: overflow becomes inf (1e6 in fp16), which the function `encode` refuses.
     """
 
     name: str
     bits: int
-    dtype: torch.dtype
+    storage: torch.dtype
+    cache_name: str | None = None
+    unit: str = "fp16"
     beside: bool = False
 
     scaled = False
@@ -29,11 +31,7 @@ class Cast(Format):
 
     @property
     def qmax(self) -> float:
-        return torch.finfo(self.dtype).max
-
-    @property
-    def storage(self) -> torch.dtype:
-        return self.dtype
+        return torch.finfo(self.storage).max
 
     def variant(self, symmetric: bool = True, full_range: bool = False, scale_rule: str | None = None) -> Cast:
         """Return self; raises EdgelibError, since a cast has no grid to choose."""
@@ -41,21 +39,13 @@ class Cast(Format):
             raise EdgelibError(f"{self.name} is a cast without scale: leave symmetric, full_range and scale_rule alone")
         return self
 
-    @property
-    def cache_name(self) -> str:
-        return self.name
-
-    @property
-    def unit(self) -> str:
-        return self.name
-
     def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
         """Return an empty grid: there is nothing to choose, and nothing to shrink."""
-        return BlockGrid(None)
+        return NO_GRID
 
     def encode(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return blocks in the storage dtype."""
-        return blocks.to(self.dtype)
+        return blocks.to(self.storage)
 
     def decode(self, codes: Tensor, grid: BlockGrid) -> Tensor:
         """Return the values as float32."""
@@ -63,20 +53,20 @@ class Cast(Format):
 
     def snap(self, blocks: Tensor, grid: BlockGrid) -> Tensor:
         """Return decode(encode(blocks, grid), grid)."""
-        return blocks.to(self.dtype).float()
+        return blocks.to(self.storage).float()
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x to the format and return it in its own dtype."""
-        return x.to(self.dtype).to(x.dtype)
+        return x.to(self.storage).to(x.dtype)
 
     def round_static(self, x: Tensor, scale: float | Tensor) -> Tensor:
         """Round x / scale to the format and multiply by scale again; with scale 1 this is round_rows."""
         wide = widened(x.detach())
-        return (wide / scale).to(self.dtype).to(wide.dtype).mul_(scale).to(x.dtype)
+        return (wide / scale).to(self.storage).to(wide.dtype).mul_(scale).to(x.dtype)
 
 
 FORMATS = (
-    Cast("fp16", 16, torch.float16, beside=True),
-    Cast("bf16", 16, torch.bfloat16),
-    Cast("fp32", 32, torch.float32, beside=True),
+    Cast("fp16", 16, torch.float16, "fp16", "fp16", beside=True),
+    Cast("bf16", 16, torch.bfloat16, "bf16", "bf16"),
+    Cast("fp32", 32, torch.float32, "fp32", "fp32", beside=True),
 )

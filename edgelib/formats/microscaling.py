@@ -145,7 +145,7 @@ class NVFP4(SmallFloats):
 
     def scale_codes(self, grid: BlockGrid) -> Tensor:
         """Return the stored block scales as float8_e4m3fn."""
-        return E4M3.encode(grid.scale / grid.outer)
+        return E4M3.encode(grid.scale / grid.outer)  # type: ignore[operator]
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x [..., size] with a fresh outer scale per row: fake_quantize(x, self, granularity="token"), fast.

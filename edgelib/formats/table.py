@@ -14,7 +14,7 @@ from torch import Tensor
 from edgelib.errors import EdgelibError, choose
 from edgelib.formats import casts, floating, integer, microscaling
 from edgelib.formats.base import Encoded, Format
-from edgelib.formats.blocks import BlockGrid, joined, saturated, split, widened
+from edgelib.formats.blocks import NO_GRID, BlockGrid, joined, saturated, split, widened
 
 # A file of formats ends in its own FORMATS; a new file is one more name here.
 FORMATS: dict[str, Format] = {
@@ -81,7 +81,7 @@ def _cut(x: Tensor, format: Format, granularity: str | int) -> Tensor:
 def _fitted(blocks: Tensor, format: Format, granularity: str | int, shrink: float | Tensor) -> BlockGrid:
     """Choose the grid; granularity says how far an outer scale reaches."""
     if format.two_level:
-        return format.fit(blocks, shrink, per_row=granularity in ROWS)
+        return format.fit(blocks, shrink, per_row=granularity in ROWS)  # type: ignore[call-arg]
     return format.fit(blocks, shrink)
 
 
@@ -112,7 +112,7 @@ def encode(x: Tensor, format: str | Format, granularity: str | int = "tensor", s
 def codes_on_grid(x: Tensor, format: Format, scale: Tensor | None, zero: Tensor | None = None) -> Tensor:
     """Return the codes of x [..., size] on a grid chosen before (`scale`, `zero` shaped as in `Encoded`)."""
     if scale is None:
-        return format.encode(x, BlockGrid(None))
+        return format.encode(x, NO_GRID)
     blocks = split(x.to(scale.dtype), _size(x, format, scale))
     return joined(format.encode(blocks, _grid(scale, zero)), x.shape)
 
@@ -121,7 +121,7 @@ def decode(encoded: Encoded) -> Tensor:
     """Return the values of an encoded tensor, in the dtype of its scale (float32 for a cast)."""
     format, codes, scale = encoded.format, encoded.codes, encoded.scale
     if scale is None:
-        return format.decode(codes, BlockGrid(None))
+        return format.decode(codes, NO_GRID)
     blocks = codes.reshape(codes.shape or (1,))
     blocks = split(blocks, _size(blocks, format, scale))
     return joined(format.decode(blocks, _grid(scale, encoded.zero)), codes.shape)
