@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgelib.chapters.base import Answers
 from edgelib.chapters.fields import (
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 ASKED = ("vqa", "pope", "mme")
 TRANSLATION = "translation"  # the set of the sub-task text_translation alone
-_SUB_TASK, _SUB_TASKS = "text_translation", 14
 
 
 def draw_name(mix: str, draw: int) -> str:
@@ -60,7 +59,7 @@ class VlmAccuracy(Answers):
     n_pope: int = Field(8, ge=2, description="POPE images, each with all of its questions")
     mme: DataName = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
     mme_split: Name = Field("test", description="split of the MME questions")
-    n_mme: int = Field(42, ge=28, description="MME images, spread over the sub-tasks")
+    n_mme: int = Field(42, ge=2, description="MME images, spread over the sub-tasks")
     more: Annotated[dict[str, str], each(_benchmark), Source()] = Field(
         {}, description='further benchmarks as "task: data set", such as {textvqa: lmms-lab/textvqa}'
     )
@@ -93,6 +92,17 @@ class VlmAccuracy(Answers):
         None, description="a line after each question, as real models want to be asked; null: the benchmark's own"
     )
     max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> VlmAccuracy:
+        from edgelib.tasks.benchmarks import TASKS
+
+        for task in self.asked:
+            field = f"n_{task}" if task in ASKED else "n_more"
+            if getattr(self, field) < TASKS[task].fewest_images:
+                least = TASKS[task].fewest_images
+                raise EdgelibError(f"{field} must be at least {least} for {task}, got {getattr(self, field)}")
+        return self
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -164,10 +174,12 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
 
 def _translations(p: VlmAccuracy) -> QuestionSet:
     """The translation questions among the images of all sub-tasks, which take turns in a draw."""
-    questions = _questions(p, "mme", _SUB_TASKS * p.n_translation)
-    positions = (questions.rows["category"] == _SUB_TASK).to_numpy().nonzero()[0]
+    from edgelib.tasks import mme
+
+    questions = _questions(p, "mme", len(mme.SUB_TASKS) * p.n_translation)
+    positions = (questions.rows["category"] == mme.TRANSLATION).to_numpy().nonzero()[0]
     if not len(positions):
-        raise EdgelibError(f"mme={p.mme!r} has no questions of the sub-task {_SUB_TASK}; name a complete set")
+        raise EdgelibError(f"mme={p.mme!r} has no questions of the sub-task {mme.TRANSLATION}; name a complete set")
     return questions.subset(positions)
 
 
