@@ -120,14 +120,14 @@ class Parameters(Generated):
 
 
 class Rooms(Generated):
-    """The library's rooms from the top floor down: what each holds, its size, which rooms it uses; then a drawing."""
+    """The library's rooms from the top floor down: a drawing, then what each holds, its size, which rooms it uses."""
 
     def lines(self, _: str) -> list[str]:
         source = library().import_module("edgelib.source")
         rooms = [room_of(source, name) for name in reversed(source.FLOORS)]
         head = ["| room | what it holds | modules | lines | uses |", "|:---|:---|---:|---:|:---|"]
         rows = [f"| `{r['name']}` | {r['promise']} | {r['modules']} | {r['lines']:,} | {r['uses']} |" for r in rooms]
-        return [*head, *rows, "", "```{raw} html", *arcs(rooms), "```"]
+        return ["```{raw} html", *arcs(rooms), "```", "", *head, *rows]
 
 
 def room_of(source, name: str) -> dict:
