@@ -232,6 +232,27 @@ def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
     return _saved(transformers.PaliGemmaForConditionalGeneration, config, processor, out, seed)
 
 
+def florence2(out: Path, seed: int = 0) -> Path:
+    """A Florence-2: DaViT tower of two stages on 32 px, BART encoder and decoder."""
+    pixels = transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    pixels.image_seq_length = 17  # a token for each of 4 x 4 places and their mean
+    words = tokenizer([PAD, START, END, "<image>"], bos_token=START, extra_special_tokens={"image_token": "<image>"})
+    stages = dict(depths=(1, 1), embed_dim=(16, 32), num_heads=(2, 2), num_groups=(2, 2), window_size=4)
+    patches = dict(patch_size=(7, 3), patch_stride=(4, 2), patch_padding=(3, 1), patch_prenorm=(False, True))
+    ends = dict(pad_token_id=words.pad_token_id, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
+    bart = dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4)
+    text = bart | dict(vocab_size=len(words), encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=128)
+    config = transformers.Florence2Config(
+        text_config=text | ends | dict(model_type="bart", decoder_start_token_id=words.eos_token_id),
+        vision_config=stages | patches | dict(projection_dim=32, max_position_embeddings=16),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+        **ends,
+    )
+    processor = transformers.Florence2Processor(pixels, words)
+    return _saved(transformers.Florence2ForConditionalGeneration, config, processor, out, seed)
+
+
 def _saved(family, config, processor, out: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = family(config)

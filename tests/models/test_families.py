@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import vlm_folders
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from edgelib import EdgelibError, calibration_set, dataset, load, quantize
 from edgelib.infer import prefix
@@ -20,7 +18,6 @@ from edgelib.infer.decode import decode
 from edgelib.infer.generate import generate
 from edgelib.kv.cache import kv_cache
 from edgelib.models import families
-from edgelib.models.features import by_image
 from edgelib.models.generative import GenerativeModel
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.report import quantization_report
@@ -30,6 +27,7 @@ FOLDERS = {
     "internvl": vlm_folders.internvl,
     "idefics3 in tiles": partial(vlm_folders.idefics3, tiles=True, seed=2),
     "llava_onevision": vlm_folders.llava_onevision,
+    "florence2": vlm_folders.florence2,
     "paligemma": vlm_folders.paligemma,
     "paligemma 2": partial(vlm_folders.paligemma, window=8),
 }
@@ -63,7 +61,8 @@ def alone(model, images, questions, new: int = 6) -> list[str]:
     for image, question in zip(images, questions, strict=True):
         inputs = model.inputs([image], [question])
         made = model.module.generate(**inputs, max_new_tokens=new)
-        found += model.text_of(made[:, inputs["input_ids"].shape[1] :])
+        start = 1 if model.module.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        found += model.text_of(made[:, start:])
     return found
 
 
@@ -74,7 +73,9 @@ def test_answers_are_those_of_transformers_at_any_batch_size(model):
         assert generate(model, data, max_new_tokens=4, batch_size=size)["prediction"].tolist() == expected
 
 
-def test_questions_share_the_features_of_images_of_several_shapes(model, images):
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name != "florence2"])
+def test_questions_share_the_features_of_images_of_several_shapes(models, name, images):
+    model = models[name]
     asked = [QUESTIONS[i % 3] for i in range(len(WHICH))]
     prompts = model.prepare(images, asked, WHICH)
     features = model.features(prompts.pixels)
@@ -91,93 +92,24 @@ def test_tiles_and_deepstack_features_share_a_prefix_too(models, images):
         assert prefix.read_images(models[name], prompts, models[name].features(prompts.pixels)) is not None, name
 
 
-# --- features that do not come apart
+# --- Florence-2
 
 
-@dataclass
-class Indicated(BaseModelOutputWithPooling):
-    """What a vision tower of an unknown kind returns."""
-
-    indicator: torch.Tensor | None = None
-
-
-@pytest.fixture
-def strange(tmp_path, monkeypatch):
-    """A model whose vision tower returns one thing more than is known here."""
-    model = load(vlm_folders.internvl(tmp_path / "strange"))
-    encode = model.module.base_model.get_image_features
-
-    def with_indicator(pixel_values, **options):
-        made = encode(pixel_values, **options)
-        return Indicated(pooler_output=made.pooler_output, indicator=torch.ones(1))
-
-    monkeypatch.setattr(model.module.base_model, "get_image_features", with_indicator)
-    return model
+def test_florence_reads_the_prompt_that_its_processor_makes(models):
+    model, image = models["florence2"], dataset("scenes", n=1).images
+    own = model.processor(images=list(image), text=["how many"], return_tensors="pt")
+    made = model.inputs(image, ["how many"])
+    assert torch.equal(made["input_ids"], own["input_ids"]) and torch.equal(made["pixel_values"], own["pixel_values"])
 
 
-def test_where_features_do_not_come_apart_each_question_brings_its_image(strange, models):
-    data = dataset("scenes-pope", n=2)
-    with pytest.warns(UserWarning, match="strange encodes an image again for each question .*indicator") as told:
-        rows = generate(strange, data, max_new_tokens=4, batch_size=5)
-    assert len(told) == 1 and not strange.encodes_apart
-    expected = generate(models["internvl"], data, max_new_tokens=4)["prediction"]
-    assert rows["prediction"].equals(expected)
-    copy = quantize(strange, "fp32")
-    assert generate(copy, data, max_new_tokens=4)["prediction"].equals(expected), "said once, for all copies"
-
-
-D = 2
-TILES = torch.arange(5 * 4 * D, dtype=torch.float32).view(5, 4, D)
-
-
-def output(**fields) -> BaseModelOutputWithPooling:
-    return BaseModelOutputWithPooling(**fields)
-
-
-@pytest.mark.parametrize(
-    ("value", "tokens", "expected"),
-    [
-        (TILES, [12, 8], TILES[[3, 4, 0, 1, 2]]),
-        (TILES.flatten(0, 1), [12, 8], TILES.flatten(0, 1)[[*range(12, 20), *range(12)]]),
-    ],
-    ids=["tiles", "a row of tokens"],
-)
-def test_a_tensor_is_cut_behind_each_image(value, tokens, expected):
-    found = by_image(output(pooler_output=value), tokens)
-    assert len(found) == 2 and torch.equal(found.of([1, 0]).pooler_output, expected)
-
-
-def test_lists_of_images_and_lists_of_tiles_stay_lists():
-    parts = [torch.ones(n, D) * n for n in (3, 5, 4)]
-    for tokens, order in (([3, 5, 4], [2, 0]), ([8, 4], [1, 0])):
-        made = by_image(output(pooler_output=parts), tokens).of(order).pooler_output
-        assert [len(part) for part in made] == ([4, 3] if len(tokens) == 3 else [4, 3, 5])
-
-
-def test_layers_are_cut_each():
-    layers = [torch.arange(6.0).view(6, 1), -torch.arange(6.0).view(6, 1)]
-    kind = type("Deep", (dict,), {"__init__": lambda self, **fields: dict.__init__(self, fields)})
-    made = by_image(kind(pooler_output=torch.zeros(6, 1), deepstack_features=layers), [2, 4]).of([1, 0, 1])
-    assert made["deepstack_features"][0].flatten().tolist() == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
-    assert made["deepstack_features"][1].flatten().tolist() == [-2, -3, -4, -5, 0, -1, -2, -3, -4, -5]
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        (dict(pooler_output=TILES), "for 20 tokens where the prompts have 12"),
-        (dict(pooler_output=TILES[:3]), None),
-        (dict(pooler_output=torch.ones(3)), "as Tensor, which cannot be taken apart"),
-        (dict(hidden_states=(TILES,)), "no features under a known name"),
-    ],
-    ids=["more than the prompts have", "as many", "one number a row", "none"],
-)
-def test_features_that_do_not_add_up_are_not_shared(fields, said):
-    if said is None:
-        assert len(by_image(output(**fields), [8, 4])) == 2
-        return
-    with pytest.raises(EdgelibError, match=said):
-        by_image(output(**fields), [8, 4])
+def test_florence_s_encoder_and_decoder_are_quantized_and_have_no_cache_to_round(models):
+    model, data = models["florence2"], dataset("scenes-vqa", n=2)
+    made = quantize(model, "w8a8-smoothquant", data)
+    assert set(quantization_report(made)["layer"]) == set(model.towers()["decoder"])
+    assert any(".encoder." in n for n in model.towers()["decoder"])
+    assert (generate(made, data, max_new_tokens=2, baseline=model)["kl"] < 1).all()
+    with pytest.raises(EdgelibError, match="2 layers and 6 attention blocks"):
+        kv_cache(model, "int8-token")
 
 
 # --- PaliGemma
@@ -264,7 +196,12 @@ def test_an_unknown_family_says_which_are_known_and_how_to_add_one(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "palligemma"}))
     with pytest.raises(EdgelibError) as error:
         load(folder)
-    for part in ("'palligemma' (did you mean 'paligemma'?)", "blip, paligemma, or of the", "siglip2", "CONTRIBUTING"):
+    for part in (
+        "'palligemma' (did you mean 'paligemma'?)",
+        "blip, florence2, paligemma, or of the",
+        "siglip2",
+        "CONTRIBUTING",
+    ):
         assert part in str(error.value)
 
 

@@ -5,11 +5,11 @@ A model that writes and has no file of its own is taken for a chat model of tran
 
 from __future__ import annotations
 
-from edgelib.models.families import blip, clip, paligemma, siglip, siglip2
+from edgelib.models.families import blip, clip, florence2, paligemma, siglip, siglip2
 from edgelib.models.families.base import Family
 from edgelib.models.families.dual import DualEncoder
 
-WRITERS: tuple[Family, ...] = (blip.FAMILY, paligemma.FAMILY)
+WRITERS: tuple[Family, ...] = (blip.FAMILY, florence2.FAMILY, paligemma.FAMILY)
 DUAL_ENCODERS: tuple[DualEncoder, ...] = (clip.FAMILY, siglip.FAMILY, siglip2.FAMILY)
 CHAT = Family()
 HOW_TO_ADD = "add a file to edgelib/models/families that says how, as CONTRIBUTING.md shows"
