@@ -65,11 +65,12 @@ class Device:
         if unit not in self.rates:
             reason = self.lacks.get(unit, "its row lists no such rate")
             raise EdgelibError(f"{unit} does not run on {self.name}: {reason}; it runs {', '.join(self.rates)}")
-        if self.rates[unit] is None:
+        rate = self.rates[unit]
+        if rate is None:
             raise EdgelibError(
                 f"device {self.key!r} has no published rate of {unit!r}; add it to its row, or measure it"
             )
-        return self.rates[unit]
+        return rate
 
 
 def unit_of(weight: str, activation: str) -> str:

@@ -11,7 +11,6 @@ import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -114,14 +113,14 @@ def load_measurements(path: str | Path | None = None) -> Measurements:
     Raises EdgelibError naming file, line, column and value for a folder without the three files, a file that is cut,
     missing columns, no rows, a case twice, numbers that no measurement gives, and percentiles that fall.
     """
-    folder = files("edgelib.devices").joinpath("measured", PUBLISHED) if path is None else Path(path).expanduser()
+    folder = Path(__file__).parent / "measured" / PUBLISHED if path is None else Path(path).expanduser()
     try:
-        machine = read_yaml(folder.joinpath("machine.yaml"), "machine")
-        checked(MachineFacts, machine, f"machine.yaml in {folder}")
-        tables = {name: _table(name, folder.joinpath(f"{name}.csv")) for name in COLUMNS}
+        machine = read_yaml(folder / "machine.yaml", "machine")
+        facts = checked(MachineFacts, machine, f"machine.yaml in {folder}")
+        tables = {name: _table(name, folder / f"{name}.csv") for name in COLUMNS}
     except EdgelibError as error:
         raise EdgelibError(f"no measurements: {error}; make them there with `edgelib measure {folder}`") from None
-    return Measurements(MappingProxyType(machine), **tables)
+    return Measurements(MappingProxyType(facts.model_dump(exclude_unset=True)), **tables)
 
 
 def _table(name: str, path: Path) -> pd.DataFrame:
@@ -195,11 +194,11 @@ def machine_device(measured: Measurements, key: str = "this-machine") -> Device:
         raise EdgelibError(
             f"the measurements of {machine['name']} lack the ceilings {', '.join(lacking)}; measure again"
         )
-    rates = {name.removesuffix("_tops"): float(rate) for name, rate in ceilings.items() if name.endswith("_tops")}
+    # Integer products run on every CPU that Python runs on; where their ceiling was not measured, it comes last.
+    tops: dict[str, float | None] = {name: float(v) for name, v in ceilings.items() if name.endswith("_tops")}
+    rates = {name.removesuffix("_tops"): rate for name, rate in tops.items()}
+    rates.setdefault("int8", None)
     memory, family = machine.get("memory_gib"), str(machine.get("family", "measured"))
-    # Integer products run on every CPU that Python runs on; their ceiling is not measured.
-    rates = rates if "int8" in rates else rates | {"int8": None}
-    facts = dict(memory_gib=memory, usable_gib=machine.get("usable_gib", memory))
     return Device(
         key=key,
         name=str(machine["name"]),
@@ -208,7 +207,8 @@ def machine_device(measured: Measurements, key: str = "this-machine") -> Device:
         rates=MappingProxyType(rates),
         lacks=MappingProxyType(family_reasons(family)),
         sources=("measured before and after the times",),
-        **facts,
+        memory_gib=memory,
+        usable_gib=machine.get("usable_gib", memory),
     )
 
 

@@ -47,7 +47,7 @@ class OnnxDecoder:
         """The size of the ONNX file."""
         return self.model.bytes
 
-    def step(self, tokens: Tensor, position: int, cache: object = None) -> Step:
+    def step(self, tokens: Tensor, position: int, cache: list | None = None) -> Step:
         """Read one token at a position and return the scores of the next, with the cache of all read so far."""
         from onnxruntime import OrtValue
 
@@ -56,8 +56,8 @@ class OnnxDecoder:
             cache = [OrtValue.ortvalue_from_numpy(empty) for _ in range(2 * self.layers)]
         given = [OrtValue.ortvalue_from_numpy(t.numpy()) for t in (tokens, torch.full_like(tokens, position))]
         feeds = dict(zip(self.model.names, [*given, *cache], strict=True))
-        logits, *cache = self.model.session.run_with_ort_values(None, feeds)
-        return Step(torch.from_numpy(logits.numpy()), cache)
+        logits, *longer = self.model.session.run_with_ort_values(None, feeds)
+        return Step(torch.from_numpy(logits.numpy()), longer)
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,8 @@ class Converted(nn.Module):
         self.module = module
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        inputs = [x.bfloat16() if x.is_floating_point() else x for x in inputs]
-        return self.module(*inputs).float()
+        narrow = [x.bfloat16() if x.is_floating_point() else x for x in inputs]
+        return self.module(*narrow).float()
 
 
 class Images(nn.Module):

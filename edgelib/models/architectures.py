@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ def architecture(
     return module.eval().requires_grad_(False)
 
 
-def model_class(names: object, where: str) -> type:
+def model_class(names: object, where: str) -> Any:
     """Return transformers' own class named in the "architectures" of a configuration; raises EdgelibError."""
     import transformers
 

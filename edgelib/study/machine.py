@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +128,9 @@ class _Session:
 
     def ceilings(self, when: str) -> dict:
         """What memory and arithmetic reach, read once before the cases and once after."""
-        size = {"megabytes": self.suite.megabytes, "size": self.suite.gemm}
-        (found,) = self.case(f"ceilings {when} {size}", lambda: [ceilings(**size)])
+        buffer, matrix = self.suite.megabytes, self.suite.gemm
+        what = f"ceilings {when} of {buffer} megabytes and {matrix} rows"
+        (found,) = self.case(what, lambda: [ceilings(megabytes=buffer, size=matrix)])
         return found
 
     def case(self, what: str, make: Callable[[], list[dict]]) -> list[dict]:
@@ -194,12 +195,16 @@ def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
     for batch in session.suite.encoders[model]:
         yield from session.case(
             f"encoder {model} batch {batch} with {configs}",
-            lambda batch=batch: _encoder_case(session, model, tower, build(), batch),
+            partial(_encoder_case, session, model, tower, build, batch),
         )
 
 
+def _encoder_case(session: _Session, model: str, tower: Encoder, build: Callable, batch: int) -> list[dict]:
+    return _encoder_times(session, model, tower, build(), batch)
+
+
 @torch.inference_mode()
-def _encoder_case(
+def _encoder_times(
     session: _Session, model: str, tower: Encoder, built: Mapping[Runner, nn.Module], batch: int
 ) -> list[dict]:
     images = torch.rand(batch, 3, tower.image, tower.image, generator=torch.Generator().manual_seed(0))
@@ -249,7 +254,7 @@ def _generation_rows(session: _Session, model: str) -> Iterator[dict]:
         for batch, prompt in session.suite.decoders[model]:
             yield from session.case(
                 f"decoder {what} batch {batch} prompt {prompt}",
-                lambda b=batch, p=prompt, r=runner, build=build: _generation_case(session, model, dims, r, build, b, p),
+                partial(_generation_case, session, model, dims, runner, build, batch, prompt),
             )
 
 
