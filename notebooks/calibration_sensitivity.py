@@ -124,7 +124,8 @@ first, everywhere = P.mixes[0], [PLAIN, *P.twins]
 # %% [markdown]
 # ## What the mixes hold
 #
-# Every mix starts from the same drawn images and changes them; none of them is ever scored. {numref}`fig-mixes` shows the mixes of
+# Every mix starts from the same drawn images and changes them; none of them is ever scored. Some are what a careful engineer would
+# take, some what is at hand at night or in a test, and noise is the control: it has the right shape and no content at all. {numref}`fig-mixes` shows the mixes of
 # this run, {numref}`tab-mixes` what each mix that there is leaves to the two towers.
 
 # %% mystnb={"figure": {"caption": "The first images of each calibration mix. Read down a column: one drawn image under every mix that keeps it.", "name": "fig-mixes"}, "image": {"alt": "Grid of pictures, a row per calibration mix."}}
@@ -249,7 +250,8 @@ plt.show()
 
 # %% [markdown]
 # Compare three distances: between the dots of one place, which are draws; along a line, which is size; and between panels, which are
-# mixes. The next section puts numbers on them.
+# mixes. Where the dots of one place lie as far apart as the panels do, a study with one draw per mix would have reported luck as a
+# finding. The next section puts numbers on the three.
 #
 # ## Where the variance comes from
 #

@@ -317,7 +317,8 @@ drift_by_step(work.save("drift", drift), plt.subplots()[1]).legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Positions differ in how hard their tokens are, with any cache: a single high point is a hard word, only a trend is growth.
+# Positions differ in how hard their tokens are, with any cache: a single high point is a hard word, only a trend is growth. Bands that
+# overlap from the first token to the last show no trend.
 #
 # ## The doctor
 #

@@ -190,7 +190,7 @@ plt.show()
 
 # %% [markdown]
 # A point below the step is beaten by one to its left, as far as the means go; a bar that reaches above the step says that it may
-# not be.
+# not be. Where the order of the points differs between the two panels, a choice on clean images alone is a choice for good weather.
 
 # %% tags=["hide-input", "full-width"]
 columns = {"Configuration": named(), "Clean, %": interval("accuracy"), "Corrupted, %": interval("corrupted")}

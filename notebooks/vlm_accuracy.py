@@ -184,7 +184,8 @@ show(shown, caption, "tab-benchmarks", columns | {"Unparsed": "unparsed"})
 # ### Differences to the reference
 #
 # The same questions and images for both, so most of the spread in {numref}`tab-benchmarks` cancels. One family of tests, corrected by Holm's
-# method over all of them. Where nothing is found, the sentence says how large a difference one such test finds.
+# method over all of them. Where nothing is found, the sentence says how large a difference one such test finds. We expect sixteen-bit
+# activations to be safe and four-bit weights to cost something; how much, a few hundred questions may not be able to tell.
 
 
 # %% tags=["hide-input"]
@@ -305,7 +306,8 @@ plt.show()
 # ## Which language to calibrate in
 #
 # A report on a Chinese model found that calibrating AWQ on English alone hurt its Chinese, and that mixing in the second
-# language mended it. The translation sub-task of MME shows a second language. The same configuration is calibrated on
+# language mended it. The effect is plausible: the scales of AWQ follow the channels that the calibration text excites. The translation
+# sub-task of MME shows a second language. The same configuration is calibrated on
 # questions without it and on all sub-tasks, as often as `translation_draws` says. A negative difference agrees with the report.
 
 # %% tags=["hide-input"]

@@ -37,6 +37,8 @@ class Family:
         return len(self.tests)
 
     def __getitem__(self, key: Key) -> Any:
+        if key not in self.tests:
+            raise EdgelibError(f"unknown test {key!r}; choose from {', '.join(map(repr, self.tests))}")
         return self.tests[key]
 
     def items(self) -> Iterator[tuple[Key, Any, float]]:

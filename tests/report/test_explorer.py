@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ import pytest
 
 from edgelib.errors import EdgelibError
 from edgelib.report import explorer
+from edgelib.report.figures import palette
 
 ROWS = pd.DataFrame(dict(x=[1.0, 2], y=[3.0, 4], config=["a</script>", "b"], device=["d", "d"]))
-AXES = dict(x="x", y="y", colour="config", choose="device", tooltip=["config", "x"])
+LOOKS = [replace(palette.look("fp32"), label="a</script>"), replace(palette.look("w4a8-minmax"), label="b")]
+AXES = dict(looks=LOOKS, x="x", y="y", colour="config", choose="device", tooltip=["config", "x"])
 
 
 def test_an_explorer_carries_its_rows_and_loads_nothing_from_elsewhere():
@@ -30,9 +33,26 @@ def test_an_explorer_carries_its_rows_and_loads_nothing_from_elsewhere():
         (ROWS.drop(columns="y"), "c", "no column 'y'"),
         (ROWS.assign(y=np.nan), "c", "NaN"),
         (ROWS, 'x" onload=', "is an id"),
+        (ROWS.assign(config="c"), "c", "no look for config 'c'"),
     ],
-    ids=["column", "NaN", "name"],
+    ids=["column", "NaN", "name", "look"],
 )
 def test_a_bad_chart_is_named(rows, name, words):
     with pytest.raises(EdgelibError, match=words):
         explorer.scatter(rows, name, "label", **AXES)
+
+
+def spec_of(html: str) -> dict:
+    return json.loads(re.search(r'\[\["[\w-]+", (\{.*\})\]\]', html)[1].replace("<\\/", "</"))
+
+
+def test_configurations_look_as_they_do_in_the_figures():
+    encoding = spec_of(explorer.scatter(ROWS, "chart-a", "A chart.", **AXES))["encoding"]
+    assert encoding["color"]["scale"] == {"domain": ["a</script>", "b"], "range": [palette.BLACK, palette.VERMILLION]}
+    assert encoding["shape"]["scale"]["range"] == ["circle", "M0,-1L-1,1L1,1L0,-1Z"]
+
+
+def test_every_marker_of_the_book_has_an_outline():
+    markers = {look.marker for look in palette.looks(["fp32", "fp16", "bf16", "w3a8-minmax", *"abcd"]).values()}
+    for marker in markers | {palette.series(k).marker for k in range(8)}:
+        assert re.fullmatch(r"circle|M(-?[\d.]+,-?[\d.]+L?)+Z", explorer.marker_path(marker))

@@ -10,8 +10,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 
 from edgelib.errors import EdgelibError
 from edgelib.stats import gap as g
-from edgelib.stats import metrics
-from edgelib.stats import outcomes
+from edgelib.stats import metrics, outcomes
 from edgelib.stats.paired import wilson
 
 # EdgeVLM-Bench (CLIP ViT-B/32 on CIFAR-10, 1,000 images): clean accuracy and RS.
@@ -219,3 +218,36 @@ def test_bad_input_is_named(call):
     run, words = BAD[call]
     with pytest.raises(EdgelibError, match=words):
         run()
+
+
+def twin_rows():
+    rows = simulated(np.random.default_rng(6), 60, 1.0)
+    plain, planted = rows.assign(twin="plain"), rows[rows["config"] != "fp32"].assign(twin="weight:8")
+    return pd.concat([plain, planted], ignore_index=True)
+
+
+def test_twins_are_compared_with_the_plain_reference():
+    rows = twin_rows()
+    reference, config = "fp32", next(c for c in rows["config"].unique() if c != "fp32")
+    severities = sorted(set(rows["severity"]) - {0})
+    both = g.dosed(rows, reference, [config], severities)
+    assert list(both["config"].unique()) == [reference, f"plain:1|{config}", f"weight:8|{config}"]
+    gaps = g.dosed_gaps(both, reference, 0.1, n_boot=100)
+    assert list(gaps) == [f"weight:8|{config}"]
+    same = rows[rows["twin"] == "plain"]
+    assert gaps[f"weight:8|{config}"].effect == g.robustness_gap(same, config, reference, 0.1, n_boot=100).effect
+
+
+def test_the_name_of_a_dose_is_taken_apart():
+    table = pd.DataFrame({"config": ["plain:1|w4", "key-offset:0.5|w8"], "effect": [1, 2]})
+    found = g.by_dose(table)
+    assert found["config"].tolist() == ["w4", "w8"] and found["dose"].tolist() == [1.0, 0.5]
+    assert found["kind"].tolist() == ["plain", "key-offset"] and found["twin"].tolist() == ["plain:1", "key-offset:0.5"]
+
+
+def test_gaps_of_a_family_are_the_gaps_of_its_configs():
+    rows = simulated(np.random.default_rng(6), 60, 1.0)
+    others = [c for c in rows["config"].unique() if c != "fp32"]
+    family = g.robustness_gaps(rows, others, "fp32", 0.1, n_boot=100)
+    single = g.robustness_gap(rows, others[0], "fp32", 0.1, n_boot=100)
+    assert list(family) == others and family[others[0]].interval == single.interval

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
-from edgelib.stats.ladder import attribute, recoveries
+from edgelib.stats.ladder import attribute, attribution_table, recoveries, recovery_table
 from edgelib.stats.paired import tost
 
 
@@ -66,3 +66,18 @@ def test_recovery_is_tost_with_holm():
     assert found["same"].non_inferior and not found["worse"].non_inferior
     assert found["worse"].test == tost(worse, baseline, 0.01, seed=3)
     assert found["same"].adjusted == pytest.approx(2 * found["same"].test.p_non_inferior)
+
+
+def test_tables_have_a_row_per_part_and_per_setting():
+    lost = {(): 0.0, ("a",): 0.2, ("b",): 0.1, ("a", "b"): 0.5}
+    found = attribute(cells(np.random.default_rng(0), "ab", lost.get), "ab")
+    table = attribution_table({("plain", "part"): found})
+    assert list(table) == ["twin", "game", "factor", "effect", "low", "high", "p", "total", "share"]
+    assert table["factor"].tolist() == ["part: a", "part: b"] and table["effect"].sum() == pytest.approx(
+        table["total"][0]
+    )
+    baseline = np.ones(500)
+    recovered = recoveries({"same": baseline}, baseline, 0.01)
+    row = recovery_table({("plain", "same"): recovered["same"]}).iloc[0]
+    assert (row.twin, row.cache, row.effect, row.non_inferior) == ("plain", "same", 0, True)
+    assert row.p_holm == recovered["same"].adjusted and row.low <= 0 <= row.high

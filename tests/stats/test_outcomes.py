@@ -1,4 +1,4 @@
-"""Outcome rows become the errors of mCE: ordered, of one configuration, with the clean error apart."""
+"""Outcome rows become errors of mCE, accuracies by attribute and changed answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 
 from edgelib.errors import EdgelibError
 from edgelib.stats import metrics
-from edgelib.stats.outcomes import corruption_errors
+from edgelib.stats.outcomes import attribute_table, changed_answers, corruption_errors
+from edgelib.stats.paired import wilson
 
 # config -> (corruption, severity) -> how many of four images are right
 RIGHT = {
@@ -44,3 +45,28 @@ def test_they_are_what_mce_and_relative_mce_take():
 def test_rows_that_cannot_do_are_named(rows, config, words):
     with pytest.raises(EdgelibError, match=words):
         corruption_errors(rows, config)
+
+
+def test_accuracy_is_split_by_attribute_and_value():
+    rows = pd.DataFrame({"shape": ["disc", "disc", "star"], "bar": ["bar", "no bar", "bar"], "correct": [1, 0, 1]})
+    table = attribute_table(rows, ["shape", "bar"], 0.9)
+    assert table[["by", "value"]].to_numpy().tolist() == [
+        ["shape", "disc"],
+        ["shape", "star"],
+        ["bar", "bar"],
+        ["bar", "no bar"],
+    ]
+    assert table["mean"].tolist() == [0.5, 1, 1, 0] and table["size"].tolist() == [2, 1, 2, 1]
+    assert tuple(table[["low", "high"]].iloc[0]) == wilson(0.5, 2, 0.9)
+    with pytest.raises(EdgelibError, match="lack the column 'colour'"):
+        attribute_table(rows, ["colour"])
+
+
+def test_an_answer_changed_if_it_is_not_the_references():
+    rows = pd.DataFrame(
+        {"config": ["w4", "w4", "bf16", "bf16"], "task": "vqa", "item": [1, 2, 2, 1], "prediction": list("abba")}
+    )
+    assert changed_answers(rows, "bf16")["correct"].tolist() == [0, 0, 0, 0]
+    assert changed_answers(rows.assign(prediction=list("abca")), "bf16")["correct"].tolist() == [0, 1, 0, 0]
+    with pytest.raises(EdgelibError, match="unknown config 'fp32'"):
+        changed_answers(rows, "fp32")

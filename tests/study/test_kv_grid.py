@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from edgelib.report.claims.base import attribution_claim, recovery_claim
+from edgelib.report.claims.caches import attribution_claim, recovery_claim
 
 import edgelib
 from edgelib.chapters.fp8_kv_ablation import games

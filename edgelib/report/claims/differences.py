@@ -47,10 +47,11 @@ def difference_claims(
     """
     claims = []
     for key in family if keys is None else keys:
+        test = family[key]
         parts = dict(zip(family.names, key if isinstance(key, tuple) else (key,), strict=True))
         said = {name: (words or {}).get(part) or label(part) for name, part in parts.items()}
         sides = first.format(**said), second.format(**said), quantity.format(**said)
-        claims.append(where.format(**said) + difference_claim(family[key], *sides, family.adjusted[key]))
+        claims.append(where.format(**said) + difference_claim(test, *sides, family.adjusted[key]))
     return claims
 
 

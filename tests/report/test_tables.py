@@ -1,0 +1,80 @@
+"""Tables show their columns in the words and units of a reader, and nothing of a data set's markup."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgelib.report.tables import (
+    between,
+    cross,
+    interval,
+    marked,
+    myst_table,
+    named,
+    number,
+    projected,
+    selected,
+    with_interval,
+)
+
+
+def test_numbers_keep_their_intervals():
+    assert with_interval(0.931, 0.92, 0.941) == "93.1 (92.0 to 94.1)" and with_interval(np.nan, 0, 1) == "not defined"
+
+
+def test_tables_escape_what_data_sets_bring():
+    text = myst_table(
+        pd.DataFrame({"name": ["<script>|*x*", "a"], "n": [1, 2]}), "Cap", "tab-x", {"n": "{:.0f}".format}
+    )
+    assert "<script>" not in text and "\\|" in text and "| 2 |" in text and ":name: tab-x" in text
+    assert "| :--- | ---: |" in text
+
+
+ROWS = pd.DataFrame(
+    {
+        "config": ["fp32", "w8a8-minmax"],
+        "effect": [0.1, np.nan],
+        "low": [0.05, np.nan],
+        "high": [0.2, np.nan],
+        "clean": [0.9, 0.8],
+        "clean_low": [0.85, 0.7],
+        "clean_high": [0.95, 0.9],
+        "ok": [True, False],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        (named(), ["FP32", "W8A8 min-max"]),
+        (named("config", {"fp32": "whole"}), ["whole", "W8A8 min-max"]),
+        (interval("clean"), ["90.0 (85.0 to 95.0)", "80.0 (70.0 to 90.0)"]),
+        (interval(scale=1, digits=2, missing="reference"), ["0.10 (0.05 to 0.20)", "reference"]),
+        (interval(), ["10.0 (5.0 to 20.0)", "not defined"]),
+        (number("effect", "{:.0f}", 100), ["10", ""]),
+        (number("effect", "{:.1f}x", missing="other"), ["0.1x", "other"]),
+        (between("clean_low", "clean_high", "{:.2f}"), ["0.85 to 0.95", "0.70 to 0.90"]),
+        (projected("effect"), ["0.1 (0.05 to 0.2)", "no"]),
+        (marked(number("clean"), "ok"), ["✓ 0.9", "0.8"]),
+    ],
+    ids=["label", "name", "interval", "missing", "undefined", "number", "no number", "between", "projected", "marked"],
+)
+def test_a_column_writes_its_cells(column, cells):
+    assert list(column.cells(ROWS)) == cells
+
+
+def test_shown_columns_keep_their_order_and_say_which_are_numbers():
+    shown, numeric = selected(ROWS, {"Configuration": named(), "Right": "ok", "Clean": interval("clean")})
+    assert list(shown) == ["Configuration", "Right", "Clean"] and numeric == ["Clean"]
+    with pytest.raises(KeyError, match="wrong"):
+        selected(ROWS, {"x": "wrong"})
+
+
+def test_a_cross_table_keeps_the_order_of_its_rows():
+    rows = pd.DataFrame({"config": ["w8a8-minmax", "fp32"] * 2, "twin": ["b", "b", "a", "a"], "n": [1.0, 2, 3, 4]})
+    table = cross(rows, "config", "twin", number("n", "{:.0f}"), "Configuration")
+    assert list(table) == ["Configuration", "b", "a"] and list(table["Configuration"]) == ["W8A8 min-max", "FP32"]
+    assert table[["b", "a"]].to_numpy().tolist() == [["1", "3"], ["2", "4"]]
