@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgelib.devices import device as edge
 from edgelib.devices.table import FOLDER, devices, select
@@ -198,3 +202,17 @@ def test_a_folder_of_devices_is_a_table_in_their_order(tmp_path):
 def test_a_folder_without_devices_is_named(tmp_path):
     with pytest.raises(EdgelibError, match="holds no .yaml file"):
         devices(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(key=st.sampled_from(sorted(TABLE)), data=st.data())
+def test_any_change_of_a_device_is_read_or_named(tmp_path_factory, key, data):
+    whole = (FOLDER / "known" / f"{key}.yaml").read_bytes()
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 40)))
+    path = tmp_path_factory.mktemp("devices") / "board.yaml"
+    path.write_bytes(whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:])
+    with suppress(EdgelibError):
+        board = devices(path)["board"]
+        edge.legality([board], {"int8": ("int8", "int8")})
+        edge.memory_table([board], {"all": 2**30})
