@@ -162,20 +162,20 @@ class _Known:
 
 def _read_description(known: dict, folder: str) -> _Known:
     try:
-        kinds = [
-            (
-                Storage(
-                    _read_format(k["weight"]), int(k["groups"]), bool(k["static"]), bool(k["wide"]), str(k["tied"])
-                ),
-                _read_format(k["activation"]),
-            )
-            for k in known["plans"]
-        ]
-        layers = {name: _Layer(*kinds[at["plan"]], dict(at["notes"])) for name, at in known["layers"].items()}
+        kinds = [(_read_storage(kind), _read_format(kind["activation"])) for kind in known["plans"]]
+        layers = {}
+        for name, at in known["layers"].items():
+            storage, activation = kinds[at["plan"]]
+            layers[name] = _Layer(storage, activation, dict(at["notes"]))
         others = {name: _DTYPES[dtype] for name, dtype in known["other_dtypes"].items()}
         return _Known(layers, _DTYPES[known["dtype"]], others, _DTYPES[known["stored_dtype"]])
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise EdgelibError(f"{DESCRIPTION} of {folder!r} is damaged ({error!r}); save the model again") from None
+
+
+def _read_storage(kind: dict) -> Storage:
+    weight, groups = _read_format(kind["weight"]), int(kind["groups"])
+    return Storage(weight, groups, bool(kind["static"]), bool(kind["wide"]), str(kind["tied"]))
 
 
 def _format_fields(format: Format) -> dict:

@@ -111,8 +111,8 @@ def rounded_attention(model, format: str | Format = "fp8_e4m3") -> Iterator[None
         raise EdgelibError(f"{number.name} is no low precision; load the model in that dtype, or choose fp8_e4m3, int8")
 
     def rounded(layer: int, query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:
-        operands = (number.round_rows(x) for x in (query, key, value))
-        return _attend(*operands, logits, lambda shares: number.round_static(shares, 1 / number.qmax))
+        query, key, value = (number.round_rows(x) for x in (query, key, value))
+        return _attend(query, key, value, logits, lambda shares: number.round_static(shares, 1 / number.qmax))
 
     with _attention(model, rounded):
         yield

@@ -105,7 +105,8 @@ class PerToken:
         if not self.format.even:
             scale = _upward(groups.abs().amax(-1) / self.format.qmax)
             return self.format.cache_codes((groups / scale.unsqueeze(-1).to(groups)).flatten(-2)), scale
-        start, scale = affine_grid(*groups.aminmax(dim=-1), self.format.bits)
+        low, high = groups.aminmax(dim=-1)
+        start, scale = affine_grid(low, high, self.format.bits)
         return affine_codes(groups, start.unsqueeze(-1), scale.unsqueeze(-1), self.format.bits, flat=-2), scale, start
 
     def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:

@@ -134,7 +134,8 @@ def _tally(cache: KVCache, layer: int, query: Tensor, logits: Logits, sums: dict
         if side.tokens != "all":  # the others are stored as they are
             beyond &= (image if side.tokens == "image" else ~image)[:, None, :, None]
         still = _turned_back(context, layer, x) if part == "k" else x
-        batch = _Sums.of(*(t.transpose(1, 2)[kept] for t in (x, rounded, beyond, still)), image[kept])
+        x, rounded, beyond, still = (t.transpose(1, 2)[kept] for t in (x, rounded, beyond, still))
+        batch = _Sums.of(x, rounded, beyond, still, image[kept])
         if (layer, part) in sums:
             sums[layer, part].add(batch)
         else:

@@ -33,7 +33,7 @@ STATIC_SCALES = ("one", "amax", "floor", "percentile", "head", "channel")
 SCALES = (*STATIC_SCALES, "token", "kivi")
 OFFSETS = ("none", "mean", "tokenmean", "bias")
 KIVI_GROUP = 32
-WORDS = {
+WORDS: dict[str, dict] = {
     **{scale: {"scale": scale} for scale in SCALES if scale != "percentile"},
     **{offset: {"offset": offset} for offset in OFFSETS if offset != "none"},
     "konly": {"parts": "k"},

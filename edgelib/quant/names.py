@@ -160,8 +160,8 @@ def read_name(name: str) -> dict:
         wrong = f"unknown method {rest[0]!r} in" if rest else "no method in"
         hint = did_you_mean(rest[0], methods) if rest else ""
         raise EdgelibError(f"{wrong} scheme {name!r}{hint}; choose from {', '.join(methods)}, as in {numbers}-minmax")
-    fields = {"weight": weight, "activation": activation, "method": method}
-    fields["group_size"] = usual_group(**fields)
+    fields: dict = {"weight": weight, "activation": activation, "method": method}
+    fields["group_size"] = usual_group(weight, activation, method)
     said: dict[str, str] = {}
     for part in rest:
         option = _read_option(part, name, methods, numbers)

@@ -101,14 +101,15 @@ def _quant_linear(
     """Round one layer; the migration's scales [in] were divided out of its input and go into its weight."""
     seen = None if statistics is None else statistics.layers.get(name)
     layer = original = Layer(name, widened(linear.weight.detach()), scheme, seen)
-    notes = {"method": scheme.method}
+    notes: dict[str, object] = {"method": scheme.method}
     if migration is not None:
-        layer, notes = original.scaled(migration.scales), notes | migration.notes
+        layer = original.scaled(migration.scales)
+        notes |= migration.notes
     if scheme.needs_calibration and seen is None:
         notes["fallback"] = "calibration never reached it"
     act = round_layer if "fallback" in notes else METHODS[scheme.method].round_weight
     encoded, decided = act(layer)
-    notes |= decided | (_losses(original, layer, encoded) if losses else {})
+    notes |= {**decided, **(_losses(original, layer, encoded) if losses else {})}
     static = layer.input_scale() if scheme.activation_granularity == "tensor" else None
     return QuantLinear(encoded, linear.bias, linear.weight.dtype, scheme.activation_format, static, notes)
 

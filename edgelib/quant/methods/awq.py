@@ -45,7 +45,7 @@ def migrate_salient(layers: Sequence[Layer], error_of: ErrorOf = output_error) -
     """Return the scales of Linears that read one input: the scheme's alpha as ratio, or the best of RATIOS."""
     abs_mean, alpha = layers[0].part("abs_mean"), layers[0].scheme.alpha
     if alpha != "search":
-        return Migration(salience_scales(abs_mean, alpha), {"ratio": alpha})
+        return Migration(salience_scales(abs_mean, float(alpha)), {"ratio": alpha})
     scales = {ratio: salience_scales(abs_mean, ratio) for ratio in RATIOS}
     chosen, _ = lowest_loss(layers, scales, error_of)
     return Migration(scales[chosen], {"ratio": chosen})

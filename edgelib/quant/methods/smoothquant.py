@@ -40,7 +40,7 @@ def smooth(layers: Sequence[Layer]) -> Migration:
     """
     abs_max, weights, alpha = layers[0].part("abs_max"), [layer.weight for layer in layers], layers[0].scheme.alpha
     if alpha != "search":
-        return Migration(smoothing_scales(abs_max, weights, alpha), {"ratio": alpha})
+        return Migration(smoothing_scales(abs_max, weights, float(alpha)), {"ratio": alpha})
     scales = {None: torch.ones_like(abs_max)} | {a: smoothing_scales(abs_max, weights, a) for a in ALPHAS}
     chosen, _ = lowest_loss(layers, scales)
     return Migration(scales[chosen], {"ratio": math.nan if chosen is None else chosen})
