@@ -210,8 +210,8 @@ facts("this run", scenes=len(data), classes=len(data.class_names), seed=P.seed)
 # ## Takeaways
 
 # %% tags=["remove-input"]
-own = scores.set_index("model").loc[base.name]
-share = f"names the shape in {with_interval(own.accuracy, own.low, own.high)} % of {len(data):,}"
+held_out = scores.set_index("model").loc[base.name]
+share = f"names the shape in {with_interval(held_out.accuracy, held_out.low, held_out.high)} % of {len(data):,}"
 hardest = split[split.by == "shape"].sort_values("mean").iloc[0]
 least = f"{twins.change.max():.1g}"
 points = [f"The model {base.name} {share} held-out scenes: enough to have something to lose"]

@@ -327,12 +327,13 @@ plt.show()
 
 # %% tags=["hide-input"]
 patients = [(twin, f"{P.format}-one") for twin in everywhere] + [(PLAIN, f"{usual}-undelivered")]
-found = {(t, c): doctor(models[t], c, some, statistics[t], steps=2) for t, c in patients}
+diagnoses = {(t, c): doctor(models[t], c, some, statistics[t], steps=2) for t, c in patients}
 told = [
-    {"twin": t, "cache": c, "cause": d.cause, "remedy": d.remedy or "", "line": d.line} for (t, c), d in found.items()
+    {"twin": t, "cache": c, "cause": d.cause, "remedy": d.remedy or "", "line": d.line}
+    for (t, c), d in diagnoses.items()
 ]
 work.save("doctor", pd.DataFrame(told))
-say(f"on {twin}: {diagnosis.line}" for (twin, _), diagnosis in found.items())
+say(f"on {twin}: {diagnosis.line}" for (twin, _), diagnosis in diagnoses.items())
 
 # %% [markdown]
 # It runs on a few prompts in seconds, so it is what to try first on a model of your own. A diagnosis should agree with the ladder above, which needed labels and many runs. Where they disagree, trust the ladder: the doctor

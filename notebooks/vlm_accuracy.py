@@ -257,8 +257,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 words = {name: readable(name) for name in names}
-found = difference_claims(parts, label(reference), "MME score", where="in {task}, ", keys=parts.settled(), words=words)
-say(found, otherwise=nothing_settled_claim(parts))
+told = difference_claims(parts, label(reference), "MME score", where="in {task}, ", keys=parts.settled(), words=words)
+say(told, otherwise=nothing_settled_claim(parts))
 
 # %% [markdown]
 # ## Who says yes
@@ -333,15 +333,15 @@ say(spoken)
 
 # %% mystnb={"figure": {"caption": "Robustness gap of each configuration against the reference in log odds. Right of zero: quantization makes corruption cost more. Bars: paired bootstrap intervals over images.", "name": "fig-vlm-gap"}, "image": {"alt": "Forest plot of the robustness gap by configuration."}}
 chance = 0.5 if TASKS[P.corrupted_task].yes_no else 0.0
-seen = rows[(rows.twin == PLAIN) & (rows.task == P.corrupted_task)].assign(correct=lambda t: t.score)
-gaps = work.save("gaps", gap_table(seen, reference, chance, cluster="image_id", **boot))
+worse = rows[(rows.twin == PLAIN) & (rows.task == P.corrupted_task)].assign(correct=lambda t: t.score)
+gaps = work.save("gaps", gap_table(worse, reference, chance, cluster="image_id", **boot))
 logit = gaps[gaps.scale == "logit"]
 forest(logit, long_axis(len(others), 0.34), "Robustness gap (log odds; right: corruption costs more)")
 plt.show()
 
 # %% tags=["hide-input"]
-say(condition_claim(seen))
-say(gap_claims(robustness_gaps(seen, others, reference, chance, cluster="image_id", **boot)))
+say(condition_claim(worse))
+say(gap_claims(robustness_gaps(worse, others, reference, chance, cluster="image_id", **boot)))
 
 # %% [markdown]
 # ## Sanity

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from edgelib.devices import gains, projection
 from edgelib.devices.device import legality
+from edgelib.devices.shapes import decoder, encoder
 from edgelib.devices.table import devices
-from edgelib.report.claims.devices import speedup_claim
+from edgelib.devices.validation import validate
+from edgelib.devices.workload import encode_work
+from edgelib.files.size import packed_size
+from edgelib.models.architectures import architecture
+from edgelib.quant.scheme import scheme
+from edgelib.report import devices as tables
+from edgelib.report.claims.devices import projection_text, speed_ratio_claim, speedup_claim
 from edgelib.report.figures import devices as figures
 
 
@@ -48,3 +57,66 @@ def test_every_figure_takes_its_rows(ax):
         ax.clear()
         assert draw() is ax
         ax.figure.canvas.draw()
+
+
+def test_sizes_have_a_row_per_model_and_configuration():
+    table = tables.size_table(["clip-vit-base-patch32"], ["fp32", "w8a8-minmax"])
+    assert table[["model", "config"]].to_numpy().tolist() == [
+        ["clip-vit-base-patch32", c] for c in ("fp32", "w8a8-minmax")
+    ]
+    assert table["bytes"][0] == packed_size(architecture("clip-vit-base-patch32"), "fp32")["total"] > table["bytes"][1]
+
+
+def test_machines_and_devices_are_described_with_units_and_doubts():
+    machine = {
+        "name": "EPYC",
+        "threads": 2,
+        "ceilings": {"memory_gb_s": 10.5, "fp32_tops": 0.1},
+        "versions": {"torch": "2"},
+    }
+    assert tables.machine_facts(machine) == {
+        "machine": "EPYC",
+        "threads": 2,
+        "used by others meanwhile": "not recorded",
+        "memory, GB/s": "10.5",
+        "fp32 product, Tops/s": "0.1",
+        "torch": "2",
+    }
+    orin = replace(devices()["agx-orin-64gb"], unverified=("usable_gib", "rates"), rates={"int8": 85.0, "fp16": None})
+    line = tables.device_facts([orin], orin).iloc[0]
+    assert line["Device"].endswith(" (measured)") and line["Usable, GiB"].endswith("*")
+    assert line["Rates, 1e12/s"] == "int8 85, fp16 ?*"
+
+
+def test_a_decoder_needs_its_weights_and_its_cache():
+    shape = decoder("qwen2-vl-2b")
+    needs = tables.decoder_needs(shape, {"fp32": 32, "w4a16": 4.25}, 1024)
+    whole = shape.body + shape.head + shape.embedding
+    assert needs["fp32"] == 4 * whole + shape.kv_bytes(1024, 32)
+    assert needs["w4a16"] == shape.body * 4.25 / 8 + 2 * (shape.head + shape.embedding) + shape.kv_bytes(1024, 16)
+
+
+def test_what_fits_is_said_and_what_does_not_run():
+    rows = pd.DataFrame({"need_gib": [3.21, 9, 1], "free_gib": [1, -0.84, 2], "fits": [True, False, True]})
+    assert list(tables.fit().cells(rows.assign(legal=[True, True, False]))) == ["3.2 fits", "0.8 short", "does not run"]
+
+
+def test_times_are_projected_where_a_configuration_runs():
+    table = devices()
+    chosen = [table["agx-orin-64gb"], table["jetson-nano"]]
+    project = projection.projector(projection.published_points(table))
+    shape = encoder("clip-vit-base-patch32")
+    works = {c: encode_work(shape, 8, other_bits=16) for c in ("w8a8-minmax", "fp8")}
+    times = tables.projected_times(project, works, chosen, "encode")
+    assert list(times) == ["Device", "W8A8 min-max", "FP8 W8A8"] and times["FP8 W8A8"].tolist() == ["no", "no"]
+    direct = project(works["w8a8-minmax"], chosen[0], *scheme("w8a8-minmax").units, step="encode")
+    assert times["W8A8 min-max"][0] == projection_text(direct)
+
+
+def test_speed_ratios_have_an_interval_and_a_calibrated_guess():
+    published = projection.published_points(devices())
+    ratios = tables.speed_ratios(validate(published, 0.9).points, published)
+    decoding = ratios[ratios["step"] == "decode"]
+    assert ((decoding["low"] < decoding["projected"]) & (decoding["projected"] < decoding["high"])).all()
+    said = speed_ratio_claim(decoding.iloc[0], "board")
+    assert "measured " in said and said.endswith(f"on the device {decoding['calibrated'].iloc[0]:.2f}x")

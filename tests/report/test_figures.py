@@ -49,6 +49,19 @@ def test_things_that_are_no_configurations_look_different_too():
     assert len({(palette.series(k).colour, palette.series(k).marker) for k in range(64)}) == 64
 
 
+def test_no_two_configurations_with_looks_of_their_own_look_alike():
+    fixed = [*palette._CONFIGS.values(), *palette._SPARE]
+    assert len(set(fixed)) == len(fixed)
+
+
+def test_a_configuration_looks_the_same_in_every_panel():
+    rows = pd.DataFrame({"config": ["mine", "yours"], "task": "OCR", "n": 20, "effect": 1.0, "low": 0, "high": 2})
+    figure = vlm.sub_task_panels(rows)
+    first, second = (ax.lines[0].get_color() for ax in figure.axes[:2])
+    assert [first, second] == [style.colour for style in palette.looks(["mine", "yours"]).values()]
+    plt.close(figure)
+
+
 def test_labels_are_those_of_the_schemes():
     assert palette.labels(["w8a8-minmax", "my-model"]) == {"w8a8-minmax": "W8A8 min-max", "my-model": "my-model"}
     assert palette.readable("jpeg_compression") == "JPEG compression"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgelib.report.figures.palette import GREY, looks
+from edgelib.report.figures.palette import GREY, Look, looks
 
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Groups = Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]
@@ -166,9 +167,14 @@ def heat_map(values: pd.DataFrame, ax: Axes, label: str, colours: str = "cividis
     return ax
 
 
-def forest(table: pd.DataFrame, ax: Axes, label: str = "", scale: float = 1.0) -> Axes:
-    """Effects with intervals, one line each (columns config, effect, low, high, optional name); 0 is marked."""
-    styles = looks(table["config"])
+def forest(
+    table: pd.DataFrame, ax: Axes, label: str = "", scale: float = 1.0, styles: Mapping[str, Look] | None = None
+) -> Axes:
+    """Effects with intervals, one line each (columns config, effect, low, high, optional name); 0 is marked.
+
+    styles: looks of the configurations, where a figure has more of them than this axis.
+    """
+    styles = styles or looks(table["config"])
     for place, row in enumerate(table.itertuples()):
         style = styles[row.config]
         spread = [[scale * (row.effect - row.low)], [scale * (row.high - row.effect)]]
@@ -196,7 +202,7 @@ def dose_response(table: pd.DataFrame, ax: Axes, label: str = "") -> Axes:
         style, rows = styles[config], rows.sort_values("dose")
         at = rows["dose"] * 1.06 ** (k - (len(styles) - 1) / 2)
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["effect"].to_numpy())
-        look_of = {"color": style.colour, "marker": style.marker, "markersize": 5, "label": style.label}
+        look_of: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 5, "label": style.label}
         ax.errorbar(at, rows["effect"], yerr=spread, **look_of)
     ax.axhline(0, color=GREY, linewidth=1.0)
     ax.set_xscale("log", base=2)

@@ -11,6 +11,7 @@ from edgelib.quant.scheme import scheme
 # Okabe and Ito's colours, readable without colour vision; the cycle of edgelib.mplstyle is the first five.
 BLACK, BLUE, VERMILLION, GREEN, PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BROWN, VIOLET, OLIVE = "#56B4E9", "#E69F00", "#A6761D", "#8C6BB1", "#7F7F2A"
+STEEL, RED, LEAF = "#1F78B4", "#B2182B", "#66A61E"
 GREY, LIGHT = "#6E6E6E", "#DDDDDD"
 CYCLE = (BLACK, BLUE, VERMILLION, GREEN, PURPLE)
 # Text takes a darker ink of the same hue where the hue is too faint on white.
@@ -23,7 +24,7 @@ INKS = {
     BROWN: "#7A5615",
     VIOLET: "#6A4C93",
     OLIVE: "#66661F",
-    "#66A61E": "#466F14",
+    LEAF: "#466F14",
 }
 _CONFIGS = {
     "fp32": (BLACK, "o"),
@@ -37,8 +38,19 @@ _CONFIGS = {
     "w3a8-minmax": (ORANGE, "v"),
     "fp8": (VIOLET, "h"),
     "nvfp4": (OLIVE, "p"),
+    "w8a16": (BLUE, "P"),
+    "w8a8-minmax-static": (BLUE, "d"),
+    "w8a8-smoothquant-vision": (GREEN, "*"),
+    "w4a8-smoothquant-search": (GREEN, "<"),
+    "w4a8-awq-fixed": (PURPLE, "<"),
+    "w4a8-awq-noclip": (PURPLE, "d"),
+    "w4a8-imatrix": (LEAF, "s"),
+    "w4a16": (BROWN, "^"),
+    "w4a16-awq": (STEEL, "X"),
+    "w4a16-gptq": (SKY, ">"),
+    "nvfp4-vision": (OLIVE, "*"),
 }
-_SPARE = [(BROWN, ">"), ("#1F78B4", "d"), ("#B2182B", "*"), ("#66A61E", "H")]
+_SPARE = [(BROWN, ">"), (STEEL, "d"), (RED, "*"), (LEAF, "H")]
 # Devices, caches, groups: whatever is no configuration.
 _SERIES = [BLUE, VERMILLION, GREEN, PURPLE, BLACK, BROWN, VIOLET, OLIVE]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<"]

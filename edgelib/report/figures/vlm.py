@@ -85,7 +85,7 @@ def sub_task_panels(table: pd.DataFrame, width: float = 7.2, columns: int = 4) -
         ax.set_axis_off()
     for ax, (config, part) in zip(axes.flat, table.groupby("config", sort=False), strict=False):
         names = [f"{task} ({n})" for task, n in zip(part["task"], part["n"], strict=True)]
-        forest(part.assign(name=[name.replace("_", " ") for name in names]), ax)
+        forest(part.assign(name=[name.replace("_", " ") for name in names]), ax, styles=styles)
         ax.tick_params(axis="y", labelsize=7.5)
         ax.set_title("\n".join(textwrap.wrap(styles[config].label, 20)), fontsize=8.5)
     return figure
