@@ -33,7 +33,7 @@ def tokenizer(special: list[str], **named) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=built, pad_token=PAD, eos_token=END, **named)
 
 
-def _decoder(words: PreTrainedTokenizerFast, context: int = 256, **more) -> dict:
+def small_decoder(words: PreTrainedTokenizerFast, context: int = 256, **more) -> dict:
     """The configuration of two layers with grouped queries."""
     token = words.convert_tokens_to_ids
     base = dict(
@@ -66,7 +66,7 @@ def qwen2_vl(out: Path, seed: int = 0, context: int = 256) -> Path:
     words = tokenizer(QWEN)
     token = words.convert_tokens_to_ids
     config = transformers.Qwen2VLConfig(
-        text_config=_decoder(words, context, rope_parameters=_rope(1, 1, 2)),
+        text_config=small_decoder(words, context, rope_parameters=_rope(1, 1, 2)),
         vision_config=dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=6),
         image_token_id=token(IMAGE),
         video_token_id=token(VIDEO),
@@ -82,7 +82,7 @@ def qwen2_vl(out: Path, seed: int = 0, context: int = 256) -> Path:
         video_processor=Qwen2VLVideoProcessor(**sizes),
         chat_template=_chat(VISION_START + IMAGE + VISION_END),
     )
-    return _saved(transformers.Qwen2VLForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.Qwen2VLForConditionalGeneration, config, processor, out, seed)
 
 
 def qwen3_vl(out: Path, seed: int = 0) -> Path:
@@ -93,7 +93,7 @@ def qwen3_vl(out: Path, seed: int = 0) -> Path:
     token = words.convert_tokens_to_ids
     vision = dict(depth=2, hidden_size=16, intermediate_size=32, out_hidden_size=32, num_heads=2, patch_size=6)
     config = transformers.Qwen3VLConfig(
-        text_config=_decoder(words, head_dim=8, rope_parameters=_rope(2, 1, 1)),
+        text_config=small_decoder(words, head_dim=8, rope_parameters=_rope(2, 1, 1)),
         vision_config=vision | dict(num_position_embeddings=64, deepstack_visual_indexes=[0]),
         image_token_id=token(IMAGE),
         video_token_id=token(VIDEO),
@@ -107,7 +107,7 @@ def qwen3_vl(out: Path, seed: int = 0) -> Path:
         video_processor=Qwen3VLVideoProcessor(**sizes),
         chat_template=_chat(VISION_START + IMAGE + VISION_END),
     )
-    return _saved(transformers.Qwen3VLForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.Qwen3VLForConditionalGeneration, config, processor, out, seed)
 
 
 def idefics3(out: Path, seed: int = 0, tiles: bool = False) -> Path:
@@ -116,7 +116,7 @@ def idefics3(out: Path, seed: int = 0, tiles: bool = False) -> Path:
     words = tokenizer([*special, *(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2) if tiles)])
     token = words.convert_tokens_to_ids
     config = transformers.Idefics3Config(
-        text_config=_decoder(words, model_type="llama"),
+        text_config=small_decoder(words, model_type="llama"),
         vision_config=VISION | dict(image_size=32, patch_size=8),
         image_token_id=token("<image>"),
         scale_factor=2,
@@ -129,7 +129,7 @@ def idefics3(out: Path, seed: int = 0, tiles: bool = False) -> Path:
         image_seq_len=4,
         chat_template=_chat("<image>"),
     )
-    return _saved(transformers.Idefics3ForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.Idefics3ForConditionalGeneration, config, processor, out, seed)
 
 
 def internvl(out: Path, seed: int = 0) -> Path:
@@ -144,7 +144,7 @@ def internvl(out: Path, seed: int = 0) -> Path:
     )
     words = tokenizer([PAD, START, END, *named.values()], extra_special_tokens=named)
     config = transformers.InternVLConfig(
-        text_config=_decoder(words, 512, model_type="qwen2"),
+        text_config=small_decoder(words, 512, model_type="qwen2"),
         vision_config=VISION | dict(image_size=[32, 32], patch_size=[8, 8]),
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         downsample_ratio=0.5,
@@ -158,7 +158,7 @@ def internvl(out: Path, seed: int = 0) -> Path:
         image_seq_length=4,
         chat_template=_chat("<IMG_CONTEXT>"),
     )
-    return _saved(transformers.InternVLForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.InternVLForConditionalGeneration, config, processor, out, seed)
 
 
 def llava_onevision(out: Path, seed: int = 0) -> Path:
@@ -169,7 +169,7 @@ def llava_onevision(out: Path, seed: int = 0) -> Path:
     image, video = words.convert_tokens_to_ids(["<image>", "<video>"])
     grid = dict(image_grid_pinpoints=[[32, 32], [32, 64]])
     config = transformers.LlavaOnevisionConfig(
-        text_config=_decoder(words, 512, model_type="qwen2"),
+        text_config=small_decoder(words, 512, model_type="qwen2"),
         vision_config=SIGLIP,
         image_token_index=image,
         video_token_index=video,
@@ -188,7 +188,7 @@ def llava_onevision(out: Path, seed: int = 0) -> Path:
         chat_template=_chat("<image>"),
         vision_aspect_ratio="anyres_max_9",
     )
-    return _saved(transformers.LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
 
 
 def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
@@ -207,7 +207,7 @@ def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
     )
     processor = transformers.BlipProcessor(transformers.BlipImageProcessor(size={"height": 32, "width": 32}), words)
     kind = transformers.BlipForQuestionAnswering if answering else transformers.BlipForConditionalGeneration
-    return _saved(kind, config, processor, out, seed)
+    return saved(kind, config, processor, out, seed)
 
 
 def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
@@ -218,7 +218,7 @@ def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
     processor = transformers.PaliGemmaProcessor(pixels, words)  # adds tokens of places and outlines
     kind = dict(model_type="gemma") if window is None else dict(model_type="gemma2", sliding_window=window)
     config = transformers.PaliGemmaConfig(
-        text_config=_decoder(words, num_key_value_heads=1, head_dim=8, **kind),
+        text_config=small_decoder(words, num_key_value_heads=1, head_dim=8, **kind),
         vision_config=SIGLIP,
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vocab_size=len(words),
@@ -229,7 +229,7 @@ def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
     )
-    return _saved(transformers.PaliGemmaForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.PaliGemmaForConditionalGeneration, config, processor, out, seed)
 
 
 def florence2(out: Path, seed: int = 0) -> Path:
@@ -250,10 +250,10 @@ def florence2(out: Path, seed: int = 0) -> Path:
         **ends,
     )
     processor = transformers.Florence2Processor(pixels, words)
-    return _saved(transformers.Florence2ForConditionalGeneration, config, processor, out, seed)
+    return saved(transformers.Florence2ForConditionalGeneration, config, processor, out, seed)
 
 
-def _saved(family, config, processor, out: Path, seed: int) -> Path:
+def saved(family, config, processor, out: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = family(config)
     for parameter in model.parameters():
