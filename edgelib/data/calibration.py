@@ -120,7 +120,7 @@ def _shared(mix: Mix, rows: pd.DataFrame, class_names: tuple[str, ...], seed: in
     """Say of each row what the towers see of it; item i has the keys of (seed, i), so a longer draw begins alike."""
     index = torch.arange(len(rows))
     draw = uniform(keys_for(address("calibration texts", seed), index), 1)[:, 0].double().numpy()
-    texts = np.array(item_texts(rows, class_names, draw, mix.language), dtype=object)
+    texts = np.array(item_texts(rows, class_names, draw, str(mix.language)), dtype="O")
     seen = _spread(mix.image_share, len(rows), seed)
     if not mix.paired:
         texts[seen] = ""
@@ -150,7 +150,7 @@ def _pool(
     return opened.name, split, opened.read(split, options)
 
 
-def _held_out(pool: Labelled, order: np.ndarray, n: int, exclude: Dataset) -> np.ndarray:
+def _held_out(pool: Labelled, order: np.ndarray, n: int, exclude: Dataset | QuestionSet) -> np.ndarray:
     """The first n positions in order whose pixels are not those of an excluded image; fewer if no more are left."""
     seen, kept = set(image_digests(exclude.images)), []
     for start in range(0, len(order), n):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -128,16 +129,17 @@ class ImageList:
         """Decode the images at `positions` into uint8 tensors [3, H, W]. Raises EdgelibError naming a broken one."""
         return self._map(_decode, positions)
 
-    def select(self, positions: Sequence[int]) -> ImageList:
+    def select(self, positions: Iterable[int]) -> ImageList:
         """The list of the images at `positions`, still not decoded."""
-        return ImageList([self.cells[i] for i in positions], [self.names[i] for i in positions])
+        chosen = list(positions)
+        return ImageList([self.cells[i] for i in chosen], [self.names[i] for i in chosen])
 
     def _map(self, read: Callable, positions: Sequence[int] | Tensor) -> list:
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(lambda i: _guarded(read, self.cells[i], self.names[i]), map(int, positions)))
 
 
-Images = Tensor | ImageList
+Images: TypeAlias = Tensor | ImageList
 
 
 def select_images(images: Images, positions: np.ndarray) -> Images:

@@ -55,6 +55,6 @@ def _fields(line: str) -> list[str] | None:
     """What stands inside each pair of braces, '' for {}; None if the braces do not match."""
     try:
         parts = [part[1:] for part in Formatter().parse(line) if part[1] is not None]
-        return [field + (convert or "") + spec for field, spec, convert in parts]
+        return [f"{field or ''}{convert or ''}{spec or ''}" for field, spec, convert in parts]
     except ValueError:
         return None

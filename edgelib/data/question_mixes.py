@@ -9,6 +9,7 @@ import pandas as pd
 
 from edgelib.data.datasets import drawing_order
 from edgelib.data.images import Images, image_digests
+from edgelib.data.labelled import Dataset
 from edgelib.data.mixes import Mix
 from edgelib.data.question_tables import Asked
 from edgelib.data.questions import IMAGE_SEEN, QuestionSet
@@ -25,7 +26,7 @@ def question_calibration(
     label: str,
     n: int,
     seed: int,
-    exclude: QuestionSet | None,
+    exclude: Dataset | QuestionSet | None,
     change: Callable[[Images], Images],
     spread: Callable[[float, int, int], np.ndarray],
 ) -> QuestionSet:
@@ -45,7 +46,7 @@ def question_calibration(
 
 
 def _drawn(
-    pool: Asked, name: str, split: str, mix: Mix, label: str, n: int, seed: int, exclude: QuestionSet | None
+    pool: Asked, name: str, split: str, mix: Mix, label: str, n: int, seed: int, exclude: Dataset | QuestionSet | None
 ) -> pd.DataFrame:
     """n rows of the pool, in drawing order.
 
@@ -85,7 +86,7 @@ def _in_language(pool: Asked, mix: Mix, name: str) -> pd.DataFrame:
     return rows[english if mix.language == "english" else ~english]
 
 
-def _outside(pool: Asked, ordered: pd.DataFrame, n: int, exclude: QuestionSet) -> pd.DataFrame:
+def _outside(pool: Asked, ordered: pd.DataFrame, n: int, exclude: Dataset | QuestionSet) -> pd.DataFrame:
     """The first rows in order whose images are none of the excluded, by pixels; fewer than n if no more are left."""
     held = set(image_digests(exclude.images))
     verdict: dict[int, bool] = {}

@@ -30,7 +30,7 @@ class TierChoice:
     n: int
     n_feasible: int
     illegal: Mapping[str, str]
-    binds: Mapping[str, object] | None
+    binds: Mapping[str, Any] | None
 
 
 def choose_for_tier(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,12 +62,12 @@ def write_reader(model, folder: Path) -> None:
 def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
     """Write a preprocessor_config.json from which `from_transformers` reads the same Preprocess."""
     size, crop, sides = preprocess.resize, preprocess.crop, ("height", "width")
-    values = {"do_resize": size is not None}
+    values: dict[str, Any] = {"do_resize": size is not None}
     if isinstance(size, PatchBudget):
         values |= {"patch_size": size.side, "max_num_patches": size.most}
     else:
-        size = {"shortest_edge": size} if isinstance(size, int) else size and dict(zip(sides, size, strict=True))
-        values |= {"size": size}
+        sized = {"shortest_edge": size} if isinstance(size, int) else size and dict(zip(sides, size, strict=True))
+        values |= {"size": sized}
     values |= {
         "do_center_crop": crop is not None,
         "crop_size": crop and dict(zip(sides, crop, strict=True)),

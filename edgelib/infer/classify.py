@@ -77,13 +77,13 @@ def outcomes(
     """
     labels = torch.tensor(data.rows["label"].to_numpy())
     found = {name: _Outcomes(len(data)) for name in models}
-    known = isinstance(reference, Tensor)
+    known = reference if isinstance(reference, Tensor) else None
     # the reference first, its features serve the others
-    order = list(models) if known else sorted(models, key=lambda name: name != reference)
+    order = list(models) if known is not None else sorted(models, key=lambda name: name != reference)
     for positions, images in data.batches(batch_size):
         images = condition.apply(images, seed, table)
         pixels: dict[tuple, Tensor] = {}
-        anchor = reference[positions.to(reference.device)] if known else None
+        anchor = None if known is None else known[positions.to(known.device)]
         for name in order:
             model = models[name]
             key = (model.preprocess, model.device, model.dtype)
@@ -92,7 +92,7 @@ def outcomes(
             features = model.image_features(pixels[key])
             scores = features @ vectors[name].T
             _require_finite(scores, name, condition)
-            anchor = features if not known and name == reference else anchor
+            anchor = features if known is None and name == reference else anchor
             at = positions.numpy()
             found[name].prediction[at] = scores.argmax(dim=1).cpu().numpy()
             found[name].margin[at] = margins(scores, labels[positions].to(scores.device)).cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pandas as pd
 
@@ -42,20 +43,20 @@ def evaluate(
     Raises EdgelibError for unknown names and severities, and classes that the model cannot tell.
     """
     if isinstance(model, GenerativeModel) or isinstance(data, QuestionSet):
-        return generate(
-            model,
-            data,
+        return generate(  # which refuses a model and data of different kinds
+            cast(GenerativeModel, model),
+            cast(QuestionSet, data),
             corruption=corruption,
             severity=severity,
             seed=seed,
             table=table,
-            baseline=baseline,
+            baseline=cast(GenerativeModel | None, baseline),
             batch_size=min(batch_size, _ANSWERS),
         )
     condition = condition_of(corruption, severity, table)
     _require_kinds(model, baseline, data)
     lines = templates(prompts)
-    models = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
+    models: dict[str, Any] = {"model": model} | ({"baseline": baseline} if baseline is not None else {})
     vectors = {name: m.class_vectors(data.class_names, lines) for name, m in models.items()}
     found = outcomes(
         models,

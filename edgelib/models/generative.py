@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -57,7 +57,7 @@ class GenerativeModel:
 
     name: str
     module: nn.Module = field(repr=False)
-    processor: object = field(repr=False)
+    processor: Any = field(repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +204,7 @@ class GenerativeModel:
             _UNSHARED.add(self.processor)
             return None
 
-    def decoder_inputs(self, prompts: Prompts, features: ImageFeatures | None) -> dict[str, object]:
+    def decoder_inputs(self, prompts: Prompts, features: ImageFeatures | None) -> dict[str, Any]:
         """Keyword arguments of the network's forward or `generate` for prompts, whose images are encoded if there are
         features."""
         if features is None:

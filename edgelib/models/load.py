@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,12 +48,13 @@ def load(
     _require_safetensors(folder)
     # What tables and figures call it: never a machine's path.
     name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
+    model: ZeroShotModel | GenerativeModel
     if "architecture" in config:
         model = _load_timm(name, folder, config)
     elif dual_encoder(config.get("model_type")) is not None:
         model = _load_dual_encoder(name, folder, config)
     elif loader_of(config) is not None:
-        _require_tokenizer(folder)
+        require_tokenizer(folder)
         model = load_generative(name, folder, config)
     else:
         raise _unknown_family(folder, config)
@@ -151,8 +153,8 @@ def _unknown_family(folder: Path, config: dict) -> EdgelibError:
     )
 
 
-def _require_tokenizer(folder: Path) -> None:
-    """Without its files transformers would build an empty tokenizer and say nothing."""
+def require_tokenizer(folder: Path) -> None:
+    """Raise EdgelibError for a folder without a tokenizer: transformers would build an empty one and say nothing."""
     if not any(all(any(folder.glob(pattern)) for pattern in whole) for whole in _TOKENIZERS):
         raise EdgelibError(
             f"{folder} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt, or a sentencepiece "
@@ -170,21 +172,38 @@ def _require_finite(module: nn.Module, folder: Path) -> None:
 
 
 def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    _require_tokenizer(folder)
     try:
         with quiet_transformers():
             module, info = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # torch, safetensors and tokenizers each raise their own types
+    except Exception as error:  # torch, safetensors and transformers each raise their own types
         raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {first_line(error)}") from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
         raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
-    return ClipModel(name=name, module=module, preprocess=from_transformers(folder), tokenizer=tokenizer)
+    return ClipModel(name=name, module=module, preprocess=from_transformers(folder), tokenizer=load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in `folder`; raises EdgelibError for one that is missing or broken."""
+    from transformers import AutoTokenizer
+
+    require_tokenizer(folder)
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise their own types
+        raise EdgelibError(
+            f"the tokenizer of {folder} does not load ({first_line(error)}); copy its files from the model's repository"
+        ) from None
 
 
 def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
@@ -201,7 +220,7 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
             f"{folder / 'config.json'} has no label_names, so its outputs have no meaning here; "
             'add "label_names": [...] in the order of the outputs'
         )
-    names = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]
-    names = tuple(descriptions.get(n, n) for n in names)
+    keys = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]
+    names = tuple(descriptions.get(key, key) for key in keys)
     preprocess = from_timm(timm.data.resolve_model_data_config(module))
     return TimmClassifier(name=name, module=module, preprocess=preprocess, label_names=names)

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class Preprocess:
         if self.crop:
             return self.crop
         if isinstance(self.resize, PatchBudget):
-            return tuple(self.resize.target(1, 1))
+            height, width = self.resize.target(1, 1)
+            return height, width
         return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
 
     def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -150,7 +152,9 @@ def read_object(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EdgelibError(f"{path.parent} is not a model folder: it has no {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise EdgelibError(f"{path} cannot be read ({error.strerror}); copy it from the model's repository") from None
+    except (ValueError, RecursionError) as error:  # no text, no JSON, numbers of 5,000 digits, deep nesting
         raise EdgelibError(f"{path} is not valid JSON ({error}); copy it again from the model's repository") from None
     if not isinstance(value, dict):
         raise EdgelibError(
@@ -187,7 +191,7 @@ def from_timm(config: dict) -> Preprocess:
 def _side(size: dict | int, path: Path, key: str) -> tuple[int, int] | int:
     sides = size if isinstance(size, dict) else {"shortest_edge": size}
     names = ("shortest_edge",) if "shortest_edge" in sides else ("height", "width")
-    pixels = tuple(sides.get(name) for name in names)
+    pixels: Any = tuple(sides.get(name) for name in names)
     if not all(isinstance(side, int) and side > 0 for side in pixels):
         raise EdgelibError(
             f"{path}: {key} is {size!r}, but must be a number of pixels, {{'shortest_edge': n}} or "

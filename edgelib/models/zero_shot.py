@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,7 @@ class ZeroShotModel:
 class ClipModel(ZeroShotModel):
     """A dual encoder (CLIP, SigLIP): classes are the mean of their encoded prompts."""
 
-    tokenizer: object = field(repr=False, default=None)
+    tokenizer: Any = field(repr=False, default=None)
 
     @property
     def family(self) -> DualEncoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -63,7 +64,7 @@ def tier_choices(
         reasons = on_device(cost, device.key, configs)["reason"]
         table = tables.get(name, pd.DataFrame(columns=COSTS)).reindex(list(configs))
         illegal = {config: reason for config, reason in reasons.items() if reason}
-        options = dict(maximize=CRITERIA, minimize=COSTS, illegal=illegal, name=name)
+        options: dict[str, Any] = dict(maximize=CRITERIA, minimize=COSTS, illegal=illegal, name=name)
         choices[name] = choose_for_tier(table, budgets, device.name, **options)
     return choices
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from edgelib.errors import EdgelibError
@@ -32,7 +33,7 @@ def marker_path(marker: str) -> str:
     if marker == "o":
         return "circle"
     style = MarkerStyle(marker)
-    [outline] = style.get_path().transformed(style.get_transform()).to_polygons()
+    [outline] = map(np.asarray, style.get_path().transformed(style.get_transform()).to_polygons())
     corners = (outline / abs(outline).max()).round(3) + 0.0
     return "M" + "L".join(f"{x:g},{0 - y:g}" for x, y in corners) + "Z"
 

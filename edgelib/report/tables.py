@@ -46,7 +46,10 @@ def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missi
     def cells(rows: pd.DataFrame) -> list[str]:
         low, high = (f"{value}_{end}" if f"{value}_{end}" in rows else end for end in ("low", "high"))
         numbers = rows[[value, low, high]].to_numpy(float)
-        return [missing if missing and pd.isna(n).all() else with_interval(*n, scale, digits) for n in numbers]
+        return [
+            missing if missing and pd.isna(row).all() else with_interval(row[0], row[1], row[2], scale, digits)
+            for row in numbers
+        ]
 
     return Column(cells)
 

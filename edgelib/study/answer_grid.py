@@ -139,8 +139,8 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
         """Twins and quantized copies of some variants and of the baseline; one pass calibrates a twin on a mix."""
         built = {}
         members = sorted(dict.fromkeys([self.variants[0], *group]), key=lambda v: (v.twin, v.mix))
-        for (twin, mix), some in itertools.groupby(members, key=lambda v: (v.twin, v.mix)):
-            some = list(some)
+        for (twin, mix), variants in itertools.groupby(members, key=lambda v: (v.twin, v.mix)):
+            some = list(variants)
             base = planted(self.model, twin, self.seed)
             needs = needs_of(scheme_for(base, v.config) for v in some)
             seen = calibrate(base, self.calibrations[mix], needs=sorted(needs)) if needs else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class CalibrationStudy(Study[TwinConfig, Draw | None, "_Made"]):
     model: ZeroShotModel
     runs: tuple[Run, ...]
     data: Dataset
-    calibration_set: Callable[[str, int, int], Dataset]
+    calibration_set: Callable[[str, int, int], Any]
     deployment: tuple[Condition, ...] = (Condition(),)
     prompts: str | Sequence[str] = "simple"
     seed: int = 0
@@ -145,7 +146,7 @@ class CalibrationStudy(Study[TwinConfig, Draw | None, "_Made"]):
             some = [v for v in todo if v.twin == twin]
             model, deployed = built.twin(twin)
             statistics, distance = None, {}
-            if images is not None:
+            if draw is not None and images is not None:
                 needs = sorted(needs_of(v.config for v in some))
                 statistics = calibrate(model, images, needs=needs, seed=draw.seed)
                 distance = activation_distance(statistics, deployed)

@@ -91,13 +91,13 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
     def cells(self) -> Iterator[tuple[Variant, Condition]]:
         """Every cell, variant by variant."""
         for variant in self.variants:
-            on_twin = variant.twin != PLAIN and self.twin_conditions is not None
-            for condition in self.twin_conditions if on_twin else self.conditions:
+            plain = variant.twin == PLAIN or self.twin_conditions is None
+            for condition in self.conditions if plain else self.twin_conditions or ():
                 yield variant, condition
 
     def columns(self, variant: Variant, condition: Condition) -> dict:
         """What the rows of a cell are marked with; draw where the grid has several calibration sets."""
-        marks = {"model": variant.model, "twin": variant.twin, "config": variant.config}
+        marks: dict[str, object] = {"model": variant.model, "twin": variant.twin, "config": variant.config}
         if len(self.calibrations) > 1:
             marks["draw"] = variant.draw
         return marks | {"corruption": condition.corruption, "severity": condition.severity}

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -18,7 +19,7 @@ EXECUTORS = ("serial", "thread", "process")
 
 
 def run_tasks(
-    work: Callable, tasks: Sequence[tuple], shared: object, *, executor: str = "serial", workers: int = 2
+    work: Callable, tasks: Sequence[tuple], shared: Any, *, executor: str = "serial", workers: int = 2
 ) -> Iterator:
     """Yield work(shared, *task) for every task: in order when serial, else as they finish.
 
@@ -37,7 +38,7 @@ def run_tasks(
         yield from _in_processes(work, tasks, shared, workers)
 
 
-def _in_threads(work: Callable, tasks: Sequence[tuple], shared: object, workers: int) -> Iterator:
+def _in_threads(work: Callable, tasks: Sequence[tuple], shared: Any, workers: int) -> Iterator:
     threads, own = torch.get_num_threads(), threading.local()
     copies = [shared.for_thread() for _ in range(workers)]
 
@@ -45,9 +46,12 @@ def _in_threads(work: Callable, tasks: Sequence[tuple], shared: object, workers:
         torch.set_num_threads(max(1, threads // workers))
         own.shared = copies.pop()
 
+    def run(task: tuple) -> object:
+        return work(own.shared, *task)
+
     pool = futures.ThreadPoolExecutor(workers, "tasks", initializer=start)
     try:
-        for done in futures.as_completed([pool.submit(lambda t=task: work(own.shared, *t)) for task in tasks]):
+        for done in futures.as_completed([pool.submit(run, task) for task in tasks]):
             yield done.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -88,5 +92,6 @@ def _call(work: Callable, task: tuple) -> object:
 
 def _die_with_parent() -> None:
     """A killed parent cannot stop its workers, and each holds copies of the models."""
-    connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

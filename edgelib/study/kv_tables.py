@@ -61,7 +61,8 @@ def cache_costs(model: GenerativeModel, caches: Sequence[str], calibration: Ques
     for cache in caches:
         if cache == EXACT:
             decoder = decoder_of(model)
-            each, ratio = 4 * len(decoder.blocks) * decoder.kv_heads * decoder.head_dim, 1.0
+            each: float = 4 * len(decoder.blocks) * decoder.kv_heads * decoder.head_dim
+            ratio = 1.0
         else:
             filled = plans[cache]()
             with torch.no_grad():

@@ -16,7 +16,7 @@ from functools import cached_property
 import pandas as pd
 import psutil
 
-from edgelib.errors import choose
+from edgelib.errors import EdgelibError, choose
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, run_tasks
 from edgelib.study.protocol import Study
@@ -52,6 +52,10 @@ def _collect(study: Study, store: CellStore) -> pd.DataFrame:
         if rows is None:  # found damaged only now: compute it again
             _fill(study, store, study.build([variant]), place, [variant])
             rows = store.read(study.spec(variant, place))
+        if rows is None:
+            raise EdgelibError(
+                f"cell {store.path(study.spec(variant, place))} was removed while it was read; run again"
+            )
         where = study.columns(variant, place)
         parts.append(rows.assign(**where)[[*where, *rows.columns]])
     return pd.concat(parts, ignore_index=True)

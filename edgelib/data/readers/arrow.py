@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,7 +113,7 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
     names = table.schema.names
     image = pick_column(names, options.image_column, IMAGE_COLUMNS, "image", where)
     asked = is_question_table(names, options)
-    label = None if asked else pick_column(names, options.label_column, LABEL_COLUMNS, "label", where)
+    label = "" if asked else pick_column(names, options.label_column, LABEL_COLUMNS, "label", where)
     kind = table.schema.field(image).type
     if not (_is_bytes(kind) or _is_text(kind) or types.is_struct(kind)):
         raise EdgelibError(
@@ -144,8 +145,7 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
     plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
     columns = table.columns(list(dict.fromkeys([*task.wanted, *plain])))
     own = {
-        name: columns[name].to_pandas() if name in plain else columns[name].to_pylist()
-        for name in columns.column_names
+        name: columns[name].to_pandas() if name in plain else columns[name].to_pylist() for name in columns.column_names
     }
     rows, first = question_rows(pd.DataFrame(own), task, split, where)
 
@@ -157,7 +157,7 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
     return with_images((rows, first), task, fetch)
 
 
-def _cell(cell: object, folder: Path, name: str) -> Path | bytes:
+def _cell(cell: Any, folder: Path, name: str) -> Path | bytes:
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, str):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edgelib.data.readers.arrow import huggingface_rows, read_arrow
-from edgelib.data.readers.sources import UNSPLIT, Source, canonical_split
+from edgelib.data.readers.sources import UNSPLIT, Options, Source, canonical_split
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 
@@ -24,6 +25,8 @@ def open_hub(name: str, offline: bool) -> Source:
     import datasets
 
     match = HUB_ID.fullmatch(name)
+    if match is None:
+        raise EdgelibError(f"{name!r} is no hub id; write it as owner/name or owner/name:config")
     repo, config = match["repo"], match["config"]
     offline = offline or datasets.config.HF_HUB_OFFLINE
     if not offline:
@@ -55,13 +58,11 @@ def open_saved(path: Path) -> Source:
 def _source(name: str, loaded, folder: Path) -> Source:
     parts = loaded if isinstance(loaded, dict) else {str(loaded.split or UNSPLIT): loaded}
     parts = {canonical_split(split): part for split, part in parts.items()}
-    return Source(
-        name,
-        {
-            split: lambda options, s=split, p=part: read_arrow(huggingface_rows(p, folder), s, options, f"{name} ({s})")
-            for split, part in parts.items()
-        },
-    )
+
+    def reader(split: str) -> Callable[[Options], Any]:
+        return lambda options: read_arrow(huggingface_rows(parts[split], folder), split, options, f"{name} ({split})")
+
+    return Source(name, {split: reader(split) for split in parts})
 
 
 @contextmanager

@@ -7,12 +7,14 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from edgelib.data.images import ImageList, images_from_array
+from edgelib.data.question_tables import Asked
 from edgelib.data.readers.arrow import parquet_rows, read_arrow
 from edgelib.data.readers.hub import open_saved
 from edgelib.data.readers.sources import (
@@ -93,7 +95,7 @@ def _open_files(files: Sequence[Path], root: Path) -> Source:
             )
     read = _read_npz if kinds[0] == ".npz" else _read_parquet
     name = root.stem if root.is_file() else root.name
-    return Source(name, {split: lambda o, s=split, p=parts: read(p, s, o) for split, parts in by_split.items()})
+    return Source(name, {split: partial(read, parts, split) for split, parts in by_split.items()})
 
 
 def _split_of(file: Path, root: Path) -> str | None:
@@ -102,7 +104,7 @@ def _split_of(file: Path, root: Path) -> str | None:
     return next((split for split in reversed(found) if split), None)
 
 
-def _read_parquet(files: Sequence[Path], split: str, options: Options) -> Labelled:
+def _read_parquet(files: Sequence[Path], split: str, options: Options) -> Labelled | Asked:
     return read_arrow(parquet_rows(files), split, options, files[0].name)
 
 
@@ -113,8 +115,8 @@ def _read_npz(files: Sequence[Path], split: str, options: Options) -> Labelled:
     image = pick_column(arrays, options.image_column, IMAGE_COLUMNS, "image", where)
     label = pick_column(arrays, options.label_column, LABEL_COLUMNS, "label", where)
     images = images_from_array(arrays[image], where)
-    stored = arrays.pop("class_names", np.array([]))
-    stored = [name.decode() if isinstance(name, bytes) else name for name in stored.reshape(-1).tolist()]
+    named = arrays.pop("class_names", np.array([])).reshape(-1).tolist()
+    stored = [name.decode() if isinstance(name, bytes) else name for name in named]
     class_names = indexed_names(first_given(options.class_names, stored or None, read_names_file(file.parent)), where)
     labels = integer_labels(arrays[label], class_names, where)
     if len(labels) != len(images):
@@ -160,9 +162,7 @@ def _open_image_folders(root: Path) -> Source:
     if not classes:
         found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
         raise EdgelibError(f"folder {root.name!r} holds no data set (found: {found}); expected {_LAYOUTS}")
-    return Source(
-        root.name, {s: lambda o, s=s, f=f: _read_image_folders(f, root, s, classes, o) for s, f in splits.items()}
-    )
+    return Source(root.name, {s: partial(_read_image_folders, f, root, s, classes) for s, f in splits.items()})
 
 
 def _read_image_folders(folder: Path, root: Path, split: str, classes: list[str], options: Options) -> Labelled:

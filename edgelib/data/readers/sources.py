@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,12 +52,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Source:
-    """A named source and a reader for each of its splits."""
+    """A named source and a reader for each of its splits, which returns Labelled, or Asked for questions."""
 
     name: str
-    splits: dict[str, Callable[[Options], Labelled]]
+    splits: Mapping[str, Callable[[Options], Any]]
 
-    def read(self, split: str, options: Options) -> Labelled:
+    def read(self, split: str, options: Options) -> Any:
         """Read one split. Raises EdgelibError for a split that is not there, naming those present."""
         wanted = canonical_split(split)
         if wanted not in self.splits:
@@ -208,8 +209,8 @@ def label_rows(split: str, labels: np.ndarray, others: Mapping[str, object] | No
 
     Other columns called label or image, which a row here has already, become source_label and source_image.
     """
-    others = {f"source_{name}" if name in ("label", "image") else name: v for name, v in (others or {}).items()}
-    items = others.pop("item", None)
+    columns = {f"source_{name}" if name in ("label", "image") else name: v for name, v in (others or {}).items()}
+    items: Any = columns.pop("item", None)
     if items is None:
         items = [f"{split}/{i:06d}" for i in range(len(labels))]
-    return pd.DataFrame({"item": [str(item) for item in items], "label": labels, **others})
+    return pd.DataFrame({"item": [str(item) for item in items], "label": labels, **columns})

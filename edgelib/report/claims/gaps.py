@@ -27,7 +27,7 @@ def gap_claim(gap: Gap, name: str, adjusted: float | None = None) -> str:
 
 def gap_claims(family: Family) -> list[str]:
     """Say a sentence per gap of a family, keys being configurations, with p values adjusted over the family."""
-    return [gap_claim(gap, label(config), p) for config, gap, p in family.items()]
+    return [gap_claim(gap, label(str(config)), p) for config, gap, p in family.items()]
 
 
 def twin_name(config: str) -> str:

@@ -92,7 +92,7 @@ def recommendation_claim(
     r = recommendation
     bound = f"at most {100 * r.margin:g} points less {quantity} than every other one"
     counts = f"n = {r.n:,} scored items, {r.n_runs} {'run' if r.n_runs == 1 else 'runs'} per setting"
-    if r.choice is None:
+    if r.choice is None or r.rival is None:
         return (
             f"none of {r.n_settings} settings is shown to have {bound}; the highest {quantity} is that of "
             f"{describe(r.best)} (Holm-adjusted {p_text(r.adjusted)}, {counts})"

@@ -46,8 +46,8 @@ def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
     The sloping roof is the device's bandwidth, each level one its rate in one format; what lies under the slope is
     bound by memory, what lies under a level roof by arithmetic.
     """
-    span = np.array([min(0.2, table["intensity"].min() / 2), table["intensity"].max() * 3])
-    at = np.geomspace(*span, 200)
+    span = min(0.2, table["intensity"].min() / 2), table["intensity"].max() * 3
+    at = np.geomspace(span[0], span[1], 200)
     for unit, rate in device.rates.items():
         if rate is None:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +19,8 @@ def class_gallery(data: Dataset, each: int = 4) -> Figure:
     """Draw the first images of every class, a column per class; a class with fewer than `each` repeats them."""
     labels = data.rows["label"].to_numpy()
     picks = np.stack([np.resize(np.flatnonzero(labels == c), each) for c in range(len(data.class_names))], axis=1)
-    tiles = data.images[torch.from_numpy(picks.ravel())].view(*picks.shape, *data.images.shape[1:])
+    images: Any = data.images  # a tensor: the embedded world has one size
+    tiles = images[torch.from_numpy(picks.ravel())].view(*picks.shape, *images.shape[1:])
     return image_grid(tiles.permute(0, 1, 3, 4, 2).numpy(), [""] * each, data.class_names)
 
 
