@@ -4,7 +4,6 @@ tables, saying sentences and handing its answer to the pages that quote it."""
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
+from edgelib.ground.quiet import quiet_libraries
 from edgelib.report.claims.text import Sentence, bullets
 from edgelib.report.tables import Column, myst_table, selected
 
@@ -50,7 +50,7 @@ def setup(chapter: str, results: str | Path = "results") -> Workspace:
     checkout whatever the working directory, and ~ is the user's home. Raises EdgelibError when the folder cannot be
     written.
     """
-    _quiet_libraries()
+    quiet_libraries()
     _draw_svg()
     root = find_root()
     base = root / os.path.expanduser(results)
@@ -109,15 +109,6 @@ def conclude(answer: str) -> None:
     from myst_nb import glue
 
     glue("answer", Sentence(answer), display=False)
-
-
-def _quiet_libraries() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    # tqdm's notebook bar advises to install ipywidgets; edgelib's own bars show on a terminal only.
-    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def _draw_svg() -> None:
