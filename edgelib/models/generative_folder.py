@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,31 +37,40 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
             raise EdgelibError(
                 f"{folder} does not load as a {config['model_type']} model: {first_line(error)}"
             ) from None
-        try:
-            processor = transformers.AutoProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise EdgelibError(
-                f"the processor of {folder} does not load ({first_line(error)}); copy preprocessor_config.json, "
-                "processor_config.json and the tokenizer's files from the model's repository"
-            ) from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
         raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
+    model = GenerativeModel(name=name, module=module, processor=load_processor(folder))
+    require_prompt(model, folder, config["model_type"])
+    _decode_greedily(model)
+    return model
+
+
+def load_processor(folder: Path) -> Any:
+    """Return the processor of images and texts in `folder`; raises EdgelibError for one that is missing or broken."""
+    from transformers import AutoProcessor
+
+    try:
+        with quiet_transformers():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise their own types
+        raise EdgelibError(
+            f"the processor of {folder} does not load ({first_line(error)}); copy preprocessor_config.json, "
+            "processor_config.json and the tokenizer's files from the model's repository"
+        ) from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise EdgelibError(
             f"{folder} has a {type(processor).__name__} where a processor of images and texts is needed; copy "
             "preprocessor_config.json and the tokenizer's files from the model's repository"
         )
-    model = GenerativeModel(name=name, module=module, processor=processor)
-    _require_prompt(model, folder, config)
-    _decode_greedily(model)
-    return model
+    return processor
 
 
-def _require_prompt(model: GenerativeModel, folder: Path, config: dict) -> None:
-    """A chat model needs a template that places the image, and its tokenizer the token that stands for it."""
+def require_prompt(model: GenerativeModel, folder: Path, kind: str) -> None:
+    """Raise EdgelibError unless images have a place in the model's prompts.
+
+    A chat model of the type `kind` needs a template that places the image, and its tokenizer the token for it.
+    """
     if model.family.chats and model.image_token is None:
         raise EdgelibError(
             f"{folder / 'config.json'} names no image token (image_token_id), so the model cannot tell where an image "
@@ -68,7 +78,7 @@ def _require_prompt(model: GenerativeModel, folder: Path, config: dict) -> None:
         )
     if model.family.chats and getattr(model.processor, "chat_template", None) is None:
         raise EdgelibError(
-            f"{folder} has no chat template, so nobody knows how a {config['model_type']} wants to be asked; copy "
+            f"{folder} has no chat template, so nobody knows how a {kind} wants to be asked; copy "
             "chat_template.jinja (or chat_template.json) from the repository of the instruction-tuned model, or, if "
             f"the family does not chat, {HOW_TO_ADD}"
         )
@@ -106,15 +116,23 @@ def _decode_greedily(model: GenerativeModel) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep bars and notes of transformers off the screen while the block runs."""
+    """Keep bars, notes and questions of transformers off the screen while the block runs.
+
+    Where a folder brings code, transformers asks on the terminal whether to run it, also in places that
+    `trust_remote_code=False` does not reach (the audio tokenizer of a processor); no time to answer makes it an error.
+    """
+    from transformers import dynamic_module_utils
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
