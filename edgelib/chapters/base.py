@@ -7,25 +7,47 @@ where no torch is installed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgelib.chapters.fields import DataName, Mix, ModelName, Name, Prompts, SeverityTable, Source, scheme_of
+from edgelib.chapters import kinds
+from edgelib.chapters.fields import (
+    MOST_AT_ONCE,
+    MOST_ITEMS,
+    DataName,
+    Kind,
+    Mix,
+    ModelName,
+    Name,
+    Prompts,
+    SeverityTable,
+    Source,
+    scheme_of,
+)
 
 if TYPE_CHECKING:
     from edgelib.data.labelled import Dataset
+    from edgelib.models.generative import GenerativeModel
     from edgelib.models.zero_shot import ZeroShotModel
+
+
+Classifier = Annotated[ModelName, Kind(kinds.name_of_classifier)]
+Writer = Annotated[ModelName, Kind(kinds.name_of_writer)]
+Labels = Annotated[DataName, Kind(kinds.name_of_labels)]
+Questions = Annotated[DataName, Kind(kinds.name_of_questions)]
 
 
 class Parameters(BaseModel):
     """Base of every chapter's schema: unknown names are refused, nothing is converted silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     seed: int = Field(0, ge=0, lt=2**31, description="the only source of randomness")
-    batch_size: int = Field(128, ge=1, description="images per forward pass; no result depends on it")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description='"cpu", "cuda", "cuda:1" or "mps"')
+    batch_size: int = Field(128, ge=1, le=MOST_AT_ONCE, description="images per forward pass; no result depends on it")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:[0-9]{1,3})?|mps)$", description='"cpu", "cuda", "cuda:1" or "mps"'
+    )
     local_files_only: bool = Field(False, description="never ask a hub: names must be folders or downloaded already")
     level: float = Field(0.95, ge=0.5, lt=1, description="confidence level of the intervals")
     results: Name = Field("results", description="folder for outcomes, figures and tables")
@@ -33,16 +55,21 @@ class Parameters(BaseModel):
     @classmethod
     def sources(cls) -> tuple[str, ...]:
         """The parameters that name files or folders, in order: what else, beside code, the chapter depends on."""
-        return tuple(
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(mark, Source) for mark in _marks(field.annotation, field.metadata))
-        )
+        return tuple(name for name in cls.model_fields if _marks(cls, name, Source))
+
+    def refuse_kinds(self) -> None:
+        """Raise EdgelibError for a given model or data set whose name tells that it is of a kind that is not taken."""
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            for mark in _marks(type(self), name, Kind) if value is not None else ():
+                mark.refuse(value)
 
 
-def _marks(annotation: object, metadata: list) -> list:
+def _marks(schema: type[BaseModel], name: str, kind: type) -> list:
     """What annotates a field, also within "... | None"."""
-    return [*metadata, *(mark for part in get_args(annotation) for mark in getattr(part, "__metadata__", ()))]
+    field = schema.model_fields[name]
+    parts = [*field.metadata, *(mark for p in get_args(field.annotation) for mark in getattr(p, "__metadata__", ()))]
+    return [mark for mark in parts if isinstance(mark, kind)]
 
 
 class GridParameters(Parameters):
@@ -56,13 +83,13 @@ class GridParameters(Parameters):
 class ZeroShot(GridParameters):
     """What chapters share that classify images without training on them: the model, the prompts and the images."""
 
-    model: ModelName = Field("scenes-clip", description="zero-shot model: embedded name, folder or hub id")
+    model: Classifier = Field("scenes-clip", description="zero-shot model: embedded name, folder or hub id")
     prompts: Prompts = Field("simple", description="set of prompt templates, or one template with {}")
-    dataset: DataName = Field("scenes", description='"scenes", a folder, an .npz file or a hub id')
+    dataset: Labels = Field("scenes", description='"scenes", a folder, an .npz file or a hub id')
     split: Name = Field("test", description="split of the data set")
     image_column: Name | None = Field(None, description="column of images, where the usual names do not fit")
     label_column: Name | None = Field(None, description="column of labels, where the usual names do not fit")
-    n_images: int = Field(64, ge=2, description="images drawn from the split")
+    n_images: int = Field(64, ge=2, le=MOST_ITEMS, description="images drawn from the split")
     table: SeverityTable | None = Field(None, description="severity table; null chooses by image size")
 
     def reading(self) -> dict[str, Any]:
@@ -81,13 +108,14 @@ class ZeroShot(GridParameters):
         """The scored images."""
         from edgelib.data.datasets import dataset
 
-        return dataset(self.dataset, self.split, self.n_images, self.seed, **self.reading())
+        found = dataset(self.dataset, self.split, self.n_images, self.seed, **self.reading())
+        return kinds.labels(found, self.dataset)
 
-    def load_model(self, name: str | None = None) -> ZeroShotModel:
-        """The model, or the one called `name`, on the device."""
+    def load_model(self) -> ZeroShotModel:
+        """The model on the device."""
         from edgelib.models.load import load
 
-        return load(self.model if name is None else name, device=self.device, offline=self.local_files_only)
+        return kinds.classifier(load(self.model, device=self.device, offline=self.local_files_only), self.model)
 
     def draw_sets(self, data: Dataset, configs: list[str], mix: str, n: int, draws: int = 1) -> tuple[Dataset, ...]:
         """Calibration sets of the seeds seed, seed + 1, ..., without scored images; none if no configuration looks."""
@@ -96,14 +124,21 @@ class ZeroShot(GridParameters):
         if not any(scheme_of(config).needs_calibration for config in configs):
             return ()
         seeds = range(self.seed, self.seed + draws)
-        return tuple(calibration_set(mix, n, seed, self.dataset, exclude=data, **self.reading()) for seed in seeds)
+        sets = (calibration_set(mix, n, seed, self.dataset, exclude=data, **self.reading()) for seed in seeds)
+        return cast("tuple[Dataset, ...]", tuple(sets))
 
 
 class Answers(GridParameters):
     """What chapters share that ask a model which writes."""
 
-    model: ModelName = Field("scenes-vlm", description="a model that writes: embedded name, folder or hub id")
+    model: Writer = Field("scenes-vlm", description="a model that writes: embedded name, folder or hub id")
     calibration: Mix = Field("balanced", description="calibration mix")
-    n_calibration: int = Field(32, ge=1, description="questions in a calibration set")
+    n_calibration: int = Field(32, ge=1, le=MOST_ITEMS, description="questions in a calibration set")
     executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
     workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
+
+    def load_model(self) -> GenerativeModel:
+        """The model on the device."""
+        from edgelib.models.load import load
+
+        return kinds.writer(load(self.model, device=self.device, offline=self.local_files_only), self.model)

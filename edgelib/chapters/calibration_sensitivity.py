@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from edgelib.chapters.base import ZeroShot
-from edgelib.chapters.fields import Conditions, Configs, Mixes, Twins, at_least_two, distinct, each, scheme_of
+from edgelib.chapters.fields import (
+    MOST_ITEMS,
+    Conditions,
+    Configs,
+    Mixes,
+    Twins,
+    at_least_two,
+    distinct,
+    each,
+    scheme_of,
+)
+from edgelib.chapters.kinds import check_parts
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
@@ -23,6 +34,8 @@ def _dependent(config: str) -> None:
 class CalibrationSensitivity(ZeroShot):
     """Parameters of the chapter `calibration_sensitivity`."""
 
+    # The predictor of drops is tested by n_bootstrap - 1 permutations, which makes one draw more than the others need.
+    n_bootstrap: int = Field(1000, ge=101, le=100_000, description="bootstrap draws behind each interval")
     ladder: Annotated[Configs, at_least_two("configurations to compare")] = Field(
         [
             "w4a8-minmax",
@@ -43,11 +56,16 @@ class CalibrationSensitivity(ZeroShot):
         ["balanced", "dark", "noise"], description="calibration mixes, the usual one first"
     )
     sizes: Annotated[
-        list[Annotated[int, Field(ge=1)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
+        list[Annotated[int, Field(ge=1, le=MOST_ITEMS)]],
+        Field(min_length=2),
+        AfterValidator(distinct),
+        AfterValidator(sorted),
     ] = Field([8, 64], description="numbers of calibration images")
     seeds: int = Field(2, ge=2, le=1000, description="calibration draws of the crossed design, seeds 0, 1, ...")
     fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed; divides seeds")
-    ladder_size: int = Field(64, ge=1, description="calibration images of the ladder; its mix is the first one")
+    ladder_size: int = Field(
+        64, ge=1, le=MOST_ITEMS, description="calibration images of the ladder; its mix is the first one"
+    )
     ladder_seeds: int = Field(2, ge=1, le=1000, description="calibration draws of the ladder, seeds 0, 1, ...")
     twins: Twins = Field(
         ["weight:8", "activation:128"], description='planted outliers as "kind:strength", beside the plain model'
@@ -72,6 +90,16 @@ class CalibrationSensitivity(ZeroShot):
             )
         return self
 
+    @model_validator(mode="after")
+    def _groups_of_the_predictor(self) -> CalibrationSensitivity:
+        groups = (1 + len(self.twins)) * len(self.configs)
+        if groups < 3:
+            raise EdgelibError(
+                f"{len(self.configs)} configs without twins are {groups} groups of runs, but a predictor that leaves "
+                "out one group at a time needs 3; add a twin or a configuration"
+            )
+        return self
+
     def design(self) -> tuple[Draw, ...]:
         """The calibration sets of the crossed experiment."""
         from edgelib.study.calibration_runs import fraction_of
@@ -92,15 +120,17 @@ class CalibrationSensitivity(ZeroShot):
         from edgelib.study.calibration_runs import REFERENCE, CalibrationStudy, Draw, TwinConfig
 
         data = self.load_data()
+        model = self.load_model()
+        check_parts(model, [*self.ladder, *self.configs], self.twins, self.seed)
         steps = [Draw(self.mixes[0], self.ladder_size, seed) for seed in range(self.ladder_seeds)]
-        runs = {(TwinConfig(PLAIN, REFERENCE), None): None}
+        runs: dict[tuple[TwinConfig, Draw | None], None] = {(TwinConfig(PLAIN, REFERENCE), None): None}
         for twin in (PLAIN, *self.twins):
             for config in self.ladder:
                 draws = steps if scheme_of(config).needs_calibration else [None]
                 runs |= {(TwinConfig(twin, config), draw): None for draw in draws}
             runs |= {(TwinConfig(twin, c), draw): None for draw in self.design() for c in self.configs}
         return CalibrationStudy(
-            model=self.load_model(),
+            model=model,
             runs=tuple(runs),
             data=data,
             calibration_set=partial(calibration_set, source=self.dataset, exclude=data, **self.reading()),

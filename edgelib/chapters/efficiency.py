@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.base import Parameters
-from edgelib.chapters.fields import Configs, DataName, Files, ModelName, Names, TablePath, check_devices
+from edgelib.chapters.base import Classifier, Labels, Parameters
+from edgelib.chapters.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices
 
 
 class Efficiency(Parameters):
     """Parameters of the chapter `efficiency`."""
 
-    model: ModelName = Field("scenes-clip", description="model that is packed, saved and read again")
-    dataset: DataName = Field("scenes", description="images it is compared with its simulation on")
-    n_images: int = Field(32, ge=2, description="how many of them")
+    model: Classifier = Field("scenes-clip", description="model that is packed, saved and read again")
+    dataset: Labels = Field("scenes", description="images it is compared with its simulation on")
+    n_images: int = Field(32, ge=2, le=MOST_ITEMS, description="how many of them")
     architectures: Files = Field(
         ["clip-vit-base-patch32", "qwen2-vl-2b"],
         description="models whose size is computed from public dimensions: a name, or a config.json",
@@ -25,7 +25,7 @@ class Efficiency(Parameters):
     measurements: TablePath | None = Field(
         None, description='folder made by `edgelib measure`; null: the published machine, "here": measure now'
     )
-    devices: Names | None = Field(None, description="keys of the device table, in order; null takes all")
+    devices: Devices | None = Field(None, description="keys of the device table, in order; null takes all")
     device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
     encoder: TablePath = Field(
         "clip-vit-base-patch32",
@@ -34,8 +34,17 @@ class Efficiency(Parameters):
     decoder: TablePath = Field(
         "qwen2-vl-2b", description="language model that is projected onto the devices: a name, or a config.json"
     )
-    context: int = Field(1024, ge=1, description="tokens that the language model keeps in memory")
+    context: int = Field(1024, ge=1, le=2**24, description="tokens that the language model keeps in memory")
     projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
+
+    @field_validator("measurements")
+    @classmethod
+    def _measured(cls, folder: str | None) -> str | None:
+        from edgelib.devices.measurements import load_measurements
+
+        if folder != "here":
+            load_measurements(folder)
+        return folder
 
     @field_validator("encoder", "decoder")
     @classmethod

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgelib.chapters.base import Parameters
-from edgelib.chapters.fields import ModelName, Twins
+from edgelib.chapters.base import Classifier, Parameters
+from edgelib.chapters.fields import MOST_ITEMS, Twins
 
 
 class EmbeddedWorld(Parameters):
     """Parameters of the chapter `embedded_world`."""
 
-    model: ModelName = Field("scenes-clip", description="an embedded model, a folder or a hub id")
-    n_images: int = Field(300, ge=2, description="held-out scenes the model is scored on")
+    model: Classifier = Field("scenes-clip", description="an embedded model, a folder or a hub id")
+    n_images: int = Field(300, ge=2, le=MOST_ITEMS, description="held-out scenes the model is scored on")
     twins: Twins = Field(
         ["weight:10", "activation:100", "key:30", "value:30"],
         description='planted outliers as "kind:strength"; the function is unchanged',

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from edgelib.chapters.base import Answers
-from edgelib.chapters.fields import Caches, DataName, Name, Twins, distinct
+from edgelib.chapters.base import Answers, Questions, kinds
+from edgelib.chapters.fields import MOST_ITEMS, Caches, Name, Twins, distinct, twin_name
 
 if TYPE_CHECKING:
     from edgelib.study.kv_grid import KVStudy
 
 Doses = Annotated[
-    list[Annotated[float, Field(ge=1)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
+    list[Annotated[float, Field(ge=1, le=1e9)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
 ]
 DoseKinds = Annotated[list[Literal["key", "value", "key-offset"]], Field(min_length=1), AfterValidator(distinct)]
 
@@ -49,15 +49,15 @@ def games(format: str) -> dict[str, dict[tuple[str, ...], str]]:
 
 def dosed(kind: str, dose: float) -> str:
     """The name of a twin."""
-    return f"{kind}:{dose:g}"
+    return twin_name(f"{kind}:{dose!r}")
 
 
 class Fp8KvAblation(Answers):
     """Parameters of the chapter `fp8_kv_ablation`."""
 
-    dataset: DataName = Field("scenes-vqa", description="questions about images")
+    dataset: Questions = Field("scenes-vqa", description="questions about images")
     split: Name = Field("test", description="split of the questions")
-    n_images: int = Field(24, ge=4, description="images, each with all of its questions")
+    n_images: int = Field(24, ge=4, le=MOST_ITEMS, description="images, each with all of its questions")
     format: Literal["e4m3", "e5m2", "int8", "int4"] = Field("e4m3", description="format of the cache that is examined")
     attention: Literal["fp8_e4m3", "fp8_e5m2", "int8"] = Field(
         "fp8_e4m3", description="format of the second ablation, in which attention computes"
@@ -88,26 +88,28 @@ class Fp8KvAblation(Answers):
         """
         from edgelib.data.calibration import calibration_set
         from edgelib.data.datasets import dataset
-        from edgelib.models.load import load
         from edgelib.models.twins import PLAIN
         from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant
 
-        offline = {"offline": self.local_files_only}
-        data = dataset(self.dataset, self.split, self.n_images, self.seed, **offline)
+        offline: dict[str, Any] = {"offline": self.local_files_only}
+        twins = [dosed(kind, dose) for kind in self.dose_kinds for dose in self.doses]
+        model = self.load_model()
+        data = kinds.questions(dataset(self.dataset, self.split, self.n_images, self.seed, **offline), self.dataset)
+        kinds.check_parts(model, [], [*self.twins, *twins], self.seed)
+        calibration: Any = calibration_set(
+            self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **offline
+        )
         places = [PLAIN, *self.twins]
         caches = [*(cache for cells in games(self.format).values() for cache in cells.values()), *self.fixes]
         cells = {(KVVariant(cache), twin): None for twin in places for cache in caches}
         ablation = [KVVariant(cache, self.attention) for cache in (EXACT, f"{self.format}-amax")]
         cells |= {(variant, twin): None for twin in places for variant in ablation}
-        twins = [dosed(kind, dose) for kind in self.dose_kinds for dose in self.doses]
         cells |= {(KVVariant(cache), twin): None for twin in twins for cache in (EXACT, *self.dose_schemes)}
         return KVStudy(
-            model=load(self.model, device=self.device, **offline),
+            model=model,
             asked=tuple(cells),
             data=data,
-            calibration=calibration_set(
-                self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **offline
-            ),
+            calibration=calibration,
             seed=self.seed,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,

@@ -7,12 +7,14 @@ there. Schemes, corruptions and other names are checked against the registries o
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, TypeVar
 
 from edgelib.chapters.base import Parameters
-from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.errors import EdgelibError
+from edgelib.ground.quiet import quiet_libraries
+from edgelib.ground.records import checked
+
+Schema = TypeVar("Schema", bound=Parameters)
 
 _BEFORE = "__edgelib_names_before__"
 _GIVEN = "__edgelib_names_given__"
@@ -22,16 +24,17 @@ _SHELL_NAMES = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
 
 def begin(namespace: dict[str, Any]) -> None:
-    """Remember which names exist before the parameters cell; pass `globals()`.
+    """Silence the model libraries and remember which names exist before the parameters cell; pass `globals()`.
 
     Calling it again in the same session first forgets the parameters of the previous run.
     """
+    quiet_libraries()  # checking a parameter may import them
     for name in namespace.pop(_GIVEN, ()):
         namespace.pop(name, None)
     namespace[_BEFORE] = {name: value for name, value in namespace.items() if not name.startswith("_")}
 
 
-def validate(namespace: dict[str, Any], schema: type[Parameters]) -> Parameters:
+def validate(namespace: dict[str, Any], schema: type[Schema]) -> Schema:
     """Return the checked parameters of a chapter; pass `globals()` and the chapter's schema.
 
     Raises EdgelibError with one paragraph that names each wrong field, its value and what is allowed.
@@ -49,30 +52,11 @@ def validate(namespace: dict[str, Any], schema: type[Parameters]) -> Parameters:
     return check(given, schema)
 
 
-def check(values: dict[str, Any], schema: type[Parameters], source: str = "bad parameters") -> Parameters:
-    """Return schema(**values); raises EdgelibError that starts with `source` and lists every fault."""
+def check(values: dict[str, Any], schema: type[Schema], source: str = "bad parameters") -> Schema:
+    """Return schema(**values); raises EdgelibError that starts with `source` and names the faults."""
+    parameters = checked(schema, values, source, noun="parameter")
     try:
-        return schema(**values)
-    except ValidationError as error:
-        faults = "; ".join(_fault(detail, schema) for detail in error.errors(include_url=False))
-    raise EdgelibError(f"{source}: {faults}")
-
-
-def _fault(detail: dict[str, Any], schema: type[Parameters]) -> str:
-    """Return one fault as "field = value: what is wrong and what is allowed"."""
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not detail["loc"]:
-        return message
-    field, *rest = detail["loc"]
-    place = str(field) + "".join(f"[{part}]" for part in rest if isinstance(part, int))
-    if detail["type"] == "extra_forbidden":
-        names = ", ".join(schema.model_fields)
-        hint = did_you_mean(field, schema.model_fields)
-        return f"unknown parameter {field!r}{hint}; {schema.__doc__.split('`')[1]} has {names}"
-    hint = did_you_mean(detail["input"], _literals(detail)) if isinstance(detail["input"], str) else ""
-    return f"{place} = {detail['input']!r}: {message}{hint}"
-
-
-def _literals(detail: dict[str, Any]) -> list[str]:
-    expected = detail.get("ctx", {}).get("expected", "")
-    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")] if expected else []
+        parameters.refuse_kinds()
+    except EdgelibError as error:
+        raise EdgelibError(f"{source}: {error}") from None
+    return parameters

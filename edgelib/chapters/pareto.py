@@ -9,10 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from edgelib.chapters.base import ZeroShot
 from edgelib.chapters.fields import (
+    MOST_ITEMS,
     Configs,
     Corruptions,
+    Devices,
     Mix,
-    Names,
+    Name,
     Severities,
     Source,
     TablePath,
@@ -23,6 +25,7 @@ from edgelib.chapters.fields import (
     one,
     scheme_of,
 )
+from edgelib.chapters.kinds import check_parts
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
@@ -58,31 +61,37 @@ class Pareto(ZeroShot):
     corruptions: Corruptions = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
     severities: Severities = Field([3], description="severities, 1 to 5")
     calibration: Mix = Field("balanced", description="calibration mix")
-    n_calibration: int = Field(32, ge=1, description="images in a calibration set")
+    n_calibration: int = Field(32, ge=1, le=MOST_ITEMS, description="images in a calibration set")
     seeds: int = Field(2, ge=1, le=100, description="calibration draws of the configurations that need one")
     cost_of: Annotated[str, one(_check_costs), Source()] | None = Field(
         "clip-vit-base-patch32",
         description="architecture whose bytes and latency stand for a deployed model; null: the evaluated model itself",
     )
-    tiers: dict[str, str] = Field(
+    tiers: dict[Name, Name] = Field(
         {"embedded": "jetson-nano", "mobile": "snapdragon-8-gen-3", "edge-server": "orin-nx-16gb"},
         description="tier -> device that its latency is projected onto",
     )
     budgets: dict[str, float] | None = Field(
         None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
     )
-    devices: Names | None = Field(None, description="devices of the deployment guide; null takes all")
+    devices: Devices | None = Field(None, description="devices of the deployment guide; null takes all")
     device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
     mix: Annotated[Configs, each(_alone), at_least_two("configurations to choose from")] = Field(
         ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
         description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
     )
-    mix_slack: float = Field(0.0, ge=0, description="share of bytes that the mix may have beyond the first format")
-    n_sensitivity: int = Field(32, ge=1, description="images that the layers' sensitivity is measured on")
+    mix_slack: float = Field(
+        0.0, ge=0, le=10, description="share of bytes that the mix may have beyond the first format"
+    )
+    n_sensitivity: int = Field(
+        32, ge=1, le=MOST_ITEMS, description="images that the layers' sensitivity is measured on"
+    )
 
     @field_validator("budgets")
     @classmethod
     def _budgets(cls, budgets: dict[str, float] | None) -> dict[str, float] | None:
+        if budgets is not None and not budgets:
+            raise EdgelibError('it limits nothing; name "bytes" or "latency_ms", or take null')
         for column, most in (budgets or {}).items():
             choose(dict.fromkeys(("bytes", "latency_ms")), column, "budget")
             if not most > 0:
@@ -110,6 +119,7 @@ class Pareto(ZeroShot):
         from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 
         data, model = self.load_data(), self.load_model()
+        check_parts(model, [*self.configs, *self.mix], [])
         variants = variants_of(model.name, [], self.configs)
         calibrations = self.draw_sets(data, self.configs, self.calibration, self.n_calibration, self.seeds)
         drawn = [v for v in variants if scheme_of(v.config).needs_calibration]

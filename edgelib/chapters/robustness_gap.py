@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from edgelib.chapters.base import ZeroShot
-from edgelib.chapters.fields import Configs, Corruptions, Mix, ModelName, Severities, Twins, at_least_two
+from edgelib.chapters.base import ZeroShot, kinds
+from edgelib.chapters.fields import (
+    MOST_ITEMS,
+    Configs,
+    Corruptions,
+    Kind,
+    Mix,
+    ModelName,
+    Severities,
+    Twins,
+    at_least_two,
+)
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
 class RobustnessGap(ZeroShot):
     """Parameters of the chapter `robustness_gap`."""
 
-    baseline_model: ModelName | None = Field(
+    baseline_model: Annotated[ModelName, Kind(kinds.name_of_supervised)] | None = Field(
         "scenes-vit", description="supervised timm classifier of the same classes, or null"
     )
     configs: Annotated[Configs, at_least_two("number formats: the reference, and one to compare with it")] = Field(
@@ -42,7 +52,7 @@ class RobustnessGap(ZeroShot):
         None, description="severities evaluated on the twins; null takes the middle one"
     )
     calibration: Mix = Field("balanced", description="calibration mix")
-    n_calibration: int = Field(64, ge=1, description="images in the calibration mix")
+    n_calibration: int = Field(64, ge=1, le=MOST_ITEMS, description="images in the calibration mix")
 
     @model_validator(mode="after")
     def _twins_within_the_grid(self) -> RobustnessGap:
@@ -51,7 +61,10 @@ class RobustnessGap(ZeroShot):
         for field, default in defaults.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)  # the model is frozen for everyone else
-        parts = {"twin_configs": ("configs", self.twins), "twin_severities": ("severities", self.twins)}
+        parts: dict[str, tuple[str, object]] = {
+            "twin_configs": ("configs", self.twins),
+            "twin_severities": ("severities", self.twins),
+        }
         parts |= {"baseline_configs": ("configs", self.baseline_model)}
         for field, (whole, used) in parts.items():
             outside = [value for value in getattr(self, field) if value not in getattr(self, whole)]
@@ -71,13 +84,18 @@ class RobustnessGap(ZeroShot):
         Calibration images come from the data set's training split, or from items that are not scored. Raises
         EdgelibError for whatever cannot be loaded.
         """
+        from edgelib.models.load import load
         from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 
         data, model = self.load_data(), self.load_model()
+        kinds.check_parts(model, self.configs, self.twins, self.seed)
         models = {model.name: model}
         variants = variants_of(model.name, self.twins, self.configs, self.twin_configs)
         if self.baseline_model is not None:
-            baseline = self.load_model(self.baseline_model)
+            found = load(self.baseline_model, device=self.device, offline=self.local_files_only)
+            baseline = kinds.supervised(found, self.baseline_model)
+            kinds.check_parts(baseline, self.baseline_configs or [], [])
+            baseline.class_vectors(data.class_names, ())  # refuses classes that it was not trained on
             name = baseline.name if baseline.name != model.name else f"{baseline.name} (baseline)"
             models[name] = baseline
             variants += variants_of(name, [], self.baseline_configs)

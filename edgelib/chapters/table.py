@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from edgelib.chapters.base import Parameters
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
@@ -17,6 +16,7 @@ from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
 from edgelib.chapters.vlm_accuracy import VlmAccuracy
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.records import read_yaml
 
 # A chapter goes by the name of its file, its notebook and its parameter file.
 CHAPTERS: dict[str, type[Parameters]] = {
@@ -47,13 +47,9 @@ def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, A
     path = Path(path)
     chapter = path.stem if chapter is None else chapter
     schema = choose(CHAPTERS, chapter, "chapter")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise EdgelibError(f"no parameter file {path}; write one, or give the path of an existing one")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EdgelibError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise EdgelibError(f"{path} must hold lines 'name: value', but it holds a {type(values).__name__}")
-    check({str(name): value for name, value in values.items()}, schema, f"bad parameters in {path}")
+    values = read_yaml(path, "parameter file")
+    values = {} if values is None else values  # a file of comments alone
+    check(values, schema, f"bad parameters in {path}")
     return chapter, values

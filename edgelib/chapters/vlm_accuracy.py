@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.base import Answers
+from edgelib.chapters.base import Answers, Questions, kinds
 from edgelib.chapters.fields import (
+    MOST_ITEMS,
     Conditions,
     Configs,
-    DataName,
     Mixes,
     Name,
+    Prose,
     SeverityTable,
     SomeConfigs,
     Source,
     Twins,
     at_least_two,
+    distinct,
     each,
     one,
     scheme_of,
@@ -51,20 +53,22 @@ def _calibrated(config: str) -> None:
 class VlmAccuracy(Answers):
     """Parameters of the chapter `vlm_accuracy`."""
 
-    vqa: DataName = Field("scenes-vqa", description="questions in the columns of lmms-lab/VQAv2")
+    vqa: Questions = Field("scenes-vqa", description="questions in the columns of lmms-lab/VQAv2")
     vqa_split: Name = Field("test", description="split of the VQA questions")
-    n_vqa: int = Field(24, ge=2, description="VQA images, each with all of its questions")
-    pope: DataName = Field("scenes-pope", description="questions in the columns of lmms-lab/POPE")
+    n_vqa: int = Field(24, ge=2, le=MOST_ITEMS, description="VQA images, each with all of its questions")
+    pope: Questions = Field("scenes-pope", description="questions in the columns of lmms-lab/POPE")
     pope_split: Name = Field("test", description="split of the POPE questions")
-    n_pope: int = Field(8, ge=2, description="POPE images, each with all of its questions")
-    mme: DataName = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
+    n_pope: int = Field(8, ge=2, le=MOST_ITEMS, description="POPE images, each with all of its questions")
+    mme: Questions = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
     mme_split: Name = Field("test", description="split of the MME questions")
-    n_mme: int = Field(42, ge=2, description="MME images, spread over the sub-tasks")
-    more: Annotated[dict[str, str], each(_benchmark), Source()] = Field(
+    n_mme: int = Field(42, ge=2, le=MOST_ITEMS, description="MME images, spread over the sub-tasks")
+    more: Annotated[dict[Name, Name], each(_benchmark), Source()] = Field(
         {}, description='further benchmarks as "task: data set", such as {textvqa: lmms-lab/textvqa}'
     )
     more_split: Name = Field("validation", description="split of the further benchmarks")
-    n_more: int = Field(24, ge=2, description="images of each further benchmark, with all of their questions")
+    n_more: int = Field(
+        24, ge=2, le=MOST_ITEMS, description="images of each further benchmark, with all of their questions"
+    )
     configs: Annotated[Configs, at_least_two("configurations: the reference, and one to compare with it")] = Field(
         ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
         description="configurations of the decoder: the reference first, then at least one to compare with it",
@@ -77,18 +81,18 @@ class VlmAccuracy(Answers):
     )
     twin_configs: Configs = Field(["w4a16", "w4a16-awq"], description="configurations evaluated on the twins")
     calibration_source: Literal["vqa", "pope", "mme"] = Field("vqa", description="whose questions calibrate")
-    translation_config: Annotated[str, one(_calibrated)] = Field(
+    translation_config: Annotated[Name, one(_calibrated)] = Field(
         "w4a16-awq", description="configuration of the language experiment"
     )
     translation_mixes: Annotated[Mixes, Field(min_length=2, max_length=2)] = Field(
         ["english", "balanced"], description="calibration mixes that are compared: one language, and both"
     )
     translation_draws: int = Field(1, ge=1, le=100, description="calibration draws of each mix, seeds 0, 1, ...")
-    n_translation: int = Field(8, ge=2, description="images of the translation sub-task of MME")
+    n_translation: int = Field(8, ge=2, le=MOST_ITEMS, description="images of the translation sub-task of MME")
     conditions: Conditions = Field(["gaussian_noise:3", "fog:3"], description='conditions such as "fog:3"')
     corrupted_task: Literal["vqa", "pope", "mme"] = Field("pope", description="questions asked about corrupted images")
     table: SeverityTable | None = Field(None, description="severity table; null chooses by image size")
-    instruction: str | None = Field(
+    instruction: Prose | None = Field(
         None, description="a line after each question, as real models want to be asked; null: the benchmark's own"
     )
     max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
@@ -104,6 +108,12 @@ class VlmAccuracy(Answers):
                 raise EdgelibError(f"{field} must be at least {least} for {task}, got {getattr(self, field)}")
         return self
 
+    @field_validator("vision_configs")
+    @classmethod
+    def _beside_the_others(cls, names: list[str], info) -> list[str]:
+        distinct([*info.data.get("configs", []), *names])
+        return names
+
     @property
     def asked(self) -> tuple[str, ...]:
         """The benchmarks that every configuration answers."""
@@ -118,17 +128,15 @@ class VlmAccuracy(Answers):
         EdgelibError for whatever cannot be loaded.
         """
         from edgelib.corruptions.condition import condition
-        from edgelib.models.generative import GenerativeModel
-        from edgelib.models.load import load
         from edgelib.models.twins import PLAIN
         from edgelib.study.answer_grid import AnswerGrid, AnswerVariant, Place
 
-        model = load(self.model, device=self.device, offline=self.local_files_only)
-        if not isinstance(model, GenerativeModel):
-            raise EdgelibError(f"{self.model} classifies images; answers need a model that writes, such as scenes-vlm")
+        model = self.load_model()
         sets = {task: _questions(self, task, getattr(self, f"n_{task}")) for task in ASKED}
         sets |= {task: _questions(self, task, self.n_more) for task in self.more}
         sets[TRANSLATION] = _translations(self)
+        used = [*self.configs, *self.vision_configs, *self.twin_configs, self.translation_config]
+        kinds.check_parts(model, used, self.twins, self.seed)
         variants = [_variant(PLAIN, config, self.calibration) for config in (*self.configs, *self.vision_configs)]
         cells = [(v, Place(task)) for v in variants for task in self.asked]
         cells += [(v, Place(self.corrupted_task, condition(name))) for v in variants for name in self.conditions]
@@ -162,13 +170,14 @@ def _variant(twin: str, config: str, mix: str) -> AnswerVariant:
 
 def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
     from edgelib.data.datasets import dataset
-    from edgelib.data.questions import QuestionSet
 
     name, split = (p.more[task], p.more_split) if task in p.more else (getattr(p, task), getattr(p, f"{task}_split"))
-    questions = dataset(name, split, n, p.seed, offline=p.local_files_only)
-    if not isinstance(questions, QuestionSet) or questions.task.name != task:
-        what = f"questions of {questions.task.name}" if isinstance(questions, QuestionSet) else "labelled images"
-        raise EdgelibError(f"{task}={name!r} holds {what}; name a set with the columns of {task}, or scenes-{task}")
+    questions = kinds.questions(dataset(name, split, n, p.seed, offline=p.local_files_only), f"{task}={name!r}")
+    if questions.task.name != task:
+        found = questions.task.name
+        raise EdgelibError(
+            f"{task}={name!r} holds questions of {found}; name a set with the columns of {task}, or scenes-{task}"
+        )
     return questions
 
 
@@ -187,7 +196,7 @@ def _calibrations(p: VlmAccuracy, sets: dict[str, QuestionSet], draws: list[tupl
     from edgelib.data.calibration import calibration_set
 
     source, offline = p.calibration_source, p.local_files_only
-    made = {
+    made: dict[str, Any] = {
         p.calibration: calibration_set(
             p.calibration, p.n_calibration, p.seed, getattr(p, source), exclude=sets[source], offline=offline
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from edgelib.data.readers.sources import (
 from edgelib.data.scenes.sets import DEFAULT_LENGTH, GENERATED
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.checks import whole_number
+from edgelib.ground.paths import from_home
 from edgelib.ground.randomness import address, keys_for, uniform
 
 
@@ -81,11 +81,11 @@ def dataset(
 
 def open_source(name: str, offline: bool = False) -> Source:
     """Open a local path or a hub id. Raises EdgelibError for a name that is neither."""
-    path = Path(name).expanduser()
-    if name and path.exists():
+    path = from_home(name)
+    if name and os.path.exists(path):  # unlike Path.exists, it takes any name
         return open_path(path)
     written_as_path = name.startswith((".", "/", "~", "\\")) or path.suffix in (".npz", ".parquet")
-    if written_as_path or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
+    if written_as_path or (len(path.parts) > 1 and os.path.isdir(path.parts[0])):
         raise missing_path(path)
     if HUB_ID.fullmatch(name):
         return open_hub(name, offline)

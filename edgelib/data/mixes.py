@@ -127,6 +127,12 @@ def parse_mix(name: object) -> tuple[Mix, str]:
     return mix, argument
 
 
+def meaning_of(name: str) -> tuple:
+    """Return what names of one and the same mix have in common: "corrupted", "corrupted:all" and "corrupted:all:3"."""
+    mix, argument = parse_mix(name)
+    return mix.says, _corruption(name, argument) if mix.change is corrupted else argument
+
+
 def change_of(mix: Mix, name: str, argument: str, seed: int) -> Change:
     """The function that changes the images of a mix."""
     if mix.change is not corrupted:

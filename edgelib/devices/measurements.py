@@ -24,6 +24,7 @@ from pydantic import Field
 from edgelib.devices.device import Device
 from edgelib.devices.table import family_reasons
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import from_home
 from edgelib.ground.records import Record, Text, between, checked, one_line, read_yaml, shown
 
 PUBLISHED = "epyc-2-cores"
@@ -113,7 +114,7 @@ def load_measurements(path: str | Path | None = None) -> Measurements:
     Raises EdgelibError naming file, line, column and value for a folder without the three files, a file that is cut,
     missing columns, no rows, a case twice, numbers that no measurement gives, and percentiles that fall.
     """
-    folder = Path(__file__).parent / "measured" / PUBLISHED if path is None else Path(path).expanduser()
+    folder = Path(__file__).parent / "measured" / PUBLISHED if path is None else from_home(path)
     try:
         machine = read_yaml(folder / "machine.yaml", "machine")
         facts = checked(MachineFacts, machine, f"machine.yaml in {folder}")

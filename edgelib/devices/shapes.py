@@ -7,11 +7,14 @@ An architecture is a Hugging Face config.json with its "source"; each file of ed
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.ground.paths import from_home
+from edgelib.ground.records import one_line
 
 FOLDER = Path(__file__).parent / "architectures"
 # Qwen2-VL takes images of any size; one of this side, in pixels, stands for them.
@@ -95,17 +98,17 @@ def read_architecture(name_or_path: str | Path) -> dict:
 
     Raises EdgelibError for an unknown name and a file that is no configuration.
     """
-    path = Path(name_or_path).expanduser()
-    path = path / "config.json" if path.is_dir() else path
+    path = from_home(name_or_path)
+    path = path / "config.json" if os.path.isdir(path) else path
     named = FOLDER / f"{name_or_path}.json"
-    if not named.is_file() and not path.is_file():
+    if not os.path.isfile(named) and not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         hint = f"{did_you_mean(name_or_path, architectures())}; choose from {', '.join(architectures())}"
         raise EdgelibError(f"unknown architecture {str(name_or_path)!r}{hint}, or pass the path of a config.json")
-    path = named if named.is_file() else path
+    path = named if os.path.isfile(named) else path
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EdgelibError(f"{path.name} is not valid JSON ({error})") from None
+        raise EdgelibError(f"{path.name} is not valid JSON ({one_line(error)})") from None
     if not isinstance(config, dict):
         raise EdgelibError(f"{path.name} must hold a model's configuration, but it holds a {type(config).__name__}")
     config.pop("source", None)

@@ -5,6 +5,7 @@ A file of one's own holds one device in the same form, or several under `devices
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edgelib.devices.device import UNITS, Device
 from edgelib.errors import EdgelibError, choose, did_you_mean
+from edgelib.ground.paths import from_home
 from edgelib.ground.records import Record, Text, between, checked, read_yaml, shown
 
 FOLDER = Path(__file__).parent
@@ -96,7 +98,7 @@ def devices(path: str | Path | None = None) -> dict[str, Device]:
     """
     known = dict(_shipped())
     if path is not None:
-        rows, families = _read(Path(path).expanduser())
+        rows, families = _read(from_home(path))
         known |= {key: _device(key, facts, _families() | families) for key, facts in rows.items()}
     return known
 
@@ -126,7 +128,7 @@ def _shipped() -> dict[str, Device]:
 def _read(path: Path) -> tuple[dict[str, DeviceFacts], dict[str, dict[str, str]]]:
     """The devices of a file or folder in their order, and the families that they bring along."""
     files = [path]
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
         files = [file for file in sorted(path.iterdir()) if file.suffix in (".yaml", ".yml")]
         if not files:
             raise EdgelibError(f"no device table in the folder {path}: it holds no .yaml file")

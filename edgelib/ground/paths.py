@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -12,3 +13,8 @@ def find_root(start: str | Path | None = None) -> Path:
         if (folder / "pyproject.toml").is_file() and (folder / "edgelib" / "errors.py").is_file():
             return folder
     return start
+
+
+def from_home(path: str | Path) -> Path:
+    """Return the path with ~ as one's home; the home of an unknown user stays as it is written."""
+    return Path(os.path.expanduser(path))

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.formats.bits import codes_in_whole_bytes
 from edgelib.formats.table import FORMATS, Format, check_group_size
+from edgelib.ground.checks import plain_number
 
 STATIC_SCALES = ("one", "amax", "floor", "percentile", "head", "channel")
 SCALES = (*STATIC_SCALES, "token", "kivi")
@@ -215,7 +216,7 @@ class KVScheme:
         if self.is_cast:
             scale = ""
         else:
-            scale = f"p{self.percentile:g}" if self.scale == "percentile" else self.scale
+            scale = f"p{plain_number(self.percentile)}" if self.scale == "percentile" else self.scale
         words = [word for word, fields in WORDS.items() if not {"scale", "offset"} & set(fields) and self._has(fields)]
         return "-".join(
             filter(
@@ -273,7 +274,8 @@ def kv_scheme(spec: str | dict | KVScheme) -> KVScheme:
         return KVScheme(**spec)
     if not isinstance(spec, str):
         raise EdgelibError(f"a KV scheme is a name, a dictionary or a KVScheme, got {type(spec).__name__}; {GRAMMAR}")
-    short, *parts = spec.lower().split("-")
+    # letters and digits of other scripts stay as they are, so no word of the grammar fits them
+    short, *parts = (spec.lower() if spec.isascii() else spec).split("-")
     fields = {"format": choose(kv_formats(), short, f"format in KV scheme {spec!r}:")}
     for part in parts:
         read = _read_option(part, spec)
@@ -287,12 +289,12 @@ def kv_scheme(spec: str | dict | KVScheme) -> KVScheme:
 def _read_option(part: str, name: str) -> dict:
     if part in WORDS:
         return WORDS[part]
-    if re.fullmatch(r"p\d+(\.\d+)?", part) and math.isfinite(float(part[1:])):
+    if re.fullmatch(r"p\d+(\.\d+)?", part, re.ASCII) and math.isfinite(float(part[1:])):
         return {"scale": "percentile", "percentile": float(part[1:])}
-    if re.fullmatch(r"layers\d+(\.\d+)*", part):
+    if re.fullmatch(r"layers\d{1,4}(\.\d{1,4})*", part, re.ASCII):
         return {"layers": tuple(map(int, part[6:].split(".")))}
-    if re.fullmatch(r"g[1-9]\d*", part):
+    if re.fullmatch(r"g[1-9]\d{0,4}", part, re.ASCII):
         return {"group_size": int(part[1:])}
-    if re.fullmatch(r"r\d+", part):
+    if re.fullmatch(r"r\d{1,6}", part, re.ASCII):
         return {"residual": int(part[1:])}
     raise EdgelibError(f"unknown part {part!r} in KV scheme {name!r}{did_you_mean(part, WORDS)}; {GRAMMAR}")

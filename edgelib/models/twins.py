@@ -12,13 +12,15 @@ cause and a dose, and computes what the original computes (up to float rounding)
 from __future__ import annotations
 
 import math
+import re
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.checks import plain_number
 from edgelib.ground.modules import shared_copy
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins_kv import OFFSET, chosen_channels, plant_in_decoder
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
     from edgelib.data.labelled import Dataset
 
 KINDS = ("activation", "weight", "key", "value")
+Loaded = TypeVar("Loaded", ZeroShotModel, GenerativeModel)
+STRONGEST = 10**9  # outliers of networks reach thousands; far beyond, 1 / strength underflows in half precision
 
 
-def with_outliers(
-    model: ZeroShotModel | GenerativeModel, kind: str, strength: float, seed: int = 0
-) -> ZeroShotModel | GenerativeModel:
+def with_outliers(model: Loaded, kind: str, strength: float, seed: int = 0) -> Loaded:
     """Return a copy of `model` that computes the same function and carries outliers `strength` times the usual size.
 
     kind is one of KINDS, or "key-offset" for a model that writes; 5 % of the channels (at least one) of every layer are
@@ -75,17 +77,22 @@ def with_outliers(
 def parse_twin(twin: str) -> tuple[str, float]:
     """Return (kind, strength) of a twin written "kind:strength", such as "activation:32".
 
-    Raises EdgelibError for an unknown kind or a strength that is not a finite number of at least 1.
+    Raises EdgelibError for an unknown kind or a strength that is not a number from 1 to STRONGEST.
     """
     kind, _, text = twin.partition(":")
     choose(dict.fromkeys((*KINDS, OFFSET)), kind, "twin kind")
-    try:
-        strength = float(text)
-    except ValueError:
-        strength = math.nan
-    if not 1 <= strength < math.inf:
-        raise EdgelibError(f"twin {twin!r} needs a strength of at least 1 after the colon, as in '{kind}:32'")
+    # the digits of a number as files write it: float() also takes other scripts, 1_000 and blanks
+    strength = float(text) if re.fullmatch(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.I) else math.nan
+    if not 1 <= strength <= STRONGEST:
+        raise EdgelibError(
+            f"twin {twin!r} needs a strength of at least 1, and at most {STRONGEST:,}, after the colon: '{kind}:32'"
+        )
     return kind, strength
+
+
+def twin_name(kind: str, strength: float) -> str:
+    """Return the one name of a twin that `parse_twin` reads back: "weight:8" for 8.0."""
+    return f"{kind}:{plain_number(strength)}"
 
 
 def _scale(width: int, factor: float, seed: int, layer: str, like: Tensor) -> Tensor:
@@ -177,6 +184,6 @@ def _median_ratio(peaks: list[Tensor]) -> float:
 PLAIN = "plain"
 
 
-def planted(model: ZeroShotModel, twin: str, seed: int = 0) -> ZeroShotModel:
+def planted(model: Loaded, twin: str, seed: int = 0) -> Loaded:
     """The twin called "kind:strength" of a model, or the model itself for "plain"; seed chooses its channels."""
     return model if twin == PLAIN else with_outliers(model, *parse_twin(twin), seed)

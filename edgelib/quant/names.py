@@ -141,7 +141,8 @@ def _silent(weight: str, method: str) -> bool:
 
 def read_name(name: str) -> dict:
     """Return the fields of the scheme called `name`; raises EdgelibError naming the part that is wrong."""
-    parts, known = SHORT.get(name.lower(), name.lower()).split("-"), vocabulary()
+    # letters and digits of other scripts stay as they are, so no word of the grammar fits them
+    parts, known = SHORT.get(_folded(name), _folded(name)).split("-"), vocabulary()
     length = max((n for n in range(1, len(parts) + 1) if "-".join(parts[:n]) in known.numbers), default=0)
     if not length:
         raise EdgelibError(_unknown_numbers(parts[0], name))
@@ -175,8 +176,12 @@ def read_name(name: str) -> dict:
     return fields
 
 
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else name
+
+
 def _unknown_numbers(part: str, name: str) -> str:
-    numbers = re.fullmatch(r"(w\d+)(a\d+)", part)
+    numbers = re.fullmatch(r"(w\d+)(a\d+)", part, re.ASCII)
     if not numbers:
         hint = f"{did_you_mean(name, PRESET_NAMES)}; choose from {', '.join(PRESET_NAMES)}"
         return f"unknown scheme {name!r}{hint}; or {vocabulary().grammar}"
@@ -190,13 +195,13 @@ def _read_option(part: str, name: str, methods: Iterable[str], numbers: str) -> 
     known = vocabulary()
     if part in known.options:
         return known.options[part]
-    if re.fullmatch(r"g[1-9]\d*", part):
+    if re.fullmatch(r"g[1-9]\d{0,30}", part, re.ASCII):
         return {"group_size": int(part[1:])}
-    if re.fullmatch(r"alpha(\d+\.?\d*|\.\d+)", part):
+    if re.fullmatch(r"alpha(\d+\.?\d*|\.\d+)", part, re.ASCII):
         return {"alpha": float(part[5:])}
-    if re.fullmatch(r"p(\d+\.?\d*|\.\d+)", part):
+    if re.fullmatch(r"p(\d+\.?\d*|\.\d+)", part, re.ASCII):
         return {"percentile": float(part[1:])}
-    if re.fullmatch(r"w\d+a\d+", part):
+    if re.fullmatch(r"w\d+a\d+", part, re.ASCII):
         usable = ", ".join(usable for usable in known.numbers if usable.startswith(numbers))
         raise EdgelibError(f"unknown numbers {part!r} in scheme {name!r}; choose from {usable}")
     hint = did_you_mean(part, [*methods, *known.options])

@@ -11,12 +11,14 @@ from fnmatch import fnmatchcase
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.formats.table import FORMATS
+from edgelib.ground.records import shown
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
 from edgelib.quant.names import PRESET_NAMES, read_name, vocabulary, write_label, write_name
 from edgelib.quant.setting import Setting
 
 GRANULARITIES = ("token", "tensor")
+MOST_INPUTS = 2**18  # of one Linear; the widest of known models have 53,248
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,11 @@ def _check_options(scheme: Scheme) -> None:
 
 def _check_grids(scheme: Scheme) -> None:
     size, block = scheme.group_size, FORMATS[scheme.weight].block
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise EdgelibError(f"group_size is a positive integer, or None for one scale per output channel, got {size!r}")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_INPUTS):
+        raise EdgelibError(
+            f"group_size is a positive integer, or None for one scale per output channel, got {shown(size)}; no layer "
+            f"has more than {MOST_INPUTS:,} inputs"
+        )
     if size is not None and scheme.method == "cast":
         raise EdgelibError(f"{scheme.weight} has no scales, so it takes no group_size")
     if size is not None and block is not None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import from_home
 from edgelib.source import code_version
 
 
@@ -25,16 +26,17 @@ class CellStore:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser() / "cells"
+        self.folder = from_home(folder) / "cells"
         probe = self.folder / f".probe-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
             probe.unlink()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+            reason = getattr(error, "strerror", None) or error
             raise EdgelibError(
-                f"results cannot be written to {str(self.folder)!r} ({error.strerror or error}); choose another folder "
-                "with the parameter `results`, or make this one writable"
+                f"results cannot be written to {str(self.folder)!r} ({reason}); choose another folder with the parameter "
+                "`results`, or make this one writable"
             ) from None
 
     def path(self, spec: Mapping) -> Path:

@@ -173,7 +173,7 @@ def test_validate_without_begin_says_so():
     ("text", "said"),
     [
         pytest.param("n_images: [", "not YAML", id="broken yaml"),
-        pytest.param("- 1\n- 2", "holds a list", id="a list"),
+        pytest.param("- 1\n- 2", "must hold lines .name: value., got", id="a list"),
         pytest.param("n_imges: 3", "did you mean 'n_images'", id="typo"),
     ],
 )

@@ -1,0 +1,153 @@
+"""Kinds of models and data sets: which chapter takes which, told from names before work and from what was loaded."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from edgelib.chapters.fields import scheme_of
+from edgelib.errors import EdgelibError
+
+if TYPE_CHECKING:
+    from edgelib.data.labelled import Dataset
+    from edgelib.data.questions import QuestionSet
+    from edgelib.models.generative import GenerativeModel
+    from edgelib.models.zero_shot import ZeroShotModel
+
+WRITES = "writes answers, but a classifier of images is wanted here; the chapters vlm_accuracy and fp8_kv_ablation"
+CLASSIFIES = (
+    "classifies images, but a model that writes answers is wanted here; the chapters robustness_gap, "
+    "calibration_sensitivity, pareto, efficiency and embedded_world"
+)
+ASKS = "holds questions, but labelled images are wanted here; the chapters vlm_accuracy and fp8_kv_ablation"
+LABELS = (
+    "holds labelled images, but questions are wanted here; the chapters robustness_gap, calibration_sensitivity and "
+    "pareto"
+)
+NO_TIMM = (
+    "is no supervised classifier, but a timm model such as scenes-vit is wanted here, or null; the parameter model"
+)
+
+
+def _kind(name: str) -> str | None:
+    """ "writes", "dual" or "timm" of a model on this machine; None where that shows only when it is loaded."""
+    from edgelib.models.families import dual_encoder, loader_of
+    from edgelib.models.load import EMBEDDED
+    from edgelib.models.preprocess import read_object
+
+    for folder in (EMBEDDED / name, os.path.expanduser(name)):
+        path = os.path.join(folder, "config.json")
+        if os.path.isfile(path):
+            try:
+                config = read_object(type(EMBEDDED)(path))
+            except EdgelibError:
+                return None
+            if "architecture" in config:
+                return "timm"
+            return "dual" if dual_encoder(config.get("model_type")) is not None else loader_of(config) and "writes"
+    return None
+
+
+def name_of_classifier(name: str) -> None:
+    """Refuse the name of a model that writes."""
+    _refuse(name, WRITES, _kind(name) == "writes")
+
+
+def name_of_supervised(name: str) -> None:
+    """Refuse the name of a model that is not a timm classifier."""
+    _refuse(name, WRITES, _kind(name) == "writes")
+    _refuse(name, NO_TIMM, _kind(name) == "dual")
+
+
+def name_of_writer(name: str) -> None:
+    """Refuse the name of a model that classifies images."""
+    _refuse(name, CLASSIFIES, _kind(name) in ("dual", "timm"))
+
+
+def name_of_labels(name: str) -> None:
+    """Refuse the name of a generated set of questions."""
+    from edgelib.data.scenes.sets import QUESTIONS
+
+    _refuse(name, ASKS, name in QUESTIONS)
+
+
+def name_of_questions(name: str) -> None:
+    """Refuse the name of a generated set of labelled images."""
+    from edgelib.data.scenes.sets import GENERATED, QUESTIONS
+
+    _refuse(name, LABELS, name in GENERATED and name not in QUESTIONS)
+
+
+def classifier(model: object, name: str) -> ZeroShotModel:
+    """Return a loaded model that classifies images; raises EdgelibError for one that writes."""
+    from edgelib.models.zero_shot import ZeroShotModel
+
+    _refuse(name, WRITES, not isinstance(model, ZeroShotModel))
+    return model  # type: ignore[return-value]
+
+
+def supervised(model: object, name: str) -> ZeroShotModel:
+    """Return a loaded timm classifier; raises EdgelibError for any other model."""
+    from edgelib.models.zero_shot import TimmClassifier
+
+    _refuse(name, NO_TIMM, not isinstance(classifier(model, name), TimmClassifier))
+    return model  # type: ignore[return-value]
+
+
+def writer(model: object, name: str) -> GenerativeModel:
+    """Return a loaded model that writes; raises EdgelibError for one that classifies."""
+    from edgelib.models.generative import GenerativeModel
+
+    _refuse(name, CLASSIFIES, not isinstance(model, GenerativeModel))
+    return model  # type: ignore[return-value]
+
+
+def labels(data: object, name: str) -> Dataset:
+    """Return labelled images; raises EdgelibError for questions."""
+    from edgelib.data.labelled import Dataset
+
+    _refuse(name, ASKS, not isinstance(data, Dataset))
+    return data  # type: ignore[return-value]
+
+
+def questions(data: object, name: str) -> QuestionSet:
+    """Return questions; raises EdgelibError for labelled images."""
+    from edgelib.data.questions import QuestionSet
+
+    _refuse(name, LABELS, not isinstance(data, QuestionSet))
+    return data  # type: ignore[return-value]
+
+
+def _refuse(name: str, why: str, wrong: bool) -> None:
+    if wrong:
+        raise EdgelibError(f"{name} {why} can take it")
+
+
+def check_parts(model: Any, configs: list[str], twins: list[str], seed: int = 0) -> None:
+    """Raise EdgelibError for a scheme or a twin that asks for parts which the model lacks, before any work.
+
+    Of twins, the strongest of each kind is planted in a copy, which also tells a strength that leaves the dtype.
+    """
+    from edgelib.models.twins import OFFSET, parse_twin, with_outliers
+    from edgelib.quant.names import VISION_TOO
+    from edgelib.quant.quantize import check_groups, target_layers
+    from edgelib.quant.scheme import scheme_for
+
+    for config in configs:
+        if scheme_of(config).targets == VISION_TOO and not (hasattr(model, "towers") and model.towers()["vision"]):
+            raise EdgelibError(
+                f"{config} rounds the vision tower of a model that writes too, which {model.name} does not have; "
+                f"take {config.replace('-vision', '')}"
+            )
+        scheme = scheme_for(model, config)
+        try:
+            check_groups(model.module, scheme, target_layers(model.module, scheme))
+        except EdgelibError as error:
+            raise EdgelibError(f"{config} does not fit {model.name}: {error}") from None
+    strongest = dict(sorted(map(parse_twin, twins), key=lambda twin: twin[1]))
+    for kind, strength in strongest.items():
+        if kind == OFFSET and not hasattr(model, "towers"):
+            raise EdgelibError(
+                f"{kind}:{strength:g} is of the decoder of a model that writes, and {model.name} has none; leave it out"
+            )
+        with_outliers(model, kind, strength, seed)
