@@ -24,6 +24,7 @@ from edgelib.errors import EdgelibError
 from edgelib.files.model_files import is_of_transformers, put_in_place, write_reader
 from edgelib.formats.bits import pack_bits
 from edgelib.formats.blocks import split
+from edgelib.ground.records import one_line
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 
@@ -37,7 +38,7 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
     Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported and
     a scale that is 0 in the model's dtype (named, with the layer), and a folder that exists.
     """
-    module, folder = module_of(model), Path(folder).expanduser()
+    module, folder = module_of(model), Path(os.path.expanduser(folder))
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLinear)}
     if not layers:
         raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
@@ -63,8 +64,10 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
         (temporary / "config.json").write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
         _write_tensors(module, layers, temporary)
         put_in_place(temporary, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except EdgelibError:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:  # ValueError: a generation config that makes no sense
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise EdgelibError(f"the checkpoint cannot be written to {folder.name!r} ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

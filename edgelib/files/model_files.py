@@ -9,13 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.files.description import Description, Facts
+from edgelib.ground.hub import first_line
 from edgelib.models.architectures import model_class
+from edgelib.models.families import dual_encoder, loader_of
 from edgelib.models.generative import GenerativeModel
+from edgelib.models.generative_folder import load_processor, quiet_transformers, require_prompt
+from edgelib.models.load import load_tokenizer, require_tokenizer
 from edgelib.models.preprocess import PatchBudget, Preprocess, from_transformers, read_object
 from edgelib.models.zero_shot import ClipModel
 from edgelib.observe.calibrate import module_of
@@ -35,10 +39,14 @@ def is_of_transformers(module: nn.Module) -> bool:
 def write_model_files(model, folder: Path) -> dict:
     """Write configuration, tokenizer and preprocessor as far as the model has them; return what the files cannot say.
 
-    Keys: "wrapper", the type that wraps the module, and its "name"; "attention", transformers' implementation of it.
+    Keys as in `edgelib.files.description.Facts`: wrapper, name, attention.
     """
-    module = module_of(model)
-    known = {"wrapper": None if module is model else type(model).__name__, "name": getattr(model, "name", None)}
+    module, name = module_of(model), getattr(model, "name", None)
+    known = {
+        "wrapper": None if module is model else type(model).__name__,
+        "name": name if isinstance(name, str) else None,
+        "attention": None,
+    }
     if not is_of_transformers(module):
         return known
     config = copy.deepcopy(module.config)
@@ -47,7 +55,7 @@ def write_model_files(model, folder: Path) -> dict:
     if module.can_generate():
         module.generation_config.save_pretrained(folder)
     write_reader(model, folder)
-    return known | {"attention": module.config._attn_implementation}
+    return known | {"attention": module.config._attn_implementation or "eager"}
 
 
 def write_reader(model, folder: Path) -> None:
@@ -82,45 +90,55 @@ def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
-def build_module(folder: Path, known: dict) -> nn.Module:
-    """Return the model that config.json describes, its parameters still without values, in evaluation mode."""
+def build_module(folder: Path, known: Description) -> nn.Module:
+    """Return the model that config.json describes, its parameters still without values, in evaluation mode.
+
+    Raises EdgelibError for modules that transformers does not build, and for a configuration that does not make one.
+    """
     from transformers import GenerationConfig
     from transformers.initialization import no_init_weights
 
-    if "attention" not in known:
-        kind = known.get("wrapper") or "module"
+    facts, file = known.facts, "config.json"
+    if facts.attention is None:
+        raise _needs_like(f"a {facts.wrapper or 'module'} that transformers does not build", folder, facts)
+    attention = choose(_ATTENTION, facts.attention, "attention implementation")
+    settings = read_object(folder / file)
+    build = model_class(settings.get("architectures"), file)
+    try:
+        with quiet_transformers():
+            config = build.config_class.from_dict({key: value for key, value in settings.items() if key != "auto_map"})
+            with no_init_weights():
+                module = build._from_config(config, dtype=known.dtype, attn_implementation=attention)
+            module.tie_weights()  # initialisation would have done it
+            file = "generation_config.json"
+            if (folder / file).is_file():
+                module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers and torch each raise their own types
         raise EdgelibError(
-            f"{folder.name!r} holds the weights of a {kind} that transformers does not build: pass the baseline, as in "
-            f"load_packed(folder, like=load({known.get('name') or 'name'!r}))"
-        )
-    facts = read_object(folder / "config.json")
-    build = model_class(facts.get("architectures"), "config.json")
-    dtype = getattr(torch, str(known.get("dtype")), None)
-    config = build.config_class.from_dict({key: value for key, value in facts.items() if key != "auto_map"})
-    attention = choose(_ATTENTION, known["attention"], "attention implementation")
-    with no_init_weights():
-        module = build._from_config(config, dtype=dtype, attn_implementation=attention)
-    module.tie_weights()  # initialisation would have done it
-    if (folder / "generation_config.json").is_file():
-        module.generation_config = GenerationConfig.from_pretrained(folder)
+            f"{file} of {folder.name!r} does not make a {build.__name__} ({first_line(error)}); pack the model again"
+        ) from None
     return module.eval().requires_grad_(False)
 
 
-def wrapped(module: nn.Module, folder: Path, known: dict):
-    """Return the module as the kind of model that was saved."""
-    from transformers import AutoProcessor, AutoTokenizer
-
-    wrapper, name = known.get("wrapper"), str(known.get("name"))
-    if wrapper is None:
+def wrapped(module: nn.Module, folder: Path, facts: Facts):
+    """Return the module as the kind of model that was saved; raises EdgelibError for a folder that cannot say how."""
+    name, kind = facts.name or folder.name, getattr(getattr(module, "config", None), "model_type", "")
+    if facts.wrapper is None:
         return module
-    if wrapper == ClipModel.__name__:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return ClipModel(name, module, from_transformers(folder), tokenizer)
-    if wrapper == GenerativeModel.__name__:
-        return GenerativeModel(name, module, AutoProcessor.from_pretrained(folder, local_files_only=True))
-    raise EdgelibError(
-        f"{folder.name!r} holds the weights of a {wrapper} without what it needs around them: pass the baseline, as in "
-        f"load_packed(folder, like=load({name!r}))"
+    if facts.wrapper == ClipModel.__name__ and dual_encoder(kind) is not None:
+        return ClipModel(name, module, from_transformers(folder), load_tokenizer(folder))
+    if facts.wrapper == GenerativeModel.__name__ and loader_of(module.config.to_dict()) is not None:
+        require_tokenizer(folder)
+        model = GenerativeModel(name, module, load_processor(folder))
+        require_prompt(model, folder, kind)
+        return model
+    raise _needs_like(f"a {facts.wrapper} without what it needs around them", folder, facts)
+
+
+def _needs_like(what: str, folder: Path, facts: Facts) -> EdgelibError:
+    return EdgelibError(
+        f"{folder.name!r} holds the weights of {what}: pass the baseline, as in "
+        f"load_packed(folder, like=load({facts.name or 'name'!r}))"
     )
 
 

@@ -55,7 +55,22 @@ def read_slots(slots: Sequence[Slot], path: Path) -> Iterator[tuple[Slot, Tensor
     for slot in slots:
         start = starts[slot.key]
         starts[slot.key] += slot.numel
-        yield slot, held[slot.key][start : start + slot.numel].clone().reshape(slot.shape)
+        tensor = held[slot.key][start : start + slot.numel].clone().reshape(slot.shape)
+        require_finite(tensor, slot.name, path.name, masks=slot.kind == "buffers")
+        yield slot, tensor
+
+
+def require_finite(tensor: Tensor, name: str, where: str, masks: bool = False) -> None:
+    """Raise EdgelibError for NaN, and, unless they may be masks, for infinite values; `where` says whose they are."""
+    if not tensor.is_floating_point():
+        return
+    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()
+    bad = values.isnan() if masks else ~values.isfinite()
+    if bad.any():
+        raise EdgelibError(
+            f"{where}: {name!r} has {int(bad.sum())} values that are NaN or infinite; quantize and pack a model whose "
+            "weights are finite"
+        )
 
 
 def _computed(module: nn.Module) -> dict[str, tuple[dict, str]]:
@@ -67,17 +82,17 @@ def _computed(module: nn.Module) -> dict[str, tuple[dict, str]]:
     }
 
 
-def write_computed(module: nn.Module, path: Path) -> bool:
-    """Write the floating buffers that a model does not save; return whether there are any."""
-    buffers = {name: owner.get(key) for name, (owner, key) in _computed(module).items()}
+def write_computed(module: nn.Module, path: Path) -> None:
+    """Write the floating buffers that a model does not save, if there are any."""
     floating = {
         name: buffer.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, buffer in buffers.items()
-        if buffer is not None and buffer.is_floating_point()
+        for name, (owner, key) in _computed(module).items()
+        if (buffer := owner.get(key)) is not None and buffer.is_floating_point()
     }
+    for name, buffer in floating.items():
+        require_finite(buffer, name, "the model", masks=True)
     if floating:
         save_file(floating, path)
-    return bool(floating)
 
 
 def read_computed(module: nn.Module, path: Path) -> None:
@@ -91,4 +106,12 @@ def read_computed(module: nn.Module, path: Path) -> None:
         if name not in places:
             raise EdgelibError(f"{path.name} holds {name!r}, which this model does not have: it is another model")
         owner, key = places[name]
+        own = owner.get(key)
+        if not buffer.is_floating_point() or (own is not None and own.shape != buffer.shape):
+            raise EdgelibError(
+                f"{path.name} holds {name!r} as {buffer.dtype} {tuple(buffer.shape)} where the model has "
+                f"{own if own is None else (own.dtype, tuple(own.shape))}: it belongs to another model; load it with "
+                "the one that it was saved from"
+            )
+        require_finite(buffer, name, path.name, masks=True)
         owner[key] = buffer.clone()
