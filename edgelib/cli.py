@@ -8,13 +8,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgelib.chapters.params import check as checked
 from edgelib.chapters.table import CHAPTERS, read, studies
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.checks import seed_number
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What quantization costs a vision-language model, chapter by chapter.",
 )
+
+
+Over = Annotated[str, typer.Option("--yaml", "-y", help="Values that win over the file's: '{n_images: 8}'.")]
 
 
 def one_paragraph(command: Callable) -> Callable:
@@ -74,10 +78,11 @@ def publish(
 def check(
     file: Annotated[Path, typer.Argument(help="Parameter file, named after its chapter.")],
     chapter: Annotated[str | None, typer.Option(help="Chapter, where the file is not named after it.")] = None,
+    over: Over = "",
 ) -> None:
     """Validate a parameter file and print every value it leads to."""
-    name, values = read(file, chapter)
-    for field, value in CHAPTERS[name](**values).model_dump().items():
+    name, values = read(file, chapter, over)
+    for field, value in checked(values, CHAPTERS[name]).model_dump().items():
         print(f"{field}: {value!r}" + ("" if field in values else "  # default"))
     print(f"{file} is valid for the chapter {name}; run it: edgelib publish {name} --params-dir {file.parent}")
 
@@ -90,11 +95,12 @@ def sweep(
     chapter: Annotated[
         str | None, typer.Option(help=f"Chapter, where the file is not named after it: {', '.join(studies())}.")
     ] = None,
+    over: Over = "",
 ) -> None:
     """Run the grid of a chapter without a notebook; started again, it computes only what is missing."""
     name = file.stem if chapter is None else chapter
     schema = choose(studies(), name, "chapter with a grid")
-    parameters = checked(read(file, name)[1], schema)
+    parameters: Any = checked(read(file, name, over)[1], schema)
     from edgelib.ground.paths import find_root
     from edgelib.study.store import CellStore
     from edgelib.study.sweep import sweep as run
@@ -134,9 +140,10 @@ def measure(
     from edgelib.study.store import CellStore
 
     cases = choose(measuring.SUITES, suite, "suite")
-    if threads is not None and threads < 1:
-        raise EdgelibError(f"threads must be at least 1, got {threads}")
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise EdgelibError(f"threads must be at least 1 and at most {cores}, the cores of this machine, got {threads}")
+    torch.set_num_threads(threads or cores)
     store = CellStore(out / "unfinished")
     measured = measuring.measure_machine(cases, name=name, store=store, report=functools.partial(print, flush=True))
     folder = save_measurements(measured, out)
@@ -159,6 +166,7 @@ def train(
     from edgelib.train.table import TRAINERS
 
     trainer, recipe = choose(TRAINERS, name, "embedded model")
+    seed = seed_number(seed)
     out = out or Path("results") / name
     trainer(out, recipe(seed=seed), report=functools.partial(print, flush=True))
     print(f"trained model in {out}; use it by its path, as in edgelib.load({str(out)!r})")
@@ -181,4 +189,6 @@ def _parameters(chapter: str, folder: Path, root: Path) -> dict:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
     app()

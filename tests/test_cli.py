@@ -22,6 +22,9 @@ def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
+CHECK = ["check", "empty.yaml", "--chapter", "robustness_gap"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -31,6 +34,11 @@ def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
         pytest.param(["check", "typo.yaml", "--chapter", "robustness_gap"], "did you mean 'n_images'", id="typo"),
         pytest.param(["sweep", "typo.yaml", "--chapter", "efficiency"], "chapter with a grid 'eff", id="no grid"),
         pytest.param(["measure", "out", "--threads", "0"], "threads must be at least 1", id="no threads"),
+        pytest.param(["measure", "out", "--threads", f"{10**12}"], "the cores of this machine", id="too many threads"),
+        pytest.param(["train", "scenes-vit", "--seed", f"{10**30}"], "at most 64 bits, got 10000", id="long seed"),
+        pytest.param([*CHECK, "-y", "{n_images: 8, n_images: 9}"], "'n_images' is named twice", id="twice in -y"),
+        pytest.param([*CHECK, "-y", "[1]"], "-y must hold lines 'name: value', got [1]", id="no mapping in -y"),
+        pytest.param([*CHECK, "-y", "n_images: 0"], "with -y: n_images = 0", id="bad -y"),
     ],
 )
 def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, monkeypatch, arguments, said):
@@ -39,6 +47,7 @@ def test_a_mistake_is_one_paragraph_and_status_one(tmp_path, monkeypatch, argume
     for name in ("pyproject.toml", "edgelib/errors.py", "notebooks/tiny.ipynb"):
         (tmp_path / name).write_text("")
     (tmp_path / "typo.yaml").write_text("n_imags: 3\n")
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
@@ -52,6 +61,8 @@ def test_check_prints_every_value(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "n_images: 33\n" in done.stdout
     assert "seed: 0  # default" in done.stdout
+    done = edgelib("check", "embedded_world.yaml", "-y", "n_images: 34", cwd=tmp_path)
+    assert "n_images: 34\n" in done.stdout, done.stderr
 
 
 GRIDS = {

@@ -16,7 +16,7 @@ from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
 from edgelib.chapters.vlm_accuracy import VlmAccuracy
 from edgelib.errors import EdgelibError, choose
-from edgelib.ground.records import read_yaml
+from edgelib.ground.records import parse_yaml, read_yaml, shown
 
 # A chapter goes by the name of its file, its notebook and its parameter file.
 CHAPTERS: dict[str, type[Parameters]] = {
@@ -38,10 +38,11 @@ def studies() -> dict[str, type[Parameters]]:
     return {name: chapter for name, chapter in CHAPTERS.items() if hasattr(chapter, "study")}
 
 
-def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, Any]]:
+def read(path: str | Path, chapter: str | None = None, over: str = "") -> tuple[str, dict[str, Any]]:
     """Return (chapter, values) of a parameter file after checking it against the chapter's schema.
 
     The chapter is the file's stem unless named. Values left out keep the chapter's defaults and are not returned.
+    over: YAML of values that win over the file's, as papermill takes it by -y.
     Raises EdgelibError for a missing file, text that is not a YAML mapping, an unknown chapter or a wrong parameter.
     """
     path = Path(path)
@@ -49,7 +50,14 @@ def read(path: str | Path, chapter: str | None = None) -> tuple[str, dict[str, A
     schema = choose(CHAPTERS, chapter, "chapter")
     if not os.path.isfile(path):
         raise EdgelibError(f"no parameter file {path}; write one, or give the path of an existing one")
-    values = read_yaml(path, "parameter file")
-    values = {} if values is None else values  # a file of comments alone
-    check(values, schema, f"bad parameters in {path}")
+    values = _mapping(read_yaml(path, "parameter file"), str(path)) | _mapping(parse_yaml(over, "-y"), "-y")
+    check(values, schema, f"bad parameters in {path}" + (" with -y" if over else ""))
     return chapter, values
+
+
+def _mapping(values: object, where: str) -> dict:
+    if values is None:  # comments alone
+        return {}
+    if not isinstance(values, dict):
+        raise EdgelibError(f"{where} must hold lines 'name: value', got {shown(values)}")
+    return values

@@ -21,7 +21,7 @@ from edgelib.data.readers.sources import UNSPLIT, Labelled, Options, source_name
 from edgelib.data.scenes.captions import item_texts
 from edgelib.data.scenes.sets import GENERATED, QUESTIONS
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.ground.checks import whole_number
+from edgelib.ground.checks import seed_number, whole_number
 from edgelib.ground.randomness import address, keys_for, uniform
 
 __all__ = ["DARK_GAIN", "MIXES", "calibration_set", "mix_table", "parse_mix"]
@@ -72,7 +72,7 @@ def calibration_set(
     `dataset` raises.
     """
     kind, argument = parse_mix(mix)
-    n, seed = whole_number(n, "n", at_least=1), whole_number(seed, "seed")
+    n, seed = whole_number(n, "n", at_least=1), seed_number(seed)
     if not isinstance(exclude, Dataset | QuestionSet | None):
         raise EdgelibError(f"exclude must be a Dataset, as dataset(...) returns it, got {type(exclude).__name__}")
     length = max(_GENERATED_POOL, _POOL_SHARE[kind.draw] * n)

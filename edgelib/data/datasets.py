@@ -22,7 +22,7 @@ from edgelib.data.readers.sources import (
 )
 from edgelib.data.scenes.sets import DEFAULT_LENGTH, GENERATED
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.ground.checks import whole_number
+from edgelib.ground.checks import seed_number, whole_number
 from edgelib.ground.paths import from_home
 from edgelib.ground.randomness import address, keys_for, uniform
 
@@ -56,7 +56,7 @@ def dataset(
     labels of a wrong kind, for missing class names, for n below 1 or beyond what there is, and for an unreachable hub.
     """
     count = None if n is None else whole_number(n, "n", at_least=1)
-    seed = whole_number(seed, "seed")
+    seed = seed_number(seed)
     options = Options(image_column, label_column, class_names)
     name = source_name(name_or_path)
     if name in GENERATED:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.checks import seed_number
 
 PERCENTILES = (25, 50, 75, 95)
 _CPU = torch.device("cpu")
@@ -109,7 +110,7 @@ class Generation:
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise EdgelibError(f"{name} must be a whole number of at least 1, got {count!r}")
         self.model, self.device = model, next(model.parameters()).device
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed_number(seed))
         words = model.config.get_text_config().vocab_size
         self.prompt = torch.randint(words, (batch, prompt), generator=generator).to(self.device)
         self.cache: Any = None

@@ -25,8 +25,8 @@ def whole_number(value: Any, name: str, at_least: int | None = None) -> int:
 def seed_number(value: Any) -> int:
     """Return a seed as an int; raises EdgelibError for one that is not whole, or has more than 64 bits."""
     seed = whole_number(value, "seed")
-    if not -(2**63) <= seed < 2**63:
-        raise EdgelibError(f"a seed is a whole number of at most 64 bits, from -2**63 to 2**63 - 1, got {shown(seed)}")
+    if not -(2**63) <= seed < 2**64:
+        raise EdgelibError(f"a seed is a whole number of at most 64 bits, got {shown(seed)}")
     return seed
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgelib.ground.checks import seed_number
+
 _GOLDEN64 = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _GOLDEN32 = -1640531527  # 0x9E3779B9 as a signed 32-bit integer
 
@@ -24,7 +26,8 @@ _GOLDEN32 = -1640531527  # 0x9E3779B9 as a signed 32-bit integer
 def address(*key: object) -> int:
     """Return a signed 64-bit integer that names `key` (strings, numbers, tuples of them), stable across runs.
 
-    A numpy number counts as the Python number of its value: np.int64(1) has the address of 1.
+    A numpy number counts as the Python number of its value: np.int64(1) has the address of 1. Raises EdgelibError for
+    a whole number, such as a seed, of more than 64 bits.
     """
     digest = hashlib.blake2b(repr(_plain(key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
@@ -33,7 +36,10 @@ def address(*key: object) -> int:
 def _plain(part: object) -> object:
     if type(part) is tuple:
         return tuple(_plain(inner) for inner in part)
-    return part.item() if isinstance(part, np.generic) else part
+    part = part.item() if isinstance(part, np.generic) else part
+    if isinstance(part, int) and not -(2**63) <= part < 2**64:
+        seed_number(part)
+    return part
 
 
 def _fold(x: Tensor, shift: int, scratch: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import nn
 
 from edgelib.devices.shapes import read_architecture
 from edgelib.errors import EdgelibError
+from edgelib.ground.checks import seed_number
+from edgelib.ground.hub import first_line
 
 
 def architecture(
@@ -20,13 +22,18 @@ def architecture(
     name_or_path: as in `edgelib.devices.shapes.read_architecture`. device: "meta" makes shapes only, in milliseconds
     and without memory; any other device gets random weights that depend on the seed and the device, drawn as
     transformers initialises them, in evaluation mode.
-    Raises EdgelibError for an unknown name, a file that is no configuration, and a class that transformers lacks.
+    Raises EdgelibError for an unknown name, a file that is no configuration, a class that transformers lacks, and
+    dimensions that it cannot build.
     """
     config = read_architecture(name_or_path)
     build = model_class(config.get("architectures"), Path(name_or_path).name)
     with torch.random.fork_rng(devices=[] if device in ("meta", "cpu") else None), torch.device(device):
-        torch.manual_seed(seed)
-        module = build._from_config(build.config_class.from_dict(config), dtype=dtype)
+        torch.manual_seed(seed_number(seed))
+        try:
+            module = build._from_config(build.config_class.from_dict(config), dtype=dtype)
+        except Exception as error:  # any type may come out of a configuration that transformers does not expect
+            what = f"no {build.__name__} can be built from its configuration"
+            raise EdgelibError(f"{Path(name_or_path).name}: {what} ({first_line(error)})") from None
     return module.eval().requires_grad_(False)
 
 

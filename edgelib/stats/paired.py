@@ -16,6 +16,8 @@ from scipy import signal, stats
 from statsmodels.stats.multitest import multipletests
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.checks import seed_number
+from edgelib.ground.records import shown
 
 REPLICATES = 2000
 FLIPS = 9999
@@ -26,8 +28,8 @@ _EXACT_TOTAL = 1_000_000  # the exact sign-flip distribution has two entries per
 def rng_for(seed: int, *key: object) -> np.random.Generator:
     """Return the generator named by (seed, key); the same name gives the same stream everywhere."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise EdgelibError(f"seed must be a whole number of at least 0, got {seed!r}")
-    return np.random.default_rng([int(seed), zlib.crc32(repr(key).encode())])
+        raise EdgelibError(f"seed must be a whole number of at least 0, got {shown(seed)}")
+    return np.random.default_rng([seed_number(seed), zlib.crc32(repr(key).encode())])
 
 
 def check_level(level: float) -> float:

@@ -27,7 +27,9 @@ def run_tasks(
     process gets a copy of it once, each thread what `shared.for_thread()` returns, which is called in this thread.
     torch's own threads are divided among `workers`. Threads start at once and share the weights: the better choice
     unless many small operations fight for the interpreter, which processes do not share.
-    Raises EdgelibError for an unknown executor and when a process dies; what a task raises reaches the caller.
+    Processes import the script that calls this, so it guards what it runs: if __name__ == "__main__".
+    Raises EdgelibError for an unknown executor, a script without that guard, and when a process dies; what a task
+    raises reaches the caller.
     """
     choose(dict.fromkeys(EXECUTORS), executor, "executor")
     if executor == "serial":
@@ -59,28 +61,39 @@ def _in_threads(work: Callable, tasks: Sequence[tuple], shared: Any, workers: in
 
 
 def _in_processes(work: Callable, tasks: Sequence[tuple], shared: object, workers: int) -> Iterator:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker that is importing the script
+        raise EdgelibError(_UNGUARDED)
+    context = torch.multiprocessing.get_context("spawn")  # torch's: weights and images travel as shared memory
+    started = context.Event()
     pool = futures.ProcessPoolExecutor(
         min(workers, len(tasks)),
-        torch.multiprocessing.get_context("spawn"),  # torch's: weights and images travel as shared memory
+        context,
         initializer=_start,
-        initargs=(shared, max(1, torch.get_num_threads() // workers)),
+        initargs=(shared, max(1, torch.get_num_threads() // workers), started),
     )
     try:
         for done in futures.as_completed([pool.submit(_call, work, task) for task in tasks]):
             yield done.result()
     except futures.process.BrokenProcessPool:
-        raise EdgelibError(
-            "a worker process died (often: out of memory); finished cells are stored, so the same command goes on "
-            "from there; use fewer workers or executor serial"
-        ) from None
+        raise EdgelibError(_DIED if started.is_set() else _UNGUARDED) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+_DIED = (
+    "a worker process died (often: out of memory); finished cells are stored, so the same command goes on from there; "
+    "use fewer workers or executor serial"
+)
+_UNGUARDED = (
+    "the worker processes ended before they could begin: each imports the script that was started, so it must be a "
+    "file that runs its work under 'if __name__ == \"__main__\":' alone; guard it, or use executor thread or serial "
+    "(a guarded script whose models fill the memory ends like this, too: use fewer workers)"
+)
 _WORKER: dict = {}  # what the initializer leaves for the tasks of a worker process
 
 
-def _start(shared: object, threads: int) -> None:
+def _start(shared: object, threads: int, started: Any) -> None:
+    started.set()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _WORKER["shared"] = shared

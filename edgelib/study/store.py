@@ -35,8 +35,8 @@ class CellStore:
         except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
             reason = getattr(error, "strerror", None) or error
             raise EdgelibError(
-                f"results cannot be written to {str(self.folder)!r} ({reason}); choose another folder with the parameter "
-                "`results`, or make this one writable"
+                f"results cannot be written to {str(self.folder)!r} ({reason}); choose another folder with the "
+                "parameter `results`, or make this one writable"
             ) from None
 
     def path(self, spec: Mapping) -> Path:

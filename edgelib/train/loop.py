@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from edgelib.data.scenes.records import COLOURS, SIZES, TEXTURES, draw_records, record_table, render
 from edgelib.data.scenes.shapes import SHAPES
+from edgelib.ground.checks import seed_number
 
 MEAN = STD = (0.5, 0.5, 0.5)  # how the embedded models normalise pixels
 _ATTRIBUTES = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": SIZES, "texture": TEXTURES}
@@ -170,7 +171,7 @@ def train_cycles(
     """
     out.mkdir(parents=True, exist_ok=True)
     kept = [out / f"cycle-{c + 1}.safetensors" for c in range(len(recipe.cycles))]
-    torch.manual_seed(recipe.seed)  # initial weights
+    torch.manual_seed(seed_number(recipe.seed))  # initial weights
     network = build()
     for cycle, file in enumerate(kept):
         if not file.is_file():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, Qwen2VLForConditionalGeneration
 
 from edgelib.data.scenes.questions import WRITERS, scene_questions, true_answers
+from edgelib.ground.checks import seed_number
 from edgelib.models.load import model_folder
 from edgelib.train.card import write_vlm_card
 from edgelib.train.loop import add_line, learning_rate, parameter_groups
@@ -142,7 +143,7 @@ class Training:
         self.out, self.recipe, self.report, self.started = out, recipe, report, time.monotonic()
         self.processor = build_processor()
         self.writer = SequenceWriter(self.processor.tokenizer)
-        torch.manual_seed(recipe.seed)  # initial weights
+        torch.manual_seed(seed_number(recipe.seed))  # initial weights
         self.model = Qwen2VLForConditionalGeneration(vlm_config(self.processor.tokenizer))
         self.visual = self.model.model.visual
         self.visual.load_state_dict(clip_weights(), strict=False)

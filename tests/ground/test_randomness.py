@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from edgelib.errors import EdgelibError
 from edgelib.ground.randomness import address, bits, content_keys, keys_for, normal, uniform
 
 KEYS = keys_for(address("tests", 0), torch.arange(64))
@@ -25,6 +26,12 @@ def test_addresses_are_stable_and_tell_types_and_nesting_apart():
 def test_a_numpy_number_has_the_address_of_its_value(numpy_key):
     assert address("x", numpy_key) == address("x", numpy_key.item())
     assert address("x", (0, (numpy_key,))) == address("x", (0, (numpy_key.item(),)))
+
+
+@pytest.mark.parametrize("seed", [10**30, -(10**30), 2**64, 10**5000], ids=["long", "negative", "one more", "endless"])
+def test_a_seed_of_more_than_64_bits_is_named(seed):
+    with pytest.raises(EdgelibError, match="seed is a whole number of at most 64 bits, got"):
+        address("x", (0, seed))
 
 
 def test_bits_are_stable():
