@@ -10,9 +10,13 @@ from typing import Any
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.ground.hub import first_line
+from edgelib.models.checks import reason_of, require_whole
 from edgelib.models.families import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
+
+_COPY_PROCESSOR = (
+    "copy preprocessor_config.json, processor_config.json and the tokenizer's files from the model's repository"
+)
 
 
 def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
@@ -31,15 +35,14 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
                 trust_remote_code=False,
             )
         except Exception as error:  # transformers, torch and safetensors each raise their own types
             raise EdgelibError(
-                f"{folder} does not load as a {config['model_type']} model: {first_line(error)}"
+                f"{folder} does not load as a {config['model_type']} model: {reason_of(error)}"
             ) from None
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:5])
-        raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
+    require_whole(folder, info)
     model = GenerativeModel(name=name, module=module, processor=load_processor(folder))
     require_prompt(model, folder, config["model_type"])
     _decode_greedily(model)
@@ -53,11 +56,9 @@ def load_processor(folder: Path) -> Any:
     try:
         with quiet_transformers():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            getattr(processor, "tokenizer", str)("a")  # some settings of wrong type show only now
     except Exception as error:  # transformers and tokenizers raise their own types
-        raise EdgelibError(
-            f"the processor of {folder} does not load ({first_line(error)}); copy preprocessor_config.json, "
-            "processor_config.json and the tokenizer's files from the model's repository"
-        ) from None
+        raise EdgelibError(f"the processor of {folder} does not load: {reason_of(error, _COPY_PROCESSOR)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise EdgelibError(
             f"{folder} has a {type(processor).__name__} where a processor of images and texts is needed; copy "

@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 from edgelib.ground.modules import converted
+from edgelib.models.checks import (
+    quantized_already,
+    reason_of,
+    require_baseline,
+    require_finite,
+    require_whole,
+    stored_types,
+)
 from edgelib.models.families import HOW_TO_ADD, WRITERS, dual_encoder, dual_types, loader_of, writing_types
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_generative, quiet_transformers
@@ -37,15 +44,17 @@ def load(
 
     Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
     or its name; rotary frequencies stay in float32, as transformers keeps them. With `offline` a hub id is looked up in
-    the local cache only. Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that
-    leads nowhere, a hub that cannot be reached, pickled or damaged weights, weights that are not finite, configurations
-    that are broken, and unsupported families.
+    the local cache only. Code of a folder never runs.
+    Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that leads nowhere, a hub
+    that cannot be reached, pickled or damaged weights, a checkpoint that is quantized already, weights that are not
+    finite, weights that the file lacks or the configuration has no place for, configurations that are broken,
+    unsupported families, and packages that a family needs.
     """
     _require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
     config = read_object(folder / "config.json")
-    _require_safetensors(folder)
+    require_baseline(folder, config, stored_types(folder))
     # What tables and figures call it: never a machine's path.
     name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
     model: ZeroShotModel | GenerativeModel
@@ -58,7 +67,7 @@ def load(
         model = load_generative(name, folder, config)
     else:
         raise _unknown_family(folder, config)
-    _require_finite(model.module, folder)
+    require_finite(model.module, folder)
     module = converted(model.module, dtype).to(device).eval().requires_grad_(False)
     return model.with_module(module)
 
@@ -69,6 +78,10 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
         return EMBEDDED / name
     if _local(name).is_dir():
         return _local(name)
+    if _local(name).suffix == ".gguf":
+        raise quantized_already(_local(name), "GGUF", [_local(name).name])
+    if _local(name).is_file():
+        raise EdgelibError(f"{name!r} is a file; a model is a folder with config.json and its .safetensors files")
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         embedded = embedded_models() + embedded_models(writes=True)
         raise EdgelibError(
@@ -115,29 +128,6 @@ def _floating(dtype: torch.dtype | str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _require_safetensors(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-        found = (
-            f"it has {', '.join(others)}, pickled weights that can run code when read"
-            if others
-            else "it has no weights"
-        )
-        raise EdgelibError(
-            f"{folder} has no .safetensors file: {found}. Convert them on a machine you trust with "
-            "model.save_pretrained(folder, safe_serialization=True)"
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise EdgelibError(f"{file} is damaged or cut short ({error}); fetch it again") from None
-
-
 def _unknown_family(folder: Path, config: dict) -> EdgelibError:
     import transformers
 
@@ -162,15 +152,6 @@ def require_tokenizer(folder: Path) -> None:
         )
 
 
-def _require_finite(module: nn.Module, folder: Path) -> None:
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise EdgelibError(
-                f"{folder}: tensor {name} has {bad} values that are NaN or infinite; the file is damaged"
-            )
-
-
 def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
     from transformers import AutoModel
 
@@ -182,13 +163,12 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
                 trust_remote_code=False,
             )
     except Exception as error:  # torch, safetensors and transformers each raise their own types
-        raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {first_line(error)}") from None
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:5])
-        raise EdgelibError(f"{folder} lacks weights that its config.json asks for ({missing}); they would be random")
+        raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {reason_of(error)}") from None
+    require_whole(folder, info)
     return ClipModel(name=name, module=module, preprocess=from_transformers(folder), tokenizer=load_tokenizer(folder))
 
 
@@ -199,10 +179,12 @@ def load_tokenizer(folder: Path) -> Any:
     require_tokenizer(folder)
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer("a")  # some settings of wrong type show only now
+            return tokenizer
     except Exception as error:  # transformers and tokenizers raise their own types
         raise EdgelibError(
-            f"the tokenizer of {folder} does not load ({first_line(error)}); copy its files from the model's repository"
+            f"the tokenizer of {folder} does not load: {reason_of(error, 'copy its files from the repository')}"
         ) from None
 
 
@@ -212,7 +194,7 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
     try:
         module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     except Exception as error:  # timm checks little: any type may come out of a wrong configuration
-        raise EdgelibError(f"{folder} does not load as a timm model: {first_line(error)}") from None
+        raise EdgelibError(f"{folder} does not load as a timm model: {reason_of(error)}") from None
     labels = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
     descriptions = config.get("label_descriptions") or {}
     if not labels:
