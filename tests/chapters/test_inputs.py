@@ -28,7 +28,7 @@ TWICE = {
     "usual rule": ("efficiency", {"configs": ["mxfp4", "mxfp4-floor"]}, "'mxfp4' and 'mxfp4-floor' are the same"),
     "usual alpha": ("pareto", {"configs": ["w4a8-smoothquant", "w4a8-smoothquant-alpha0.50"]}, "are the same"),
     "percentile": ("pareto", {"configs": ["w8a8-minmax-static-p99.9", "w8a8-minmax-static-p99.90"]}, "are the same"),
-    "vision": ("vlm_accuracy", {"configs": ["bf16", "fp8-vision"], "vision_configs": ["FP8-vision"]}, "twice: fp8-vision"),
+    "vision": ("vlm_accuracy", {"configs": ["bf16", "fp8-vision"], "vision_configs": ["FP8-vision"]}, "named twice"),
     "twins": ("robustness_gap", {"twins": ["weight:8", "weight:8.0"]}, "'weight:8' and 'weight:8.0' are the same"),
     "exponent": ("embedded_world", {"twins": ["key:100", "key:1e2"]}, "'key:100' and 'key:1e2' are the same"),
     "no outliers": ("embedded_world", {"twins": ["weight:1", "activation:1"]}, "are the same"),
