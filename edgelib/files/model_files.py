@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.files.description import Description, Facts
-from edgelib.ground.hub import first_line
 from edgelib.models.architectures import model_class
+from edgelib.models.checks import reason_of
 from edgelib.models.families import dual_encoder, loader_of
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_processor, quiet_transformers, require_prompt
@@ -113,9 +113,10 @@ def build_module(folder: Path, known: Description) -> nn.Module:
             file = "generation_config.json"
             if (folder / file).is_file():
                 module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+                module.generation_config.validate(strict=True)  # as it was when it was written
     except Exception as error:  # transformers and torch each raise their own types
         raise EdgelibError(
-            f"{file} of {folder.name!r} does not make a {build.__name__} ({first_line(error)}); pack the model again"
+            f"{file} of {folder.name!r} does not make a {build.__name__} ({reason_of(error)}); pack the model again"
         ) from None
     return module.eval().requires_grad_(False)
 

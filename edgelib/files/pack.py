@@ -120,7 +120,7 @@ def _filled(base: nn.Module, known: Description, path: Path) -> nn.Module:
     modules = dict(base.named_modules())
     for name in known.layers:
         if not isinstance(modules.get(name), nn.Linear | QuantLinear):
-            raise EdgelibError(f"the packed model has a layer {name!r} and this one has not: it is another model")
+            raise _of_another(path, f"a quantized layer {name!r}")
     layout = [
         slot for slot, _ in slots(base, {name: at.storage for name, at in known.layers.items()}, known.stored_dtype)
     ]
@@ -141,12 +141,17 @@ def _filled(base: nn.Module, known: Description, path: Path) -> nn.Module:
     for name, at in known.layers.items():
         if at.storage.tied:
             if at.storage.tied not in values:
-                raise EdgelibError(
-                    f"the packed model has a table {at.storage.tied!r} and this one has not: it is another model"
-                )
+                raise _of_another(path, f"a table {at.storage.tied!r} that a layer shares")
             stored[name]["codes"] = values[at.storage.tied]
         layers[modules[name]] = _layer(modules[name], at, stored[name], known.dtype_of(f"{name}.weight"))
     return swapped(base, layers)
+
+
+def _of_another(path: Path, what: str) -> EdgelibError:
+    return EdgelibError(
+        f"{path.name} of {path.parent.name!r} holds {what}, which this model has not: it belongs to another model; "
+        "load it with the one that it was saved from"
+    )
 
 
 def _layer(linear: nn.Linear | QuantLinear, at: Layer, stored: dict[str, Tensor], dtype: torch.dtype) -> QuantLinear:

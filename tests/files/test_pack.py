@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +20,7 @@ import edgelib
 from edgelib.devices.shapes import architectures
 from edgelib.errors import EdgelibError
 from edgelib.files.model_files import write_preprocess
-from edgelib.files.pack import DESCRIPTION, load_packed, save_packed
+from edgelib.files.pack import load_packed, save_packed
 from edgelib.files.pack_file import COMPUTED, WEIGHTS
 from edgelib.formats.bits import pack_bits, packed_width, unpack_bits
 from edgelib.models.architectures import architecture
@@ -206,7 +205,7 @@ def test_rotary_frequencies_that_were_changed_come_back(scheme, tmp_path):
     plain = load_packed(save_packed(quantize(model, scheme), folder), like=twin)
     assert torch.equal(plain.module(ids).logits, quantize(model, scheme).module(ids).logits)
     (folder / COMPUTED).unlink()
-    with pytest.raises(EdgelibError, match="computed.safetensors is missing"):
+    with pytest.raises(EdgelibError, match="lacks 'computed.safetensors'"):
         load_packed(folder)
 
 
@@ -356,50 +355,6 @@ def test_a_packed_model_does_not_load_into_another(packed):
         load_packed(packed[1], like=nn.Sequential(nn.Linear(8, 8)))
     with pytest.raises(EdgelibError, match="belongs to another model"):
         load_packed(packed[1], like=Block(width=16))
-
-
-def test_a_damaged_file_is_refused(packed):
-    block, folder = packed
-    whole = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(whole[:-7])
-    with pytest.raises(EdgelibError, match="damaged or cut short"):
-        load_packed(folder, like=block)
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(EdgelibError, match="missing"):
-        load_packed(folder, like=block)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"format": "edgelib packed 99"}, "of this version"),
-        ({"plans": []}, "is damaged"),
-        ({"dtype": "object"}, "is damaged"),
-        ({"layers": 3}, "is damaged"),
-    ],
-)
-def test_a_description_that_makes_no_sense_is_refused(packed, change, words):
-    block, folder = packed
-    known = json.loads((folder / DESCRIPTION).read_text())
-    (folder / DESCRIPTION).write_text(json.dumps(known | change))
-    with pytest.raises(EdgelibError, match=words):
-        load_packed(folder, like=block)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "words"),
-    [
-        ("config.json", {"architectures": ["os.system"]}, "must name a model class"),
-        (DESCRIPTION, {"attention": "someone/their-kernel"}, "unknown attention implementation"),
-        (DESCRIPTION, {"wrapper": "Unknown"}, "pass the baseline"),
-    ],
-)
-def test_a_folder_cannot_ask_for_code(clip, tmp_path, file, change, words):
-    folder = save_packed(quantize(clip, "w8a8-minmax"), tmp_path / "packed")
-    facts = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps(facts | change))
-    with pytest.raises(EdgelibError, match=words):
-        load_packed(folder)
 
 
 def test_a_folder_without_a_packed_model_says_what_is_missing(tmp_path):
