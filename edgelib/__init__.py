@@ -20,9 +20,12 @@ _HOMES = {
     "CORRUPTIONS": "corruptions",
     "with_outliers": "models.twins",
     "fake_quantize": "formats.table",
+    "gguf_encode": "formats.gguf.codec",
+    "gguf_decode": "formats.gguf.codec",
     "quantize": "quant.quantize",
     "needs_of": "quant.scheme",
     "quantization_report": "quant.report",
+    "parameter_report": "quant.report",
     "architecture": "models.architectures",
     "packed_size": "files.size",
     "save_packed": "files.pack",
@@ -52,12 +55,15 @@ if TYPE_CHECKING:
     from edgelib.files.pack import load_packed as load_packed
     from edgelib.files.pack import save_packed as save_packed
     from edgelib.files.size import packed_size as packed_size
+    from edgelib.formats.gguf.codec import gguf_decode as gguf_decode
+    from edgelib.formats.gguf.codec import gguf_encode as gguf_encode
     from edgelib.formats.table import fake_quantize as fake_quantize
     from edgelib.infer.evaluate import evaluate as evaluate
     from edgelib.models.architectures import architecture as architecture
     from edgelib.models.load import load as load
     from edgelib.models.twins import with_outliers as with_outliers
     from edgelib.quant.quantize import quantize as quantize
+    from edgelib.quant.report import parameter_report as parameter_report
     from edgelib.quant.report import quantization_report as quantization_report
     from edgelib.quant.scheme import needs_of as needs_of
     from edgelib.stats.metrics import accuracy_drop as accuracy_drop

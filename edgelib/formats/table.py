@@ -13,8 +13,10 @@ from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.formats import casts, floating, integer, microscaling
-from edgelib.formats.base import Encoded, Format
+from edgelib.formats.base import Encoded, Format, one_grid
 from edgelib.formats.blocks import NO_GRID, BlockGrid, joined, saturated, split, widened
+from edgelib.formats.gguf.codec import KINDS as GGUF_KINDS
+from edgelib.formats.gguf.codec import rounded_rows
 
 # A file of formats ends in its own FORMATS; a new file is one more name here.
 FORMATS: dict[str, Format] = {
@@ -143,24 +145,38 @@ def fake_quantize(
     symmetric: bool = True,
     full_range: bool = False,
     scale_rule: str | None = None,
+    importance: Tensor | None = None,
 ) -> Tensor:
     """Return x rounded to `format` and decoded again, in x's own shape and dtype; x is not changed.
 
-    format: int2, int3, int4, int8, fp8_e4m3, fp8_e5m2, mxfp8, mxfp4, nvfp4, or the casts fp16, bf16, fp32.
+    format: int2, int3, int4, int8, fp8_e4m3, fp8_e5m2, mxfp8, mxfp4, nvfp4, the casts fp16, bf16, fp32, or a GGUF
+    type (q4_0, q4_k and the like, see `gguf_encode`).
     granularity: "tensor" (one scale), "channel" or "token" (one scale per row: every vector along the last
     axis, so flatten a convolution weight to [out, -1] first), or an integer group size that divides the last axis.
     The mx formats and nvfp4 have blocks of their own along the last axis, 32 and 16, the last one filled up with zeros;
     there granularity says only whether nvfp4's outer scale belongs to the tensor or to each row.
     symmetric, full_range: the integer grids described at `Integer`. scale_rule: "floor" (the default), "rceil" or
-    "even", for the mx formats only; see `MX`.
+    "even", for the mx formats only; see `MX`. importance [columns]: for GGUF types only; see `gguf_encode`.
     All-zero rows stay zero, and the result is finite: grids saturate at the largest number of x's dtype. No gradient
     passes: rounding has none.
     Raises EdgelibError for NaN or inf, a cast that overflows (1e6 in fp16), an empty or integer tensor, a list or array
     (pass torch.as_tensor(x)), an unknown format or granularity, a group size that does not divide, and options that the
     format does not have.
     """
-    chosen = by_name(format).variant(symmetric, full_range, scale_rule)
+    if isinstance(format, str) and format in GGUF_KINDS:
+        return _fake_gguf(x, format, granularity, importance, (symmetric, full_range, scale_rule))
+    if importance is not None:
+        raise EdgelibError(f"importance belongs to GGUF types ({', '.join(GGUF_KINDS)}); {format} takes none")
+    chosen = choose(FORMATS | GGUF_KINDS, format, "number format") if isinstance(format, str) else by_name(format)
+    chosen = chosen.variant(symmetric, full_range, scale_rule)
     blocks = as_blocks(x, chosen, granularity)
     values = chosen.snap(blocks, _fitted(blocks, chosen, granularity, 1.0))
     _check_overflow(values, blocks, chosen)
     return saturated(joined(values, x.shape), x.dtype).to(x.dtype)
+
+
+def _fake_gguf(x: Tensor, type: str, granularity: str | int, importance: Tensor | None, grid: tuple) -> Tensor:
+    one_grid(type, *grid)
+    if granularity not in ("tensor", *ROWS):
+        raise EdgelibError(f"{type} has blocks of {GGUF_KINDS[type].block}, not {granularity!r}; leave granularity out")
+    return saturated(rounded_rows(x, type, importance), x.dtype).to(x.dtype)
