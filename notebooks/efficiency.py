@@ -363,7 +363,7 @@ points += [
     say_of.validation_claim(validation),
 ]
 say(points)
-conclude(f"{points[0][0].upper()}{points[0][1:]}; {points[1]}; {points[2]}.")
+conclude(f"{'; '.join(points)}.")
 
 # %% [markdown]
 # **What this does not show.** No power was measured. Times of one machine say nothing about another; projections say how little. Encoders

@@ -105,10 +105,13 @@ def facts(title: str, values: Mapping[str, object] | None = None, **named: objec
 
 
 def conclude(answer: str) -> None:
-    """Hand the chapter's answer, one or two sentences, to its own first line and to the pages that quote it."""
+    """Hand the chapter's answer, one or two sentences, to its own first line and to the pages that quote it.
+
+    The first letter becomes a capital.
+    """
     from myst_nb import glue
 
-    glue("answer", Sentence(answer), display=False)
+    glue("answer", Sentence(answer[:1].upper() + answer[1:]), display=False)
 
 
 def _draw_svg() -> None:

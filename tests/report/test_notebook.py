@@ -57,5 +57,5 @@ def test_the_answer_is_glued_without_quotation_marks(monkeypatch):
 
     glued = {}
     monkeypatch.setattr(myst_nb, "glue", lambda name, value, display: glued.update({name: repr(value)}))
-    notebook.conclude("It's so.")
+    notebook.conclude("it's so.")
     assert glued == {"answer": "It's so."}
