@@ -110,6 +110,36 @@ def qwen3_vl(out: Path, seed: int = 0) -> Path:
     return saved(transformers.Qwen3VLForConditionalGeneration, config, processor, out, seed)
 
 
+def qwen3_vl_moe(out: Path, seed: int = 0) -> Path:
+    """A Qwen3-VL whose decoder has four experts in each layer, two of them for each token."""
+    qwen3_vl(out, seed)
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    dense = transformers.Qwen3VLConfig.from_pretrained(out).to_dict()
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1)
+    text = dense["text_config"] | experts | {"model_type": "qwen3_vl_moe_text", "mlp_only_layers": []}
+    vision = dense["vision_config"] | {"model_type": "qwen3_vl_moe_vision"}
+    kept = {key: dense[key] for key in dense if key.endswith("token_id")}
+    config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=vision, **kept)
+    return saved(transformers.Qwen3VLMoeForConditionalGeneration, config, processor, out, seed)
+
+
+def siglip(out: Path, seed: int = 0) -> Path:
+    """A SigLIP with the tokenizer of the embedded CLIP; its vision tower ends in `nn.MultiheadAttention`."""
+    from edgelib.models.load import EMBEDDED
+
+    words = transformers.AutoTokenizer.from_pretrained(EMBEDDED / "scenes-clip")
+    tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    config = transformers.SiglipConfig(
+        text_config=tower | dict(vocab_size=len(words), max_position_embeddings=24, pad_token_id=0),
+        vision_config=tower | dict(image_size=48, patch_size=12),
+    )
+    torch.manual_seed(seed)
+    transformers.SiglipModel(config).save_pretrained(out)
+    transformers.SiglipImageProcessor(size=dict(height=48, width=48)).save_pretrained(out)
+    words.save_pretrained(out)
+    return out
+
+
 def idefics3(out: Path, seed: int = 0, tiles: bool = False) -> Path:
     """An Idefics3, of which SmolVLM is a sibling: SigLIP tower, pixel shuffle, Llama decoder. tiles: cut images up."""
     special = [PAD, START, END, "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]

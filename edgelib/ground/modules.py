@@ -1,4 +1,4 @@
-"""Copies of networks: one that shares its weights, one in another floating-point type."""
+"""Copies of networks: one that shares its weights, one in another floating-point type, one with other layers."""
 
 from __future__ import annotations
 
@@ -30,4 +30,15 @@ def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     module.to(dtype)
     for buffers, key, buffer in kept:
         buffers[key] = buffer
+    return module
+
+
+def swapped(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Put each replacement wherever its layer stands, also where one layer has several names."""
+    if module in replacements:
+        return replacements[module]
+    for parent in module.modules():
+        for key, child in parent._modules.items():
+            if child in replacements:
+                parent._modules[key] = replacements[child]
     return module

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import first_line
+from edgelib.ground.separate import linears
 from edgelib.models.families import family_of
 from edgelib.models.families.base import Family, vision_inputs
 from edgelib.models.features import ImageFeatures, by_image
@@ -119,11 +120,11 @@ class GenerativeModel:
         """Names of the Linears by tower: "decoder" (all that reads and writes text), "vision" (tower and connector) and
         "head", which makes the scores of the tokens.
         """
-        linears = [n for n, layer in self.module.named_modules() if isinstance(layer, nn.Linear)]
+        layers = linears(self.module)
         texts, head = self._text_parts
-        decoder = [n for n in linears if n.startswith(texts) and n != head]
-        vision = [n for n in linears if n not in decoder and n != head]
-        return {"decoder": decoder, "vision": vision, "head": [n for n in linears if n == head]}
+        decoder = [n for n in layers if n.startswith(texts) and n != head]
+        vision = [n for n in layers if n not in decoder and n != head]
+        return {"decoder": decoder, "vision": vision, "head": [n for n in layers if n == head]}
 
     @cached_property
     def _text_parts(self) -> tuple[tuple[str, ...], str | None]:

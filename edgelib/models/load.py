@@ -11,6 +11,7 @@ import torch
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 from edgelib.ground.modules import converted
+from edgelib.ground.separate import separated
 from edgelib.models.checks import (
     quantized_already,
     reason_of,
@@ -44,7 +45,8 @@ def load(
 
     Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
     or its name; rotary frequencies stay in float32, as transformers keeps them. With `offline` a hub id is looked up in
-    the local cache only. Code of a folder never runs.
+    the local cache only. Code of a folder never runs. Packed attention and the experts of a mixture become Linears, as
+    `edgelib.ground.separate` says.
     Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that leads nowhere, a hub
     that cannot be reached, pickled or damaged weights, a checkpoint that is quantized already, weights that are not
     finite, weights that the file lacks or the configuration has no place for, configurations that are broken,
@@ -68,7 +70,7 @@ def load(
     else:
         raise _unknown_family(folder, config)
     require_finite(model.module, folder)
-    module = converted(model.module, dtype).to(device).eval().requires_grad_(False)
+    module = converted(separated(model.module), dtype).to(device).eval().requires_grad_(False)
     return model.with_module(module)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.checks import whole_number
+from edgelib.ground.separate import separated
 from edgelib.observe.attention import value_sources
 from edgelib.observe.statistics import LayerStatistics, Statistics
 from edgelib.observe.tallies import NEEDS, Tally, Wanted, wide_device
@@ -53,7 +54,9 @@ def calibrate(
     for need in needs:
         choose(dict.fromkeys(NEEDS), need, "calibration need")
     wanted = Wanted(needs, whole_number(row_limit, "row_limit", at_least=1), whole_number(seed, "seed"))
-    module = module_of(model)
+    module = separated(module_of(model))
+    if module is not module_of(model):
+        model = module if isinstance(model, nn.Module) else model.with_module(module)
     steps, probe = _passes(model, calibration, whole_number(batch_size, "batch_size", at_least=1))
     with observing(module) as first:
         probe(module)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.ground.modules import shared_copy
+from edgelib.ground.modules import shared_copy, swapped
+from edgelib.ground.separate import separated
 from edgelib.observe.calibrate import module_of
-from edgelib.quant.quantize import quantize, swapped, target_layers
+from edgelib.quant.quantize import quantize, target_layers
 from edgelib.quant.scheme import Scheme
 from edgelib.quant.scheme import scheme as parse_scheme
 
@@ -19,7 +20,7 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
     scales between layers (smoothquant, awq, mbq) or casts the whole model is refused: it changes more than its layer.
     Raises EdgelibError for such schemes, for names that are no Linear of the model, and as `quantize`.
     """
-    module = module_of(model)
+    module = separated(module_of(model))
     layers = target_layers(module, parse_scheme("w8a8-minmax"))
     by_scheme: dict[Scheme, list[str]] = {}
     for name, spec in schemes.items():
@@ -40,4 +41,4 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
         only = parse_scheme({**scheme.to_dict(), "targets": names, "exclude": []})
         part = module_of(quantize(model, only, calibration))
         result = swapped(result, {result.get_submodule(name): part.get_submodule(name) for name in names})
-    return result if model is module else model.with_module(result)
+    return result if model is module_of(model) else model.with_module(result)

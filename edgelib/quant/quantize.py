@@ -16,7 +16,8 @@ from tqdm import tqdm
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.formats.blocks import widened
 from edgelib.formats.table import FORMATS, Encoded, Format, check_group_size, decode
-from edgelib.ground.modules import shared_copy
+from edgelib.ground.modules import shared_copy, swapped
+from edgelib.ground.separate import linears, separated, weights_outside_linears
 from edgelib.observe.calibrate import Statistics, calibrate, module_of, weight_norm
 from edgelib.quant.folding import fold, places
 from edgelib.quant.linear import QuantLinear
@@ -45,12 +46,20 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     `quantization_report` tells what was decided for each layer; losses=False leaves out its columns of losses, for
     those who make many models and never look.
 
+    `nn.MultiheadAttention` and the experts of a mixture come back as Linears, one for each projection of each expert
+    (`edgelib.ground.separate`). `parameter_report` accounts for all parameters, quantized or not.
+
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
-    group size that does not divide a layer, a model without Linear layers or already quantized, projections hidden in
-    nn.MultiheadAttention, a missing or empty calibration set, and statistics of another model or without a part that
-    the scheme needs. Warns of layers that calibration never reached: they are rounded to nearest.
+    group size that does not divide a layer, a model without Linear layers or already quantized, weights in a form that
+    no Linear reads and that would stay in floating point (with their share of the bytes), a missing or empty
+    calibration set, and statistics of another model or without a part that the scheme needs. Warns of layers that
+    calibration never reached: they are rounded to nearest.
     """
-    module, scheme = module_of(model), scheme_for(model, scheme)
+    bare = model is module_of(model)
+    module = separated(module_of(model))
+    if module is not module_of(model):
+        model = module if bare else model.with_module(module)
+    scheme = scheme_for(model, scheme)
     _check_model(module)
     targets = target_layers(module, scheme)
     check_groups(module, scheme, targets)
@@ -61,7 +70,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
         statistics = calibration
         _require_of(module, targets, statistics)
     result = _rebuild(module, scheme, targets, statistics, spend=statistics is not calibration, losses=losses)
-    return result if model is module else model.with_module(result)
+    return result if bare else model.with_module(result)
 
 
 def _rebuild(
@@ -145,17 +154,6 @@ def _cast(module: nn.Module, format: Format) -> None:
                 buffer.data = format.round_rows(buffer)
 
 
-def swapped(module: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Put each replacement wherever its layer stands, also where one layer has several names."""
-    if module in replacements:
-        return replacements[module]
-    for parent in module.modules():
-        for key, child in parent._modules.items():
-            if child in replacements:
-                parent._modules[key] = replacements[child]
-    return module
-
-
 def _check_model(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, QuantLinear):
@@ -166,28 +164,54 @@ def _check_model(module: nn.Module) -> None:
 
 
 def target_layers(module: nn.Module, scheme: Scheme) -> list[str]:
-    """Return the names of the Linears to replace."""
-    layers = dict(module.named_modules())
-    linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-    if not linears:
+    """Return the names of the Linears to replace, of a module that `separated` has returned.
+
+    Raises EdgelibError for a pattern that matches nothing, for a scheme that leaves nothing to replace, and for weights
+    outside any Linear that would stay in floating point beside those that it rounds.
+    """
+    names, outside = linears(module), weights_outside_linears(module)
+    if not names:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer, so there is nothing to quantize")
     for pattern in (*scheme.targets, *scheme.exclude):
-        if not any(fnmatchcase(name, pattern) for name in linears):
-            hint = f"{did_you_mean(pattern, linears)}, such as {', '.join(linears[:3])}"
-            raise EdgelibError(f"pattern {pattern!r} matches none of the {len(linears)} Linear layers{hint}")
+        if not any(fnmatchcase(name, pattern) for name in (*names, *outside)):
+            hint = f"{did_you_mean(pattern, names)}, such as {', '.join(names[:3])}"
+            raise EdgelibError(f"pattern {pattern!r} matches none of the {len(names)} Linear layers{hint}")
     # nn.MultiheadAttention reads the weight of its out_proj and never calls it
-    packed = [f"{n}.out_proj" for n, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)]
-    hidden = [name for name in packed if scheme.selects(name)]
-    if hidden and scheme.method != "cast":
-        raise EdgelibError(
-            f"{', '.join(hidden[:3])} ({len(hidden)} in all) belong to nn.MultiheadAttention, which keeps q, k, v in "
-            "one parameter outside any Linear, so such attention would stay in floating point; accept that with "
-            f'{{"preset": "{scheme.name}", "exclude": {hidden[:1]}}}, or load a model with separate projections'
-        )
-    targets = [name for name in linears if scheme.selects(name) and name not in packed]
+    unread = {f"{name}.out_proj" for name, m in module.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    targets = [name for name in names if scheme.selects(name) and name not in unread]
+    if scheme.method != "cast":
+        _require_reached(module, scheme, targets, outside)
     if not targets:
         raise EdgelibError(f"exclude={list(scheme.exclude)} leaves no Linear layer to quantize")
     return targets
+
+
+def _require_reached(module: nn.Module, scheme: Scheme, targets: list[str], outside: dict[str, list[str]]) -> None:
+    """Raise EdgelibError for weights outside any Linear that the scheme means and cannot round.
+
+    It means those that its patterns name, and those in a block of which it rounds a layer, unless it excludes them.
+    """
+    meant = [
+        name
+        for name in outside
+        if not any(fnmatchcase(name, pattern) for pattern in scheme.exclude)
+        and (scheme.selects(name) or any(target.startswith(_block(name)) for target in targets))
+    ]
+    if not meant:
+        return
+    sizes = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
+    share = sum(sizes.get(key, 0) for name in meant for key in outside[name]) / sum(sizes.values())
+    raise EdgelibError(
+        f"{', '.join(meant[:3])} ({len(meant)} in all) hold {share:.1%} of the bytes of all parameters outside any "
+        "Linear layer, in a form that is not known here, so that they would stay in floating point; accept that with "
+        f'{{"preset": "{scheme.name}", "exclude": {meant[:3]}}}, or load a model with separate Linear layers'
+    )
+
+
+def _block(name: str) -> str:
+    """How the names of everything begin that stands in the block of a layer: two levels up, one where it has no more."""
+    above = name.split(".")[:-1]
+    return "".join(f"{part}." for part in above[:-1] or above)
 
 
 def check_groups(module: nn.Module, scheme: Scheme, targets: list[str]) -> None:

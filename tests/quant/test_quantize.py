@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
+import vlm_folders
 from networks import Block, Images, Model, Waves, inputs
 from torch import nn
 
+from edgelib import dataset, load
 from edgelib.errors import EdgelibError
 from edgelib.formats.table import FORMATS, fake_quantize
 from edgelib.ground.modules import converted
+from edgelib.infer.generate import generate
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.folding import fold, places
 from edgelib.quant.quantize import QuantLinear, quantize, shared_copy
-from edgelib.quant.report import quantization_report
+from edgelib.quant.report import parameter_report, quantization_report
 from edgelib.quant.scheme import needs_of, scheme
 
 SCHEMES = [
@@ -381,8 +386,25 @@ def broken(block, name="fc1", value=float("nan")):
     return block
 
 
-def packed_attention():
-    return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+def packed_attention(**options):
+    return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, **options), "head": nn.Linear(8, 2)})
+
+
+class Stacked(nn.Module):
+    """Two matrices in one parameter, which a forward of its own reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.out = nn.Parameter(torch.randn(2, 8, 8)), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.out(x @ self.stack[0] + x @ self.stack[1])
+
+
+def stacked():
+    return nn.ModuleDict(
+        {"block": nn.ModuleDict({"experts": Stacked(), "fc": nn.Linear(8, 8)}), "head": nn.Linear(8, 2)}
+    )
 
 
 ERRORS = {
@@ -401,8 +423,8 @@ ERRORS = {
     "twice": (lambda b: quantize(quantize(b, "w8a8-minmax"), "w4a8-minmax"), "already quantized"),
     "group size": (lambda b: quantize(b, "w4a8-minmax-g5"), "layer 'q'.*groups of 5 do not divide.*exclude"),
     "packed": (
-        lambda b: quantize(packed_attention(), "w8a8-minmax"),
-        "attention.out_proj.*MultiheadAttention.*exclude",
+        lambda b: quantize(packed_attention(add_bias_kv=True), "w8a8-minmax"),
+        r"attention .1 in all. hold \d+.\d% of the bytes.*would stay in floating point.*\"exclude\": \['attention'\]",
     ),
     "not a model": (lambda b: quantize("scenes-clip", "w8a8-minmax"), "got str"),
     "group size of a search": (lambda b: quantize(b, "w4a8-awq-g5", [inputs()]), "layer 'q'.*groups of 5 do not"),
@@ -442,9 +464,101 @@ def test_refusals(block, case):
 
 
 def test_the_advice_for_packed_attention_works():
-    model = quantize(packed_attention(), {"preset": "w8a8-minmax", "exclude": ["attention.out_proj"]})
-    assert isinstance(model["head"], QuantLinear)
-    assert quantize(packed_attention(), "fp16")["attention"].out_proj.weight is not None
+    odd = packed_attention(add_bias_kv=True)
+    model = quantize(odd, {"preset": "w8a8-minmax", "exclude": ["attention"]})
+    assert isinstance(model["head"], QuantLinear) and isinstance(model["attention"], nn.MultiheadAttention)
+    assert quantize(odd, "fp16")["attention"].out_proj.weight is not None
+    alone = quantize(packed_attention(), {"preset": "w8a8-minmax", "exclude": ["attention.*"]})
+    assert isinstance(alone["head"], QuantLinear) and isinstance(alone["attention"].q_proj, nn.Linear)
+
+
+def test_packed_attention_is_quantized_whole():
+    model, x = packed_attention(batch_first=True).eval(), inputs()
+    copied = quantize(model, "w8a8-minmax")
+    assert list(quantization_report(copied)["layer"]) == [f"attention.{n}_proj" for n in ("q", "k", "v", "out")] + [
+        "head"
+    ]
+    expected = fake_quantize(model["attention"].in_proj_weight.detach(), "int8", granularity="channel")
+    parts = torch.cat([getattr(copied["attention"], f"{n}_proj").weight for n in "qkv"])
+    assert torch.equal(parts, expected) and isinstance(model["attention"], nn.MultiheadAttention)
+    rounded, answer = copied["attention"](x, x, x)[0], model["attention"](x, x, x)[0]
+    assert F.cosine_similarity(rounded, answer, dim=-1).min() > 0.99
+
+
+# --- weights that no Linear reads, and an account of all parameters
+
+
+def test_stacked_weights_are_refused_with_their_share():
+    model = stacked()
+    whole = sum(p.numel() for p in model.parameters())
+    with pytest.raises(EdgelibError, match=f"block.experts .1 in all. hold {128 / whole:.1%} of the bytes"):
+        quantize(model, "w8a8-minmax")
+    with pytest.raises(EdgelibError, match="would stay in floating point"):  # beside a layer that is named
+        quantize(model, {"preset": "w8a8-minmax", "targets": ["block.fc"]})
+
+
+def test_stacked_weights_may_be_left_out_by_name_and_are_accounted_for():
+    model = stacked()
+    copied = quantize(model, {"preset": "w8a8-minmax", "exclude": ["block.experts"]})
+    table = parameter_report(copied).set_index("parameter")
+    assert table["kept"]["block.experts.stack"] == "weights outside any Linear, which the scheme leaves out"
+    assert table["count"].sum() == sum(p.numel() for p in model.parameters())
+    assert quantization_report(copied).attrs["quantized"] == pytest.approx(144 / table["count"].sum())
+    far = quantize(model, {"preset": "w8a8-minmax", "targets": ["head"]})
+    assert (parameter_report(far)["kept"] == "a Linear that the scheme leaves out").sum() == 2
+    assert (parameter_report(quantize(model, "bf16"))["format"] == "bf16").all()
+
+
+@pytest.mark.parametrize("name", ["fp16", "w4a8-minmax", "w4a8-awq"])
+def test_every_floating_parameter_has_one_row(block, name):
+    table = parameter_report(quantize(block, name, [inputs()]))
+    assert sorted(table["parameter"]) == sorted(name for name, _ in block.named_parameters())
+    assert table["count"].sum() == sum(p.numel() for p in block.parameters())
+    assert ((table["format"] == "") == (table["kept"] != "")).all()
+    assert set(table["kept"]) <= {"", "a bias", "a norm"}
+
+
+def test_experts_are_rounded_one_by_one(tmp_path):
+    model = load(vlm_folders.qwen3_vl_moe(tmp_path / "experts"))
+    data, name = dataset("scenes-pope", n=2), "model.language_model.layers.0.mlp.experts"
+    copied = quantize(model, "w4a16-minmax-g8", data)
+    report = quantization_report(copied)
+    assert report["layer"].str.startswith(f"{name}.").sum() == 4 * 2 and not report["fallback"].any()
+    table = parameter_report(copied).set_index("parameter")
+    assert (table[table.index.str.contains("experts")]["format"] == "int4").all()
+    assert table["count"].sum() == sum(p.numel() for p in model.module.parameters())
+    weight = model.module.get_submodule(f"{name}.2.down_proj").weight.detach()
+    assert torch.equal(
+        copied.module.get_submodule(f"{name}.2.down_proj").weight, fake_quantize(weight, "int4", granularity=8)
+    )
+    kl = generate(quantize(model, "w8a8-minmax"), data, max_new_tokens=2, baseline=model)["kl"]
+    assert (kl > 0).any() and (kl < 0.1).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["w8a8-minmax", "w4a8-awq-g8", "w4a16-gptq-g8", "w8a8-smoothquant", "w8a8-minmax-static"]
+)
+def test_methods_reach_experts_and_warn_of_those_that_no_token_chose(name, tmp_path):
+    model = load(vlm_folders.qwen3_vl_moe(tmp_path / "experts"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="calibration never reached")
+        report = quantization_report(quantize(model, name, dataset("scenes-pope", n=2)))
+    assert report["layer"].str.contains(".experts.").sum() == 2 * 4 * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["w8a8-minmax", "w8a8-smoothquant", "w4a8-awq-g8"])
+def test_siglip_is_quantized_with_its_pooling_head(name, tmp_path):
+    model, data = load(vlm_folders.siglip(tmp_path / "siglip")), dataset("scenes", n=8)
+    copied = quantize(model, name, data)
+    layers = set(quantization_report(copied)["layer"])
+    assert {f"vision_model.head.attention.{part}_proj" for part in ("q", "k", "v", "out")} <= layers
+    whole = transformers.SiglipModel.from_pretrained(tmp_path / "siglip")
+    pixels = model.pixels(data.images)
+    assert torch.allclose(
+        model.module.get_image_features(pixels).pooler_output, whole.get_image_features(pixels).pooler_output, atol=1e-5
+    )
+    assert F.cosine_similarity(copied.encode_images(data.images), model.encode_images(data.images)).min() > 0.8
 
 
 @pytest.mark.parametrize("name", ["w8a8-smoothquant", "w4a8-awq", "w4a16-gptq-g8", "w4a8-imatrix"])
