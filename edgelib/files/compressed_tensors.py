@@ -25,6 +25,7 @@ from edgelib.files.model_files import is_of_transformers, put_in_place, write_re
 from edgelib.formats.bits import pack_bits
 from edgelib.formats.blocks import split
 from edgelib.ground.records import one_line
+from edgelib.ground.separate import SeparateAttention, SeparateExperts
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 
@@ -38,7 +39,7 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
     Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported and
     a scale that is 0 in the model's dtype (named, with the layer), and a folder that exists.
     """
-    module, folder = module_of(model), Path(os.path.expanduser(folder))
+    module, folder = module_of(model), Path(os.path.abspath(os.path.expanduser(folder)))
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLinear)}
     if not layers:
         raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
@@ -46,6 +47,7 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
         raise EdgelibError(f"{type(module).__name__} is no model class of transformers, which has to load the export")
     if folder.exists():
         raise EdgelibError(f"{folder.name!r} exists; choose a new folder")
+    _require_whole(module, layers)
     config = copy.deepcopy(module.config)
     config.architectures = [type(module).__name__]
     config.dtype = module.dtype
@@ -144,16 +146,56 @@ def _format(layer: QuantLinear) -> str:
     return "pack-quantized" if layer.format.symmetric else "naive-quantized"
 
 
+def _require_whole(module: nn.Module, layers: dict[str, QuantLinear]) -> None:
+    """transformers loads a packed attention and a mixture as one, so no part of one can be quantized."""
+    for name, layer in module.named_modules():
+        inside = [key for key in layers if key.startswith(f"{name}.")]
+        if isinstance(layer, SeparateAttention | SeparateExperts) and inside:
+            kind = "a packed attention" if isinstance(layer, SeparateAttention) else "a mixture of experts"
+            raise EdgelibError(
+                f"layer {inside[0]!r} is a part of {kind}, whose weights transformers loads as one, in floating point: "
+                f'quantize with {{"exclude": ["{name}.*"]}}, or use save_packed'
+            )
+
+
+def _together(layer: SeparateAttention | SeparateExperts) -> dict[str, Tensor]:
+    """Return the weights of a layer that was taken apart under the names that transformers has for them."""
+    if isinstance(layer, SeparateAttention):
+        parts = (layer.q_proj, layer.k_proj, layer.v_proj)
+        weights = [part.weight for part in parts]
+        if all(part.in_features == layer.embed_dim for part in parts):
+            tensors = {"in_proj_weight": torch.cat(weights)}
+        else:
+            tensors = {f"{key}_proj_weight": weight for key, weight in zip("qkv", weights, strict=True)}
+        if layer.q_proj.bias is not None:
+            tensors["in_proj_bias"] = torch.cat([part.bias for part in parts])
+        return tensors | {f"out_proj.{key}": p for key, p in layer.out_proj.named_parameters()}
+    (shell,), experts = layer._shell, list(layer.children())
+    tensors = {}
+    for key in (layer._first, "down_proj"):
+        weights = [expert[key].weight.T if shell.is_transposed else expert[key].weight for expert in experts]
+        tensors[key] = torch.stack(weights)
+        if experts[0][key].bias is not None:
+            tensors[f"{key}_bias"] = torch.stack([expert[key].bias for expert in experts])
+    return tensors
+
+
 def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Path) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
+    apart: list[str] = []
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
+    for name, layer in module.named_modules():
+        if isinstance(layer, SeparateAttention | SeparateExperts):
+            tensors |= {f"{name}.{key}": tensor.detach() for key, tensor in _together(layer).items()}
+            apart.append(f"{name}.")
     quantized = tuple(f"{name}." for name in layers)
     written: set[int] = set()
     for key, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in written and not (key.startswith(quantized) and not key.endswith(".bias")):
+        rewritten = key.startswith(tuple(apart)) or (key.startswith(quantized) and not key.endswith(".bias"))
+        if id(tensor) not in written and not rewritten:
             written.add(id(tensor))
             tensors[key] = tensor.detach()
     tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}

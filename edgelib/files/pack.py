@@ -32,6 +32,7 @@ from edgelib.files.slots import Slot, slots, storage_of
 from edgelib.formats.table import Encoded
 from edgelib.ground.modules import shared_copy
 from edgelib.ground.records import one_line
+from edgelib.ground.separate import separated
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.quantize import swapped
@@ -49,9 +50,13 @@ def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = 
     Raises EdgelibError for values that do not fit into other_dtype, for weights that are NaN or infinite, for a folder
     that holds something else or cannot be written, and for a configuration that transformers refuses to write.
     """
-    module, folder = module_of(model), Path(os.path.expanduser(folder))
+    module, folder = module_of(model), Path(os.path.abspath(os.path.expanduser(folder)))
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise EdgelibError(f"{folder.name!r} exists and holds no packed model; choose an empty or a new folder")
+    if folder in (here := Path.cwd(), *here.parents):
+        raise EdgelibError(
+            f"{folder.name!r} is where this process works, and would be replaced as a whole; name another"
+        )
     storage = storage_of(module)
     layers = {name: _layer_parts(module.get_submodule(name)) for name in storage}
     parts = [
@@ -87,9 +92,10 @@ def load_packed(folder: str | os.PathLike, *, like=None):
     pack it again), belongs to another model than `like`, or is not what was written: a file that changed by a bit, is
     missing or was added is named. No code of the folder is run, and nobody is asked whether it may.
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))
     known = read_description(unsealed(folder), folder.name)
     base = build_module(folder, known) if like is None else shared_copy(module_of(like)).cpu()
+    base = separated(base) if known.facts.separate else base  # as it was when it was saved
     module = _filled(base, known, folder / WEIGHTS)
     if (folder / COMPUTED).is_file():
         read_computed(module, folder / COMPUTED)

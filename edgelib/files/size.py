@@ -10,6 +10,7 @@ from torch import nn
 from edgelib.errors import EdgelibError
 from edgelib.files.slots import slots, storage_by, storage_of
 from edgelib.formats.table import FORMATS
+from edgelib.ground.separate import separated
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.scheme import Scheme, scheme, scheme_for
 
@@ -28,7 +29,7 @@ def packed_size(
     file adds a header of a few kB, and buffers that a model does not save, such as rotary frequencies, lie in another.
     Raises EdgelibError for a scheme that the model does not take and an other_dtype that is not floating.
     """
-    module = module_of(model)
+    module = module_of(model) if scheme is None else separated(module_of(model))
     storage = storage_of(module) if scheme is None else storage_by(module, scheme_for(model, scheme))
     by_class: dict[str, int] = {}
     for slot, _ in slots(module, storage, other_dtype):
@@ -38,6 +39,7 @@ def packed_size(
 
 def weight_bits(module: nn.Module, config: str) -> float:
     """Return the bits per weight of a model's Linear layers in a configuration, scales and zero points included."""
+    module = separated(module)
     weights = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
     if not weights:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer whose weights could be counted")

@@ -257,6 +257,16 @@ def test_a_generation_config_that_makes_no_sense_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_current_folder_has_a_name(clip, tmp_path, monkeypatch):
+    folder = copied(clip, tmp_path / "packed")
+    monkeypatch.chdir(folder)
+    with pytest.raises(EdgelibError, match="'packed' is where this process works"):
+        save_packed(load_packed("."), ".")
+    assert outcome(Path(".")) == outcome(clip)
+    (folder / WEIGHTS).unlink()
+    assert "'packed' lacks 'packed.safetensors'" in outcome(Path("."))
+
+
 def test_a_folder_is_sealed_whatever_it_is_loaded_into(tmp_path):
     torch.manual_seed(0)
     block = Block().eval()
