@@ -209,7 +209,7 @@ def _require_reached(module: nn.Module, scheme: Scheme, targets: list[str], outs
 
 
 def _block(name: str) -> str:
-    """How the names of everything begin that stands in the block of a layer: two levels up, one where it has no more."""
+    """How the names of everything begin that stands in the block of a layer: two levels up, if it has two."""
     above = name.split(".")[:-1]
     return "".join(f"{part}." for part in above[:-1] or above)
 
