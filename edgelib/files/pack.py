@@ -30,12 +30,11 @@ from edgelib.files.pack_file import (
 from edgelib.files.seal import DESCRIPTION, seal, unsealed
 from edgelib.files.slots import Slot, slots, storage_of
 from edgelib.formats.table import Encoded
-from edgelib.ground.modules import shared_copy
+from edgelib.ground.modules import shared_copy, swapped
 from edgelib.ground.records import one_line
 from edgelib.ground.separate import separated
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
-from edgelib.quant.quantize import swapped
 
 
 def save_packed(model, folder: str | os.PathLike, *, other_dtype: torch.dtype = torch.float32) -> Path:
