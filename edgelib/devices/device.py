@@ -26,6 +26,9 @@ UNITS = {
     "mxfp4": "fp4",
     "nvfp4": "fp4",
 }
+# GGUF's blocks are weights only
+GGUF_TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
+UNITS |= dict.fromkeys(GGUF_TYPES, "fp16")
 UNITS |= {unit: unit for unit in UNITS.values()}  # a format that has no line here says its unit itself
 WIDE = ("fp32", "fp16", "bf16")
 

@@ -77,6 +77,8 @@ def storage_of(module: nn.Module) -> dict[str, Storage]:
     for name, layer in module.named_modules():
         if isinstance(layer, QuantLinear):
             groups = 0 if layer.scale is None else layer.scale.shape[-1]
+            if layer.format.own_scales:
+                groups = _groups(layer.format, layer.in_features, None)
             static, wide = layer.input_scale is not None, layer.weight.dtype == torch.float64
             # a cast copies the weight of an output layer that the model shares with its embedding
             equal = (key for key, table in tables.items() if not groups and torch.equal(table, layer.weight))

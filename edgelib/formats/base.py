@@ -59,7 +59,9 @@ class Format(ABC):
     build on. block: elements along the last axis that share a scale by definition. two_level: whether block scales are
     relative to an outer scale; `fit` then takes `outer` and `per_row`, as `NVFP4.fit` does. scale_storage: dtype of
     stored scales, None for that of the grid. scale_rules: the ways to choose a scale that `variant` takes. static:
-    whether an activation scale chosen beforehand means something to it.
+    whether an activation scale chosen beforehand means something to it. own_scales: whether codes are bytes [rows,
+    bytes] that hold their scales, as GGUF's do; a layer then keeps them as they are. methods: the names of those that
+    can choose its codes, () for all.
     Its words. word: what scheme names call it, None for its name, "" for its width alone, as in w4a8. partners: names
     of the formats of inputs that go with these weights, the usual one first; () for itself. beside: whether inputs may
     stay in it beside any narrow weights, as in w4a16. cache_name: what KV schemes call it, None if no cache holds it.
@@ -85,12 +87,18 @@ class Format(ABC):
     scale_storage: torch.dtype | None = None
     scale_rules: tuple[str, ...] = ()
     static: bool = True
+    own_scales: bool = False
+    methods: tuple[str, ...] = ()
     word: str | None = None
     partners: tuple[str, ...] = ()
     beside: bool = False
     cache_name: str | None = None
     unit: str = "fp16"
     compressed_tensors: str | None = None
+
+    def check_width(self, width: int) -> None:
+        """Raise EdgelibError for a width of rows that the format cannot hold; by default it holds all."""
+        return None
 
     @abstractmethod
     def fit(self, blocks: Tensor, shrink: float | Tensor = 1.0) -> BlockGrid:
@@ -124,6 +132,13 @@ class Format(ABC):
     def nearest_(self, values: Tensor) -> Tensor:
         """Round values that were divided by their scale, in place, and let none saturate."""
         raise EdgelibError(f"{self.name} does not round without saturating; choose another format for this fault")
+
+    def encode_weighed(self, weight: Tensor, importance: Tensor | None) -> Encoded:
+        """Encode a weight [out, in] so that errors count by the importance [in] of their input; with own_scales only.
+
+        Raises EdgelibError for a format that does not choose its own scales, and for an importance that says nothing.
+        """
+        raise EdgelibError(f"{self.name} takes no importance; GGUF types such as q4_k do")
 
     def round_rows(self, x: Tensor) -> Tensor:
         """Round x [..., size] with a fresh scale per row: fake_quantize(x, self, granularity="token"), unchecked."""

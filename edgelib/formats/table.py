@@ -13,14 +13,13 @@ from torch import Tensor
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.formats import casts, floating, integer, microscaling
-from edgelib.formats.base import Encoded, Format, one_grid
+from edgelib.formats.base import Encoded, Format
 from edgelib.formats.blocks import NO_GRID, BlockGrid, joined, saturated, split, widened
-from edgelib.formats.gguf.codec import KINDS as GGUF_KINDS
-from edgelib.formats.gguf.codec import rounded_rows
+from edgelib.formats.gguf import format as gguf
 
 # A file of formats ends in its own FORMATS; a new file is one more name here.
 FORMATS: dict[str, Format] = {
-    format.name: format for file in (integer, floating, microscaling, casts) for format in file.FORMATS
+    format.name: format for file in (integer, floating, microscaling, casts, gguf) for format in file.FORMATS
 }
 ROWS = ("channel", "token")
 
@@ -56,6 +55,7 @@ def as_blocks(x: Tensor, format: str | Format, granularity: str | int = "tensor"
         raise EdgelibError(f"only floating tensors can be quantized, got {x.dtype}; convert with .float() first")
     if not x.numel():
         raise EdgelibError(f"cannot choose a scale for an empty tensor of shape {tuple(x.shape)}")
+    format.check_width(x.shape[-1] if x.dim() else 1)
     wide = widened(x.detach())
     blocks = _cut(wide if x.dim() else wide.view(1), format, granularity)
     if not torch.isfinite(blocks.abs().amax()):
@@ -106,6 +106,8 @@ def encode(x: Tensor, format: str | Format, granularity: str | int = "tensor", s
     format = by_name(format)
     blocks = as_blocks(x, format, granularity)
     grid = _fitted(blocks, format, granularity, shrink)
+    if format.own_scales:
+        return Encoded(format, format.encode(joined(blocks, x.shape), grid), None)
     codes = format.encode(blocks, grid)
     _check_overflow(codes, blocks, format)
     return Encoded(format, joined(codes, x.shape), *map(_squeezed, grid))
@@ -163,20 +165,11 @@ def fake_quantize(
     (pass torch.as_tensor(x)), an unknown format or granularity, a group size that does not divide, and options that the
     format does not have.
     """
-    if isinstance(format, str) and format in GGUF_KINDS:
-        return _fake_gguf(x, format, granularity, importance, (symmetric, full_range, scale_rule))
-    if importance is not None:
-        raise EdgelibError(f"importance belongs to GGUF types ({', '.join(GGUF_KINDS)}); {format} takes none")
-    chosen = choose(FORMATS | GGUF_KINDS, format, "number format") if isinstance(format, str) else by_name(format)
-    chosen = chosen.variant(symmetric, full_range, scale_rule)
+    chosen = by_name(format).variant(symmetric, full_range, scale_rule)
     blocks = as_blocks(x, chosen, granularity)
-    values = chosen.snap(blocks, _fitted(blocks, chosen, granularity, 1.0))
+    if importance is None:
+        values = chosen.snap(blocks, _fitted(blocks, chosen, granularity, 1.0))
+    else:
+        values = decode(chosen.encode_weighed(blocks.reshape(-1, x.shape[-1]), importance))
     _check_overflow(values, blocks, chosen)
     return saturated(joined(values, x.shape), x.dtype).to(x.dtype)
-
-
-def _fake_gguf(x: Tensor, type: str, granularity: str | int, importance: Tensor | None, grid: tuple) -> Tensor:
-    one_grid(type, *grid)
-    if granularity not in ("tensor", *ROWS):
-        raise EdgelibError(f"{type} has blocks of {GGUF_KINDS[type].block}, not {granularity!r}; leave granularity out")
-    return saturated(rounded_rows(x, type, importance), x.dtype).to(x.dtype)

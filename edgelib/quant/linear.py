@@ -15,7 +15,8 @@ class QuantLinear(nn.Module):
     """A Linear on rounded weights: forward is one rounding of the input and one matmul.
 
     weight [out, in]: the decoded values, folded once. scale [out, groups] (zero and outer): the grid, from which
-    `codes` recovers the exact codes. input_scale: the static activation scale, None when found per token on the fly.
+    `codes` recovers the exact codes; of a format that has none, because its codes hold their scales, `blocks` are
+    these. input_scale: the static activation scale, None when found per token on the fly.
     notes: what was decided for this layer, plain values that `quantization_report` collects.
     """
 
@@ -29,9 +30,10 @@ class QuantLinear(nn.Module):
         notes: Mapping[str, object] | None = None,
     ):
         super().__init__()
-        self.out_features, self.in_features = encoded.codes.shape
         self.format, self.activation, self.notes = encoded.format, activation, dict(notes or {})
         self.register_buffer("weight", saturated(decode(encoded), dtype).to(dtype))
+        self.out_features, self.in_features = self.weight.shape
+        self.register_buffer("blocks", encoded.codes if encoded.format.own_scales else None)
         self.register_buffer("scale", encoded.scale)
         self.register_buffer("zero", encoded.zero)
         self.register_buffer("outer", encoded.outer)
@@ -46,7 +48,12 @@ class QuantLinear(nn.Module):
         return F.linear(rounded, self.weight, self.bias)
 
     def codes(self) -> Tensor:
-        """Return the stored codes [out, in]: int8 for integers, float8 for 8-bit floats, 4 bits in uint8 for e2m1."""
+        """Return the stored codes [out, in]: int8 for integers, float8 for 8-bit floats, 4 bits in uint8 for e2m1.
+
+        Blocks of bytes [out, bytes] for GGUF types.
+        """
+        if self.blocks is not None:
+            return self.blocks
         return codes_on_grid(self.weight, self.format, self.scale, self.zero)
 
     def extra_repr(self) -> str:

@@ -4,8 +4,9 @@ A name is <numbers>[-<method>][-<option>...]:
 
 numbers: fp32, fp16 and bf16 cast the whole model. w<bits>a<bits> are integers: weights w2 w3 w4 w8, activations a2 a3
     a4 a8; a16 is fp16 and a32 leaves them alone. fp8, fp8-e5m2, mxfp8, mxfp4 and nvfp4 round weights and activations
-    alike, unless -w8a16, -w4a16 or -w4a8 follows (a8 is mxfp8 beside mxfp4 and fp8 e4m3 beside nvfp4). The words are
-    those that the formats of `edgelib.formats.table` have, so a new format has its own.
+    alike, unless -w8a16, -w4a16 or -w4a8 follows (a8 is mxfp8 beside mxfp4 and fp8 e4m3 beside nvfp4). GGUF types, such
+    as q4_k, round weights, beside inputs of 16 bits; they take minmax and imatrix. The words are those that the formats
+    of `edgelib.formats.table` have, so a new format has its own.
 method: a name in `METHODS`; floating formats take minmax when none is written, integers name one.
 options: -g<size> one weight scale per group of <size> along a row, -channel one per output channel; -asym and -full
     other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales; -static one activation

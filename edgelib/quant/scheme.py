@@ -46,6 +46,12 @@ class Scheme(Setting):
             raise EdgelibError(
                 f"weights {self.weight!r} and method {self.method!r} do not go together: {vocabulary().grammar}"
             )
+        methods = FORMATS[self.weight].methods
+        if methods and self.method not in methods:
+            raise EdgelibError(
+                f"{self.weight} weights choose their codes by {' or '.join(methods)}, not by {self.method}: write "
+                f"{self.weight} or {self.weight}-{methods[-1]}"
+            )
         if self.method == "cast" and (self.targets, self.exclude, self.activation) != (("*",), (), self.weight):
             raise EdgelibError(f"{self.weight} casts the whole model: no targets, exclude or other activation")
         if vocabulary().name_of(self.weight, self.activation) is None:

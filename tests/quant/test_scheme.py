@@ -114,7 +114,7 @@ def schemes(draw) -> Scheme:
     weights, inputs = FORMATS[weight], FORMATS[activation]
     if not weights.scaled:
         return Scheme(weight, activation, method="cast")
-    method = draw(st.sampled_from([m for m in METHODS if m != "cast"]))
+    method = draw(st.sampled_from([m for m in weights.methods or METHODS if m != "cast"]))
     has = METHODS[method].options
     alphas = st.none() | st.just("search") | st.integers(0, 20).map(lambda n: n / 20)
     rules = weights.scale_rules or inputs.scale_rules

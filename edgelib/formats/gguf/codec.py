@@ -71,13 +71,6 @@ def gguf_decode(blocks: Tensor, type: str, columns: int) -> Tensor:
     return torch.cat([kind.unpacked(some.reshape(-1, kind.bytes)).view(len(some), columns) for some in rows])
 
 
-def rounded_rows(x: Tensor, type: str, importance: Tensor | None = None) -> Tensor:
-    """Return the float32 values of x [..., columns], rounded to a GGUF type and decoded again, in x's shape."""
-    flat = isinstance(x, Tensor) and x.dim() > 0 and x.numel() > 0
-    blocks = gguf_encode(x.reshape(-1, x.shape[-1]) if flat else x, type, importance)
-    return gguf_decode(blocks, type, x.shape[-1]).view(x.shape)
-
-
 def check_columns(kind: Kind, columns: int) -> None:
     """Raise EdgelibError unless rows of so many columns can be held; say what llama.cpp takes instead."""
     if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:

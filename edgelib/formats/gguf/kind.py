@@ -24,8 +24,7 @@ class Part(NamedTuple):
 class Kind(ABC):
     """A GGUF type: its name, bits of a code, values of a block, and the type that llama.cpp falls back to.
 
-    fallback: what a tensor gets whose rows this type's block does not divide, "" for f16 at once. parts: those of a
-    block in the order of its bytes.
+    fallback: what a tensor gets whose rows this type's block does not divide, "" for f16 at once.
     """
 
     name: str
@@ -33,7 +32,10 @@ class Kind(ABC):
     block: int
     fallback: str = ""
 
-    parts = ()
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a block, in the order of its bytes."""
 
     @property
     def bytes(self) -> int:

@@ -81,7 +81,7 @@ class Affine(Kind):
     """Groups of `size` values with scale and offset of `scale_bits` bits: q2_k, q4_k, q5_k."""
 
     size: int = 32
-    plain: tuple = ()  # range of the search: first guess, step, tries
+    plain: tuple[float, float, int] = (-1.0, 0.1, 20)  # range of the search: first guess, step, tries
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -230,7 +230,7 @@ class Q6K(Kind):
 KINDS = (
     Affine("q2_k", 2, WIDTH, "iq4_nl", size=16, plain=(-0.5, 0.1, 15)),
     Q3K("q3_k", 3, WIDTH, "iq4_nl"),
-    Affine("q4_k", 4, WIDTH, "q5_0", plain=(-1.0, 0.1, 20)),
+    Affine("q4_k", 4, WIDTH, "q5_0"),
     Affine("q5_k", 5, WIDTH, "q5_1", plain=(-0.5, 0.1, 15)),
     Q6K("q6_k", 6, WIDTH, "q8_0"),
 )

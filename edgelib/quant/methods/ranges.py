@@ -15,7 +15,7 @@ from torch import Tensor
 from edgelib.formats.blocks import split
 from edgelib.formats.table import Format, as_blocks
 from edgelib.quant.methods.layer import Layer, Rounded
-from edgelib.quant.methods.rtn import granularity_of, round_to_nearest
+from edgelib.quant.methods.rtn import check_width, granularity_of, round_to_nearest
 
 # llm-compressor's memoryless_mse observer: |w - q|^2.4, a hundredth of the range per step, at most a fifth; without
 # its early stop, so that the choice is the best of the grid
@@ -94,10 +94,19 @@ def clip_share(shrink: Tensor | float) -> float:
     return float((shrink < 1).float().mean()) if isinstance(shrink, Tensor) else float(shrink < 1)
 
 
+def round_weighed(layer: Layer) -> Rounded:
+    """Round a layer to a format that weighs errors by importance itself; inputs that are always 0 weigh nothing."""
+    check_width(layer)
+    importance = layer.part("square_mean")
+    return Rounded(layer.scheme.weight_format.encode_weighed(layer.weight, importance if importance.any() else None))
+
+
 def round_in(name: str) -> Callable[[Layer], Rounded]:
     """Return the method that rounds to nearest in the ranges called `name`."""
 
     def round_layer(layer: Layer) -> Rounded:
+        if layer.scheme.weight_format.own_scales:
+            return round_weighed(layer)
         shrink = RANGES[name].shrink(layer)
         encoded = round_to_nearest(layer.weight, layer.scheme.weight_format, layer.scheme.group_size, shrink)
         return Rounded(encoded, {"clip_share": clip_share(shrink)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from edgelib.errors import EdgelibError
 from edgelib.formats.blocks import joined
 from edgelib.formats.table import Encoded, Format, as_blocks, encode
 from edgelib.quant.methods.layer import Layer, Rounded
@@ -33,6 +34,15 @@ def nearest(weight: Tensor, format: Format, group_size: int | None = None, shrin
     return joined(format.snap(blocks, format.fit(blocks, shrink)), weight.shape)
 
 
+def check_width(layer: Layer) -> None:
+    """Raise EdgelibError naming the layer when its format cannot hold its rows."""
+    try:
+        layer.scheme.weight_format.check_width(layer.weight.shape[1])
+    except EdgelibError as error:
+        raise EdgelibError(f"layer {layer.name!r}: {error}; choose that type for it, or exclude the layer") from None
+
+
 def round_layer(layer: Layer) -> Rounded:
-    """Round a layer to nearest on its min-max grid."""
+    """Round a layer to nearest on its min-max grid; raises EdgelibError for a width that the format cannot hold."""
+    check_width(layer)
     return Rounded(round_to_nearest(layer.weight, layer.scheme.weight_format, layer.scheme.group_size))
