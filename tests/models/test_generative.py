@@ -22,7 +22,7 @@ from edgelib.observe.calibrate import calibrate
 from edgelib.observe.tallies import MODALITIES
 from edgelib.observe.watch import norm_readers, observing
 from edgelib.quant.report import quantization_report
-from edgelib.quant.scheme import scheme_for, scheme
+from edgelib.quant.scheme import scheme, scheme_for
 from edgelib.tasks.pope import POPE
 
 FAMILIES = {f.__name__: f for f in (vlm_folders.qwen2_vl, vlm_folders.idefics3, vlm_folders.llava_onevision)}

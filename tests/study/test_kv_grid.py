@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from edgelib.report.claims.caches import attribution_claim, recovery_claim
 
 import edgelib
 from edgelib.chapters.fp8_kv_ablation import games
@@ -13,6 +12,7 @@ from edgelib.errors import EdgelibError
 from edgelib.kv.calibrate import calibrate_kv
 from edgelib.kv.scheme import kv_scheme
 from edgelib.models.twins import PLAIN
+from edgelib.report.claims.caches import attribution_claim, recovery_claim
 from edgelib.stats.ladder import attribute, recoveries
 from edgelib.study import kv_tables
 from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant, plans_of
