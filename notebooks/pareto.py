@@ -72,7 +72,7 @@ cost_of: Optional[str] = (
 tiers: dict[str, str] = {"embedded": "jetson-nano", "mobile": "snapdragon-8-gen-3", "edge-server": "orin-nx-16gb"}
 budgets: Optional[dict[str, float]] = None  # a tier of your own, such as {"bytes": 2e8, "latency_ms": 5}
 devices: Optional[list[str]] = None  # devices of the deployment guide; None: all
-device_table: Optional[str] = None  # a YAML file with device rows of your own
+device_table: Optional[str] = None  # a YAML file of a device of your own, or a folder of them
 mix: list[str] = [
     "w4a8-minmax",
     "w3a8-minmax",

@@ -31,7 +31,8 @@ NO_TIMM = (
 
 def _kind(name: str) -> str | None:
     """ "writes", "dual" or "timm" of a model on this machine; None where that shows only when it is loaded."""
-    from edgelib.models.families import dual_encoder, loader_of
+    from edgelib.models.families.duals import dual_encoder
+    from edgelib.models.families.writers import loader_of
     from edgelib.models.load import EMBEDDED
     from edgelib.models.preprocess import read_object
 

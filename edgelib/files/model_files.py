@@ -16,7 +16,8 @@ from edgelib.errors import EdgelibError, choose
 from edgelib.files.description import Description, Facts
 from edgelib.models.architectures import model_class
 from edgelib.models.checks import reason_of
-from edgelib.models.families import dual_encoder, loader_of
+from edgelib.models.families.duals import dual_encoder
+from edgelib.models.families.writers import loader_of
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_processor, quiet_transformers, require_prompt
 from edgelib.models.load import load_tokenizer, require_tokenizer

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError
 from edgelib.ground.hub import first_line
 from edgelib.ground.separate import linears
-from edgelib.models.families import family_of
 from edgelib.models.families.base import Family, vision_inputs
+from edgelib.models.families.writers import family_of
 from edgelib.models.features import ImageFeatures, by_image
 from edgelib.models.zero_shot import fingerprint_of
 from edgelib.observe.tallies import MODALITIES

@@ -11,7 +11,7 @@ import torch
 
 from edgelib.errors import EdgelibError
 from edgelib.models.checks import reason_of, require_whole
-from edgelib.models.families import HOW_TO_ADD, loader_of
+from edgelib.models.families.writers import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
 
 _COPY_PROCESSOR = (

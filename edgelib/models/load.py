@@ -20,7 +20,8 @@ from edgelib.models.checks import (
     require_whole,
     stored_types,
 )
-from edgelib.models.families import HOW_TO_ADD, WRITERS, dual_encoder, dual_types, loader_of, writing_types
+from edgelib.models.families.duals import dual_encoder, dual_types
+from edgelib.models.families.writers import HOW_TO_ADD, WRITERS, loader_of, writing_types
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_generative, quiet_transformers
 from edgelib.models.preprocess import from_timm, from_transformers, read_object

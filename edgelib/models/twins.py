@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.checks import plain_number
 from edgelib.ground.modules import shared_copy
-from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins_kv import OFFSET, chosen_channels, plant_in_decoder
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.observe.attention import attention_blocks
@@ -30,9 +29,10 @@ from edgelib.observe.watch import norm_readers, observing
 
 if TYPE_CHECKING:
     from edgelib.data.labelled import Dataset
+    from edgelib.models.generative import GenerativeModel
 
 KINDS = ("activation", "weight", "key", "value")
-Loaded = TypeVar("Loaded", ZeroShotModel, GenerativeModel)
+Loaded = TypeVar("Loaded", "ZeroShotModel", "GenerativeModel")
 STRONGEST = 10**9  # outliers of networks reach thousands; far beyond, 1 / strength underflows in half precision
 
 
@@ -45,7 +45,7 @@ def with_outliers(model: Loaded, kind: str, strength: float, seed: int = 0) -> L
     for the kind.
     """
     choose(dict.fromkeys((*KINDS, OFFSET)), kind, "kind of outliers")
-    if not isinstance(model, ZeroShotModel | GenerativeModel):
+    if not hasattr(model, "with_module"):
         raise EdgelibError(f"model must be a loaded model, got {type(model).__name__}; use edgelib.load(name or path)")
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
         raise EdgelibError(f"strength is how many times larger the outliers get, a positive number, got {strength!r}")
@@ -54,7 +54,7 @@ def with_outliers(model: Loaded, kind: str, strength: float, seed: int = 0) -> L
         factor = strength if kind == "activation" else 1 / strength
         readers = norm_readers(model.module, model.probe)
         changed = _rescale_norms(dict(module.named_modules()), readers, factor, seed)
-    elif isinstance(model, GenerativeModel):
+    elif hasattr(model, "towers"):  # a model that writes
         changed = plant_in_decoder(module, kind, strength, seed)
     else:
         changed = 0 if kind == OFFSET else _rescale_attention(module, kind, strength, seed)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
-from edgelib.models.families import dual_encoder
 from edgelib.models.families.dual import DualEncoder
+from edgelib.models.families.duals import dual_encoder
 from edgelib.models.preprocess import Preprocess
 from edgelib.observe.watch import Pass
 

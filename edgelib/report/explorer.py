@@ -5,6 +5,7 @@ The book ships the Vega libraries once, in _static/vega.js (book/_ext/offline_ve
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterable
 
@@ -95,6 +96,6 @@ def scatter(
         .transform_filter(menu)
         .properties(width="container", height=320, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
     )
-    # "</" would end the script that carries the data.
-    spec = json.dumps(chart.to_dict(), sort_keys=True).replace("</", "<\\/")
-    return _HTML.format(name=name, label=label, spec=spec)
+    # "</" would end the script that carries the data, "<!--" would hide its end.
+    spec = json.dumps(chart.to_dict(), sort_keys=True).replace("<", "\\u003c")
+    return _HTML.format(name=name, label=html.escape(label), spec=spec)

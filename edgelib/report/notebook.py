@@ -13,7 +13,7 @@ import pandas as pd
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
 from edgelib.ground.quiet import quiet_libraries
-from edgelib.report.claims.text import Sentence, bullets
+from edgelib.report.claims.text import Sentence, bullets, without_tags
 from edgelib.report.tables import Column, myst_table, selected
 
 STYLE = Path(__file__).with_name("edgelib.mplstyle")
@@ -74,7 +74,7 @@ def say(claims: str | Iterable[str], otherwise: str = "") -> None:
     if not isinstance(claims, str):
         claims = bullets(claims) or (bullets([otherwise]) if otherwise else "")
     if claims:
-        display(Markdown(claims))
+        display(Markdown(without_tags(claims)))
 
 
 def show(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from edgelib.report.claims.text import spread_text
+from edgelib.report.claims.text import spread_text, without_tags
 from edgelib.report.figures.palette import label
 
 
@@ -118,4 +118,4 @@ def myst_table(
     rule = ["---:" if n else ":---" for n in numeric]
     lines = [[escaped(c) for c in frame.columns], rule, *cells]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"
+    return without_tags(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::")

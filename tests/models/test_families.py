@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 import pkgutil
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,8 @@ from edgelib.infer.decode import decode
 from edgelib.infer.generate import generate
 from edgelib.kv.cache import kv_cache
 from edgelib.models import families
+from edgelib.models.families import duals, writers
+from edgelib.models.families.base import Family
 from edgelib.models.generative import GenerativeModel
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.report import quantization_report
@@ -165,25 +169,38 @@ def test_paligemma_answers_from_a_cache_of_numbers(models, name):
 
 def test_every_file_of_a_family_is_registered_and_types_are_told_apart():
     found = [importlib.import_module(f"{families.__name__}.{m.name}") for m in pkgutil.iter_modules(families.__path__)]
-    registered = (*families.WRITERS, *families.DUAL_ENCODERS)
+    registered = (*writers.WRITERS, *duals.DUAL_ENCODERS)
     assert [m.FAMILY for m in found if hasattr(m, "FAMILY")] == sorted(registered, key=lambda f: f.types[0])
     types = [kind for family in registered for kind in family.types]
     assert len(types) == len(set(types))
 
 
+FAMILIES = [writers.CHAT, *writers.WRITERS, *duals.DUAL_ENCODERS]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "-".join(family.types) or "chat")
+def test_processes_share_a_family(family):
+    assert pickle.loads(pickle.dumps(family)) == family
+
+
+@pytest.mark.parametrize("name", ["scenes-vlm", "scenes-clip", "scenes-vit"])
+def test_processes_share_a_model(name):
+    assert pickle.loads(ForkingPickler.dumps(load(name))).fingerprint == load(name).fingerprint
+
+
 def test_models_without_a_file_of_their_own_are_chat_models(models):
-    assert models["internvl"].family is families.CHAT and models["paligemma"].family is not families.CHAT
+    assert models["internvl"].family is writers.CHAT and models["paligemma"].family is not writers.CHAT
 
 
 def test_a_family_is_one_value(paligemma, monkeypatch, images):
     """A prompt of one's own needs nothing but a value in the list."""
-    asks = families.Family(
+    asks = Family(
         types=("paligemma",),
         prompt=lambda processor, questions, image: [f"<bos>answer en {q}" for q in questions],
         read=paligemma.family.read,
         encode=None,
     )
-    monkeypatch.setattr(families, "WRITERS", (asks,))
+    monkeypatch.setattr(writers, "WRITERS", (asks,))
     model = GenerativeModel("mine", paligemma.module, paligemma.processor)
     assert model.prompts(["how many"]) == ["<bos>answer en how many"]
     prompts = model.prepare(images[:1], ["how many"])
@@ -215,6 +232,6 @@ def test_a_family_that_does_not_chat_says_how_to_add_it(tmp_path):
 def test_a_class_that_does_not_write_has_no_loader():
     ranks = {"model_type": "blip", "architectures": ["BlipForImageTextRetrieval"]}
     answers = {"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}
-    assert families.loader_of(ranks) is None
-    assert families.loader_of(answers) == "AutoModelForVisualQuestionAnswering"
-    assert families.family_of("blip").image_token(SimpleNamespace(image_token_id=3)) is None
+    assert writers.loader_of(ranks) is None
+    assert writers.loader_of(answers) == "AutoModelForVisualQuestionAnswering"
+    assert writers.family_of("blip").image_token(SimpleNamespace(image_token_id=3)) is None

@@ -12,6 +12,11 @@ Images = Sequence[Tensor]  # uint8 [3, H, W] each
 Inputs = dict[str, Tensor]  # what a network takes, by name
 
 
+def any_architecture(architecture: str) -> str | None:
+    """The automatic class of transformers for models that write about an image."""
+    return "AutoModelForImageTextToText"
+
+
 def by_chat(processor, questions: Sequence[str], image: bool) -> list[str]:
     """One user message for each question, its image first, as the chat template of the processor writes it."""
     shown = [{"type": "image"}] if image else []
@@ -62,7 +67,7 @@ def vision_inputs(module: nn.Module) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Family:
-    """How models of one family are asked and read.
+    """How models of one family are asked and read. Its functions stand at the top of a module: processes share it.
 
     types: its names in config.json ("model_type"). Then, each with a default that fits a chat model of transformers:
     loader: name of the automatic class of transformers that loads an architecture, None for one that does not write.
@@ -76,7 +81,7 @@ class Family:
     """
 
     types: tuple[str, ...] = ()
-    loader: Callable[[str], str | None] = lambda architecture: "AutoModelForImageTextToText"
+    loader: Callable[[str], str | None] = any_architecture
     prompt: Callable[[object, Sequence[str], bool], list[str]] = by_chat
     read: Callable[[object, Images | None, Sequence[str], Sequence[str]], Inputs] = read_whole
     pads: bool = True

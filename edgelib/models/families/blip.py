@@ -34,14 +34,23 @@ def text_parts(module: nn.Module) -> list[nn.Module]:
     return [part for part in (module.get_decoder(), getattr(module, "text_encoder", None)) if part is not None]
 
 
+def no_image_token(config) -> None:
+    """Images enter by cross-attention."""
+
+
+def separator(module: nn.Module) -> list[int]:
+    """The separator, where BLIP's own `generate` stops."""
+    return [module.get_decoder().config.sep_token_id]
+
+
 FAMILY = Family(
     types=("blip",),
     loader=loader,
     prompt=bare,
     read=read,
     pads=False,  # absolute positions are counted from the left end, padding included
-    image_token=lambda config: None,
-    end_tokens=lambda module: [module.get_decoder().config.sep_token_id],  # BLIP's own `generate` stops there
+    image_token=no_image_token,
+    end_tokens=separator,
     text_parts=text_parts,
     encode=None,
 )

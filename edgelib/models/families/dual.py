@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+def pixels_alone(pixels: Tensor, config) -> dict[str, Tensor]:
+    """One rectangle of pixels for every image."""
+    return {"pixel_values": pixels}
+
+
 @dataclass(frozen=True)
 class DualEncoder:
     """How models of one family with an image tower and a text tower are read; the defaults are CLIP's.
@@ -18,4 +23,4 @@ class DualEncoder:
 
     types: tuple[str, ...]
     fixed_length: bool = False
-    image_inputs: Callable[[Tensor, object], dict[str, Tensor]] = lambda pixels, config: {"pixel_values": pixels}
+    image_inputs: Callable[[Tensor, object], dict[str, Tensor]] = pixels_alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from edgelib.stats.gap import Gap
@@ -13,6 +14,17 @@ class Sentence(str):
 
     __slots__ = ()
     __repr__ = str.__str__
+
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+
+
+def without_tags(text: str) -> str:
+    """Markdown in which what looks like an HTML tag or an autolink is shown as it is written, not obeyed.
+
+    Names of models, devices, classes and data come from outside; nothing that a chapter says has tags of its own.
+    """
+    return _TAG.sub("&lt;", text)
 
 
 def p_text(p: float) -> str:

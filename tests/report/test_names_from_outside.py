@@ -1,0 +1,88 @@
+"""Names from outside (models, devices, classes, data) never become markup of a page."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pandas as pd
+import pytest
+from helpers import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from markdown_it import MarkdownIt
+
+from edgelib.report.claims.text import without_tags
+from edgelib.report.explorer import scatter
+from edgelib.report.figures.palette import Look
+from edgelib.report.notebook import say, show
+from edgelib.report.tables import escaped
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</td><script>alert(1)</script>",
+    "<!-- a comment",
+    "<https://example.org>",
+    'a" onload="alert(1)',
+]
+TAG = re.compile(r"<(?:img|script|a |!--)", re.IGNORECASE)
+
+
+def shown(display) -> str:
+    """The HTML of what a call displays, as a page that allows HTML in Markdown makes it."""
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        display()
+    return "".join(MarkdownIt("commonmark", {"html": True}).render(o.data["text/markdown"]) for o in captured.outputs)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_sentences_and_tables_show_a_name_as_it_is_written(name):
+    rows = pd.DataFrame({"device": [escaped(name)], "x": [1]})
+    page = shown(lambda: say([f"On {name} one has p < 0.001"]))
+    page += shown(lambda: say(f"On {name}"))
+    page += shown(lambda: show(rows, f"Sizes of {name}.", "tab-x"))
+    page += shown(lambda: show(rows.assign(device=name), "Sizes.", "tab-x"))
+    assert not TAG.search(page)
+    assert "p &lt; 0.001" in page and "<li>" in page
+
+
+@given(st.text(alphabet="<>/!?&aimgscript =\"'(){}[]", max_size=40))
+def test_no_text_opens_a_tag(text):
+    page = MarkdownIt("commonmark", {"html": True}).render(f"On {without_tags(text)} it is")
+    known = re.sub(r"</?(?:p|em|strong|code|ul|li|ol|blockquote|h\d|hr|pre|br)\b ?/?>", "", page)
+    known = re.sub(r'<a href="[^"]*"[^>]*>|</a>|<img src="[^"]*" alt="[^"]*" ?/?>', "", known)  # Markdown's own links
+    assert "<" not in known.replace("&lt;", "")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_chart_keeps_names_in_its_data(name):
+    rows = pd.DataFrame({"x": [1.0], "y": [1.0], "c": [name], "d": [name]})
+    page = scatter(
+        rows,
+        "chart",
+        name,
+        x="x",
+        y="y",
+        colour="c",
+        choose="d",
+        tooltip=["c"],
+        looks=[Look("#000000", "#000000", "o", name)],
+    )
+    outside, _, script = page.partition("<script")
+    assert not TAG.search(outside) and 'onload="alert' not in outside
+    assert script.count("</script>") == 1
+
+
+def test_chapters_display_by_the_two_words_that_escape():
+    for path in sorted((ROOT / "notebooks").glob("*.py")):
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not calls & {"Markdown", "display", "Latex", "glue"}, path.name
+        html = [line for line in path.read_text().splitlines() if re.match(r"\s*HTML\(", line)]
+        assert all(line.startswith("HTML(scatter(") for line in html)
