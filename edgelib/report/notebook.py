@@ -84,7 +84,7 @@ def show(
     columns: Mapping[str, str | Column] | None = None,
     numeric: Sequence[str] = (),
 ) -> None:
-    """Show a numbered table with its caption, which a page refers to as {numref}`name`.
+    """Show a numbered table with its caption; a page refers to it by its name.
 
     columns: title -> column of `rows` or a `Column` that writes its cells; None: all as they are. numeric: titles of
     further columns whose texts are numbers. Raises KeyError for a column that the rows lack.
