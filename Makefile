@@ -62,7 +62,7 @@ test: $(READY) browser  ## Unit tests, every notebook at smoke size, the book wi
 	$(TESTS)
 
 check: $(READY)  ## The unit tests alone, in minutes
-	$(TESTS) -m 'not book'
+	$(TESTS) -m 'not book and not slow'
 
 smoke: $(READY)  ## Run every notebook at smoke size through papermill
 	$(BIN)/python -m pytest -m book tests/test_notebooks.py

@@ -106,6 +106,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chapter", GRIDS)
 def test_a_grid_runs_without_a_notebook_and_its_cells_are_kept(tmp_path, monkeypatch, chapter):
     file, out = tmp_path / "mine.yaml", tmp_path / "out" / "rows.parquet"

@@ -93,6 +93,7 @@ def imported(tmp_path_factory):
     assert CliRunner().invoke(app, ["check", str(file)]).exit_code == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=400, derandomize=True)
 @given(data=st.data(), chapter=st.sampled_from(sorted(CHAPTERS)))
 def test_any_file_is_checked_in_one_paragraph(tmp_path_factory, data, chapter):

@@ -46,6 +46,7 @@ def benchmarks(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parameters_of_a_real_model_run_on_a_small_folder_of_its_family(family, benchmarks, root, tmp_path):
     folder = FAMILIES[family](tmp_path / family)

@@ -13,6 +13,7 @@ from edgelib.errors import EdgelibError
 from edgelib.study.executors import EXECUTORS, run_tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_every_task_is_done_once_and_an_error_arrives_as_itself(executor):
     tasks = [(n,) for n in range(1, 9)]
@@ -27,6 +28,7 @@ def test_no_tasks_have_no_results(executor):
     assert list(run_tasks(multiply, [], Shared(3), executor=executor)) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
     with pytest.raises(EdgelibError, match="a worker process died.*use fewer workers or executor serial"):
         list(run_tasks(die, [(1,)], Shared(3), executor="process", workers=1))
@@ -41,6 +43,7 @@ print(list(run_tasks(multiply, [(1,), (2,)], Shared(3), executor="process", work
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piped", [False, True], ids=["script", "standard input"])
 def test_a_script_that_its_workers_cannot_import_is_told_to_guard_its_work(tmp_path, piped):
     text = SCRIPT.format(tests=str(ROOT / "tests"))

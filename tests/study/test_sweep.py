@@ -107,6 +107,7 @@ def killed(tmp_path_factory) -> tuple[Path, int]:
     return folder, run.pid
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
 def test_workers_do_not_outlive_a_killed_parent(killed):
     started = time.monotonic()
@@ -127,6 +128,7 @@ def group_is_alive(group: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(grid, rows, killed):
     kept = {f: f.stat().st_mtime_ns for f in killed[0].rglob("*.parquet")}
     assert kept

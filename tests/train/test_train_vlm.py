@@ -213,6 +213,7 @@ def test_vocabulary_covers_every_question_and_answer(processor):
     assert processor.tokenizer.unk_token_id not in {token for row in ids for token in row}
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_and_leaves_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("edgelib.train.vlm.VALIDATED", 8)
     monkeypatch.setattr("edgelib.train.vlm.SCORED", 16)
