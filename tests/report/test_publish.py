@@ -91,7 +91,7 @@ def test_a_changed_input_makes_it_stale(published, name):
         assert is_fresh(published) == fresh
 
 
-@pytest.mark.parametrize("name", ["edgelib/cli.py", "edgelib/inputs/other.py", "edgelib/__pycache__/x.pyc"])
+@pytest.mark.parametrize("name", ["edgelib/cli/sweep.py", "edgelib/inputs/other.py", "edgelib/__pycache__/x.pyc"])
 def test_what_cannot_change_a_number_does_not(published, name):
     file = published.root / name
     file.parent.mkdir(exist_ok=True)

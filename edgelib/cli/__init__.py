@@ -1,0 +1,22 @@
+"""The command `edgelib`: check parameters, run grids, publish chapters, measure machines, train the embedded models.
+
+One file per command; to add one, write its file and name it here.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from edgelib.cli import check, measure, publish, sweep, train
+from edgelib.cli.base import app
+
+__all__ = ["app", "check", "main", "measure", "publish", "sweep", "train"]
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    app()
