@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edgelib.chapters.base import ZeroShot
-from edgelib.chapters.fields import (
+from edgelib.chapters.schema.base import ZeroShot
+from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Conditions,
     Configs,
@@ -19,7 +19,7 @@ from edgelib.chapters.fields import (
     each,
     scheme_of,
 )
-from edgelib.chapters.kinds import check_parts
+from edgelib.chapters.schema.kinds import check_parts
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:

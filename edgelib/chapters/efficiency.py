@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.base import Classifier, Labels, Parameters
-from edgelib.chapters.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices
+from edgelib.chapters.schema.base import Classifier, Labels, Parameters
+from edgelib.chapters.schema.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices
 
 
 class Efficiency(Parameters):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgelib.chapters.base import Classifier, Parameters
-from edgelib.chapters.fields import MOST_ITEMS, Twins
+from edgelib.chapters.schema.base import Classifier, Parameters
+from edgelib.chapters.schema.fields import MOST_ITEMS, Twins
 
 
 class EmbeddedWorld(Parameters):

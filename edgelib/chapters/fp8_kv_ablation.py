@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from edgelib.chapters.base import Answers, Questions, kinds
-from edgelib.chapters.fields import MOST_ITEMS, Caches, Name, Twins, distinct, twin_name
+from edgelib.chapters.schema.base import Answers, Questions, kinds
+from edgelib.chapters.schema.fields import MOST_ITEMS, Caches, Name, Twins, distinct, twin_name
 
 if TYPE_CHECKING:
     from edgelib.study.kv_grid import KVStudy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from edgelib.chapters.base import Parameters
+from edgelib.chapters.schema.base import Parameters
 from edgelib.errors import EdgelibError
 from edgelib.ground.quiet import quiet_libraries
 from edgelib.ground.records import checked

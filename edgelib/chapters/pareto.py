@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.base import ZeroShot
-from edgelib.chapters.fields import (
+from edgelib.chapters.schema.base import ZeroShot
+from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Configs,
     Corruptions,
@@ -25,7 +25,7 @@ from edgelib.chapters.fields import (
     one,
     scheme_of,
 )
-from edgelib.chapters.kinds import check_parts
+from edgelib.chapters.schema.kinds import check_parts
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from edgelib.chapters.base import ZeroShot, kinds
-from edgelib.chapters.fields import (
+from edgelib.chapters.schema.base import ZeroShot, kinds
+from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Configs,
     Corruptions,

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgelib.chapters.base import Parameters
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
 from edgelib.chapters.efficiency import Efficiency
 from edgelib.chapters.embedded_world import EmbeddedWorld
@@ -14,6 +13,7 @@ from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation
 from edgelib.chapters.params import check
 from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.schema.base import Parameters
 from edgelib.chapters.vlm_accuracy import VlmAccuracy
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.records import parse_yaml, read_yaml, shown

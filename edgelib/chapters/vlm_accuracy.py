@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.base import Answers, Questions, kinds
-from edgelib.chapters.fields import (
+from edgelib.chapters.schema.base import Answers, Questions, kinds
+from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Conditions,
     Configs,

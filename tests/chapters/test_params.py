@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from edgelib.chapters.base import Parameters
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
 from edgelib.chapters.efficiency import Efficiency
 from edgelib.chapters.embedded_world import EmbeddedWorld
 from edgelib.chapters.params import begin, check, validate
 from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.schema.base import Parameters
 from edgelib.chapters.table import CHAPTERS, read
 from edgelib.errors import EdgelibError
 

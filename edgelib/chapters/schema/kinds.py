@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from edgelib.chapters.fields import scheme_of
+from edgelib.chapters.schema.fields import scheme_of
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:

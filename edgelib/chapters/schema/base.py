@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgelib.chapters import kinds
-from edgelib.chapters.fields import (
+from edgelib.chapters.schema import kinds
+from edgelib.chapters.schema.fields import (
     MOST_AT_ONCE,
     MOST_ITEMS,
     DataName,
