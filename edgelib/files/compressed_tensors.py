@@ -5,7 +5,8 @@ the same to the last bit in a float32 model, and in one of 16 bits their scales 
 bfloat16 and 2^-11 in float16. Activations are rounded by
 whoever runs the checkpoint: compressed-tensors takes 2 amax / 255 for 8-bit integers where this library takes
 amax / 127, leaves 16-bit activations in the model's dtype, and rounds the input of a layer that reads [rows, in] with
-one scale for all rows. `edgelib.kernels.roundings.computed_by(model, "compressed-tensors")` simulates that.
+one scale for all rows. `edgelib.kernels.roundings.computed_by(model, "compressed-tensors")` simulates that. NVFP4
+weights are stored code for code, and the loader multiplies them out in bfloat16, so the model has to be in it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from edgelib.errors import EdgelibError
 from edgelib.files.model_files import is_of_transformers, put_in_place, write_reader
 from edgelib.formats.bits import pack_bits
 from edgelib.formats.blocks import split
+from edgelib.formats.microscaling import NVFP4
+from edgelib.formats.table import Encoded
 from edgelib.ground.records import one_line
 from edgelib.ground.separate import SeparateAttention, SeparateExperts
 from edgelib.observe.calibrate import module_of
@@ -34,8 +37,9 @@ def save_compressed_tensors(model, folder: str | os.PathLike) -> Path:
     """Write a quantized transformers model as a compressed-tensors checkpoint, whole or not at all; return its path.
 
     `transformers.AutoModel.from_pretrained(folder)`, or the class itself, loads it where compressed-tensors is
-    installed. Integers of 2 to 8 bits, symmetric or not, per channel or group, and fp8 e4m3 per channel can be written,
-    with activations left alone, dynamic per token or static. Floating tensors keep the model's dtype.
+    installed. Integers of 2 to 8 bits, symmetric or not, per channel or group, fp8 e4m3 per channel and nvfp4 can be
+    written, with activations left alone, dynamic per token or static; nvfp4 activations only static (nvfp4-static),
+    because compressed-tensors has one outer scale of them for all tokens. Floating tensors keep the model's dtype.
     Raises EdgelibError for a model that is not quantized or not transformers' own, a format that cannot be exported and
     a scale that is 0 in the model's dtype (named, with the layer), and a folder that exists.
     """
@@ -97,10 +101,22 @@ def quantization_config(module: nn.Module, layers: dict[str, QuantLinear]) -> di
 
 def _weights(name: str, layer: QuantLinear) -> dict:
     format, groups = layer.format, 0 if layer.scale is None else layer.scale.shape[-1]
+    if isinstance(format, NVFP4):
+        if layer.in_features % format.block:
+            raise EdgelibError(
+                f"layer {name!r} has {layer.in_features} inputs, and an nvfp4 checkpoint needs a multiple of "
+                f"{format.block}: exclude the layer, or use save_packed"
+            )
+        if layer.weight.dtype != torch.bfloat16:
+            raise EdgelibError(
+                f"layer {name!r} computes in {layer.weight.dtype}, and compressed-tensors multiplies nvfp4 weights out "
+                'in bfloat16: quantize edgelib.load(..., dtype="bfloat16"), or use save_packed'
+            )
+        return _nvfp4(False)
     if format.compressed_tensors is None:
         raise EdgelibError(
             f"layer {name!r} has {format.name} weights, which this export does not write; it writes integers of 2 to 8 "
-            "bits and fp8 e4m3, such as w8a8-minmax, w4a16 and fp8 (save_packed takes every format)"
+            "bits, fp8 e4m3 and nvfp4, such as w8a8-minmax, w4a16, fp8 and nvfp4-w4a16 (save_packed takes every format)"
         )
     if not format.symmetric and format.bits < 8:
         raise EdgelibError(
@@ -122,12 +138,15 @@ def _inputs(name: str, layer: QuantLinear) -> dict | None:
     format = layer.activation
     if not format.scaled:
         return None
+    static = layer.input_scale is not None
+    if isinstance(format, NVFP4) and static:
+        return _nvfp4("local")
     if format.compressed_tensors is None:
+        advice = "; nvfp4 needs an outer scale from calibration: write nvfp4-static" * isinstance(format, NVFP4)
         raise EdgelibError(
             f"layer {name!r} rounds its inputs to {format.name}, which this export does not write; it writes int8, "
-            "other integers and fp8 e4m3"
+            f"other integers, fp8 e4m3 and static nvfp4{advice}"
         )
-    static = layer.input_scale is not None
     return {
         "num_bits": format.bits,
         "type": format.compressed_tensors,
@@ -137,8 +156,24 @@ def _inputs(name: str, layer: QuantLinear) -> dict | None:
     }
 
 
+def _nvfp4(dynamic: bool | str) -> dict:
+    """Two levels of scales, as compressed-tensors' NVFP4 has them; "local": block scales are found on the fly."""
+    return {
+        "num_bits": 4,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "tensor_group",
+        "group_size": NVFP4.block,
+        "dynamic": dynamic,
+        "scale_dtype": str(NVFP4.scale_storage),
+        "zp_dtype": str(NVFP4.scale_storage),
+    }
+
+
 def _format(layer: QuantLinear) -> str:
     rounded = layer.activation.scaled
+    if isinstance(layer.format, NVFP4):
+        return "nvfp4-pack-quantized"
     if layer.format.compressed_tensors == "float":
         return "float-quantized" if rounded else "naive-quantized"
     if layer.format.bits == 8 and rounded:
@@ -205,6 +240,8 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
 def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
     """Return the tensors of a layer under the names that its format of compressed-tensors has."""
     codes, dtype = layer.codes().cpu(), layer.weight.dtype
+    if isinstance(layer.format, NVFP4):
+        return _nvfp4_tensors(name, layer, codes)
     # any scale will do for a group of zeros, and the one that it has is too small for float16
     empty = ~split(layer.weight, layer.in_features // layer.scale.shape[-1]).any(-1)
     tensors = {"weight_scale": _narrowed(name, layer.scale.masked_fill(empty, 1.0), dtype)}
@@ -218,6 +255,21 @@ def _layer_tensors(name: str, layer: QuantLinear) -> dict[str, Tensor]:
     if layer.input_scale is not None:
         tensors["input_scale"] = _narrowed(name, layer.input_scale, dtype).reshape(1)
     return tensors
+
+
+def _nvfp4_tensors(name: str, layer: QuantLinear, codes: Tensor) -> dict[str, Tensor]:
+    """Codes in pairs, block scales as e4m3 and the inverse of the outer scale in float32, by which they are divided."""
+    scales = Encoded(layer.format, codes, layer.scale.cpu(), None, layer.outer.cpu()).scale_codes()
+    tensors = {
+        "weight_packed": pack_bits(codes, 4),
+        "weight_scale": scales,
+        "weight_global_scale": layer.outer.cpu().float().reciprocal().reshape(1),
+    }
+    if layer.input_scale is None:
+        return tensors
+    if isinstance(layer.activation, NVFP4):
+        return tensors | {"input_global_scale": layer.input_scale.cpu().float().reciprocal().reshape(1)}
+    return tensors | {"input_scale": _narrowed(name, layer.input_scale, layer.weight.dtype).reshape(1)}
 
 
 def _narrowed(name: str, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,7 @@ from edgelib.errors import EdgelibError
 from edgelib.files.compressed_tensors import packed_words, save_compressed_tensors
 from edgelib.formats.table import encode
 from edgelib.kernels.roundings import computed_by, full_range_rows
+from edgelib.quant.linear import QuantLinear
 from edgelib.quant.quantize import quantize
 
 SCHEMES = [
@@ -97,6 +98,37 @@ def test_weights_are_stored_in_their_own_bits(scheme, name, dtype, clip, tmp_pat
     assert weight.dtype == dtype
     bits = 4 if name == "weight_packed" else 8
     assert weight.nbytes == 128 * 128 * bits // 8
+
+
+@pytest.mark.parametrize("scheme", ["nvfp4-w4a16", "nvfp4-w4a8", "nvfp4-static"])
+def test_nvfp4_is_read_bit_for_bit_by_compressed_tensors(scheme, calibration, inputs, tmp_path):
+    clip = edgelib.load("scenes-clip", dtype="bfloat16")
+    quantized = quantize(clip, scheme, calibration)
+    folder = save_compressed_tensors(quantized, tmp_path / "checkpoint")
+    ours = {n: layer for n, layer in quantized.module.named_modules() if isinstance(layer, QuantLinear)}
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for name, layer in ours.items():
+            assert file.get_tensor(f"{name}.weight_packed").nbytes == layer.weight.numel() // 2
+            assert file.get_tensor(f"{name}.weight_scale").nbytes == layer.weight.numel() // 16
+            assert file.get_tensor(f"{name}.weight_global_scale").shape == (1,)
+    model = loaded(AutoModel, folder)
+    inputs = inputs | {"pixel_values": inputs["pixel_values"].bfloat16()}
+    found, expected = logits(model, inputs), logits(quantized.module, inputs)  # running it unpacks the weights
+    for name, layer in ours.items():
+        assert torch.equal(model.get_submodule(name).weight, layer.weight)
+    # inputs of 4 and 8 bits are rounded in bfloat16 there and in float32 here
+    assert torch.allclose(found, expected, atol=0.0 if scheme == "nvfp4-w4a16" else 0.05 * float(expected.abs().max()))
+
+
+def test_nvfp4_inputs_without_an_outer_scale_and_odd_widths_are_refused(tmp_path):
+    with pytest.raises(EdgelibError, match="rounds its inputs to nvfp4, .* write nvfp4-static"):
+        save_compressed_tensors(quantize(tiny_decoder().bfloat16(), "nvfp4"), tmp_path / "checkpoint")
+    config = tiny_decoder().config
+    config.hidden_size, config.intermediate_size = 24, 64
+    odd = quantize(Qwen2ForCausalLM(config).bfloat16().eval(), "nvfp4-w4a16")
+    with pytest.raises(EdgelibError, match="has 24 inputs, and an nvfp4 checkpoint needs a multiple of 16"):
+        save_compressed_tensors(odd, tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
 
 
 def test_layers_left_alone_are_ignored_by_the_loader(clip, inputs, tmp_path):
@@ -216,7 +248,8 @@ def test_activations_share_scales_as_compressed_tensors_shares_them(scheme, shap
     [
         ("fp16", "fp16 weights, which this export does not write"),
         ("fp8-e5m2", "fp8_e5m2 weights, which this export does not write"),
-        ("nvfp4", "nvfp4 weights, which this export does not write"),
+        ("mxfp4", "mxfp4 weights, which this export does not write"),
+        ("nvfp4-w4a16", "nvfp4 weights out in bfloat16: quantize"),
         ("w4a16-minmax-g32-asym", "packed zero points"),
     ],
 )
