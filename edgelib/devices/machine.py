@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from edgelib.ground.memory import total_bytes
+
 BUSY = 0.05  # share of a machine that others may take before its times are to be doubted
 _PACKAGES = ("torch", "transformers", "onnxruntime", "torchao")
 
@@ -42,8 +44,8 @@ class Watch:
 
 
 def memory_bytes() -> int:
-    """Return the memory of this machine."""
-    return psutil.virtual_memory().total
+    """Return the memory of this machine, or of the container that it is measured in where that has less."""
+    return total_bytes()
 
 
 def _seconds() -> tuple[float, float, float]:

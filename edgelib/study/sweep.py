@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
-import psutil
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.memory import free_bytes
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, run_tasks
 from edgelib.study.protocol import Study
@@ -103,8 +103,8 @@ def _fill(study: Study, store: CellStore, built: object, place: object, todo: li
 
 
 def _groups(study: Study, wanted: Sequence, copies: int = 1) -> Iterator[list]:
-    """Cut the variants into groups of which `copies` fit half of the memory that is free now."""
-    free = psutil.virtual_memory().available
+    """Cut the variants into groups of which `copies` fit half of the memory that is free to this process now."""
+    free = free_bytes()
     group, used = [], 0
     for variant in wanted:
         size = copies * sum(p.numel() * p.element_size() for p in study.module(variant).parameters())
