@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.datasets import drawing_order, open_source
+from edgelib.data.datasets import drawing_order, open_source, options_of
 from edgelib.data.images import Images, image_digests, pack_images, select_images, size_batches
 from edgelib.data.labelled import IMAGE_SEEN, TEXT_SEEN, Dataset
 from edgelib.data.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
@@ -28,6 +30,7 @@ __all__ = ["DARK_GAIN", "MIXES", "calibration_set", "mix_table", "parse_mix"]
 
 _GENERATED_POOL = 4096  # scenes a draw can choose from; only those drawn are rendered
 _QUESTION_POOL = {None: 2, "english": 2, "german": 8}  # images for each question, all rendered; few are in German
+_STREAMED = 4  # items to choose from for each that is drawn, of a source that streams
 _POOL_SHARE = {"balanced": 4, "uniform": 4, "one class": 16}  # scenes to choose from for each that is drawn
 
 
@@ -41,6 +44,8 @@ def calibration_set(
     offline: bool = False,
     label_column: str | None = None,
     image_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    images: str | os.PathLike | None = None,
 ) -> Dataset | QuestionSet:
     """Draw n items of a data set for a quantizer to look at, as `mix` says.
 
@@ -58,7 +63,7 @@ def calibration_set(
         says which it was.
     exclude: a Dataset whose images are not drawn; equality is by pixels, so it holds across files and splits.
 
-    offline, label_column, image_column: as `dataset` takes them.
+    offline, label_column, image_column, columns, images: as `dataset` takes them.
 
     Of a source of questions, n questions are drawn for a model that writes, which reads each with its reference answer.
     "balanced" lets sub-tasks, question types or categories take turns, "text-only" asks without images, "vision-only"
@@ -77,7 +82,9 @@ def calibration_set(
         raise EdgelibError(f"exclude must be a Dataset, as dataset(...) returns it, got {type(exclude).__name__}")
     length = max(_GENERATED_POOL, _POOL_SHARE[kind.draw] * n)
     length = n * _QUESTION_POOL[kind.language if kind.paired else None] if source in QUESTIONS else length
-    options = Options(image_column, label_column)
+    told = source if isinstance(source, str) else ""
+    options = options_of(told, image_column, label_column, columns=columns, images=images)
+    options = replace(options, most=_STREAMED * n + (0 if exclude is None else len(exclude.images)))
     fallback = UNSPLIT if exclude is None else exclude.split
     name, split, pool = _pool("scenes" if source is None else source, length, offline, options, fallback)
     if isinstance(pool, Asked):

@@ -16,11 +16,15 @@ from edgelib.tasks.references import texts
 
 @dataclass(frozen=True)
 class Asked:
-    """One split of questions, before any image is decoded: rows with `image`, and fetch(positions of images)."""
+    """One split of questions, before any image is decoded: rows with `image`, and fetch(positions of images).
+
+    beginning: whether it is the beginning of a longer split, of which a draw takes the first images.
+    """
 
     task: Task
     rows: pd.DataFrame
     fetch: Callable[[np.ndarray], Images]
+    beginning: bool = False
 
     @property
     def strata(self) -> np.ndarray:
@@ -39,7 +43,7 @@ class Asked:
 
 def is_question_table(names: Iterable[str], options: Options) -> bool:
     """Whether a table's columns ask questions: it has `question`, and the caller names no label column."""
-    return QUESTION in names and options.label_column is None
+    return QUESTION in names and not options.labelled
 
 
 def question_rows(table: pd.DataFrame, task: Task, split: str, where: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -49,6 +53,8 @@ def question_rows(table: pd.DataFrame, task: Task, split: str, where: str) -> tu
     is as the task asks. Raises EdgelibError for values of a wrong kind, naming the first row.
     """
     rows = table.reset_index(drop=True)
+    if task.numbered:
+        rows = _completed(rows, task)
     for column in (QUESTION, *task.columns):
         if column != task.reference:
             texts(rows[column], where)
@@ -64,6 +70,15 @@ def question_rows(table: pd.DataFrame, task: Task, split: str, where: str) -> tu
     rows.insert(1, "image", image)
     rows.insert(2, "image_id", names.to_numpy()[image])
     return rows, first
+
+
+def _completed(rows: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Questions with one column of answers, counted where they have no ids."""
+    plural = f"{task.reference}s"
+    if task.reference not in rows and plural in rows:
+        rows = rows.rename(columns={plural: task.reference})
+    missing = [name for name in task.item if name not in rows]
+    return rows.assign(**dict.fromkeys(missing, np.arange(len(rows)).astype(str)))
 
 
 def with_images(asked: tuple[pd.DataFrame, np.ndarray], task: Task, fetch: Callable[[np.ndarray], Images]) -> Asked:

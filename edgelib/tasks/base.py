@@ -42,6 +42,8 @@ class Task:
       questions take turns. image_strata: column over whose values draws of images take turns.
     - second_language: (column, value) of the questions that show another language than English.
     - fewest_images: with fewer, its scores mean nothing.
+    - numbered: whether its tables may do without ids: questions are counted then, images told apart by what they show,
+      and the column of answers may be called by its plural.
 
     How it asks
     - prompt: table -> what is asked, one text a row. instruction: a line below each question, unless the caller gives
@@ -70,6 +72,7 @@ class Task:
     image_strata: str | None = None
     second_language: tuple[str, str] | None = None
     fewest_images: int = 2
+    numbered: bool = False
     prompt: Callable[[pd.DataFrame], list[str]] = as_written
     instruction: str = ""
     yes_no: bool = False

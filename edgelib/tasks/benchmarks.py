@@ -11,14 +11,16 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.stats.paired import PairedDifference, paired_difference
-from edgelib.tasks.base import Task
+from edgelib.tasks.base import QUESTION, Task
+from edgelib.tasks.exact import ANSWERS, EXACT
+from edgelib.tasks.llava_bench import LLAVA_BENCH
 from edgelib.tasks.mme import MME
 from edgelib.tasks.pope import POPE
 from edgelib.tasks.scores import mean_interval
 from edgelib.tasks.textvqa import TEXTVQA
 from edgelib.tasks.vqa import VQA
 
-TASKS: dict[str, Task] = {task.name: task for task in (VQA, POPE, MME, TEXTVQA)}
+TASKS: dict[str, Task] = {task.name: task for task in (VQA, POPE, MME, TEXTVQA, LLAVA_BENCH, EXACT)}
 
 
 def task_named(task: str | Task) -> Task:
@@ -29,12 +31,15 @@ def task_named(task: str | Task) -> Task:
 def task_of(names: Iterable[str], where: str) -> Task:
     """Return the benchmark whose columns a table has: of those whose columns are all there, the one with most.
 
-    TextVQA's columns are among those of VQAv2, and MME's among those of POPE, hence the last rule.
+    TextVQA's columns are among those of VQAv2, and MME's among those of POPE, hence the last rule. Questions and
+    answers without the marks of any benchmark are `exact`, and need no ids.
     Raises EdgelibError naming what is missing and what is there, for a table of no benchmark, of two that do not
     contain one another, and for one with some, but not all, of the columns that tell a benchmark from a smaller one.
     """
     names = list(names)
-    present, wanted = set(names), {task: set(task.wanted) for task in TASKS.values()}
+    if _own_questions(names):
+        return EXACT
+    present, wanted = set(names), {task: set(task.wanted) for task in TASKS.values() if task is not EXACT}
     complete = [task for task in wanted if wanted[task] <= present]
     if not complete:
         raise _of_none(names, where)
@@ -55,6 +60,15 @@ def task_of(names: Iterable[str], where: str) -> Task:
                 f"{task.name}; present: {', '.join(names)}"
             )
     return task
+
+
+def _own_questions(names: list[str]) -> bool:
+    """Whether a table has questions and answers, and no column that tells a benchmark from others."""
+    marks = {c for task in TASKS.values() if task is not EXACT for c in (*task.columns, task.image_id)}
+    if QUESTION not in names or (marks - {*EXACT.wanted, ANSWERS}) & set(names):
+        return False
+    ids = {EXACT.image_id, *EXACT.item}
+    return EXACT.reference in names or (ANSWERS in names and not ids <= set(names))
 
 
 def _of_none(names: list[str], where: str) -> EdgelibError:

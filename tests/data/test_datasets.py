@@ -631,16 +631,31 @@ def test_offline_reads_what_the_cache_holds(no_network, tmp_path):
     assert datasets.config.HF_HUB_OFFLINE is False
 
 
-def test_a_hub_id_is_read_like_a_saved_folder(monkeypatch, tmp_path):
+def test_a_hub_id_is_streamed_split_by_split(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     from huggingface_hub import HfApi
 
-    saved = datasets.load_from_disk(str(write_saved(tmp_path, split="test")))
-    calls = []
+    from edgelib.data.readers import hub
+
+    write_parquet(tmp_path, "test-00000-of-00001.parquet")
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"never read")
+    load, calls = datasets.load_dataset, []
+
+    def local(repo, config=None, **options):
+        calls.append((repo, config, options["split"], options["streaming"]))
+        return load(str(tmp_path), data_files={"test": "test-*.parquet"}, **options)
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "dataset_info", lambda self, repo, **options: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: calls.append(args) or saved)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda repo, config: ["train", "test"])
+    monkeypatch.setattr(datasets, "load_dataset", local)
     data = dataset("someone/insects:plain", n=4)
-    assert calls == [("someone/insects", "plain")] and data.name == "someone/insects:plain"
-    assert data.fingerprint == dataset(tmp_path / "saved", n=4).fingerprint
-    assert "present: test" in message(dataset, "someone/insects", "train")
+    assert set(calls) == {("someone/insects", "plain", "test", True)} and data.name == "someone/insects:plain"
+    assert data.fingerprint == dataset(tmp_path / "test-00000-of-00001.parquet", n=4).fingerprint
+    assert "present: test, train" in message(dataset, "someone/insects", "validation")
+    monkeypatch.setattr(hub, "LONG", 5)
+    begun = dataset("someone/insects", n=7)
+    assert begun.rows["item"].tolist() == [f"test/{i:06d}" for i in range(7)]
+    assert torch.equal(begun.images[range(7)], TENSOR[:7])
+    assert "say how many with n" in message(dataset, "someone/insects")
+    assert "is sorted by class: its first 4 rows hold 1 of 3" in message(dataset, "someone/insects", n=4)

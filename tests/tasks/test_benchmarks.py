@@ -73,7 +73,12 @@ def test_a_benchmark_travels_to_other_processes(task):
     ("task", "score", "words"),
     [
         pytest.param("vqa", "f1", "unknown VQA score 'f1'; choose from accuracy", id="a score of another benchmark"),
-        pytest.param("gqa", "accuracy", "unknown benchmark 'gqa'.*mme, pope, textvqa, vqa", id="nobody scores it"),
+        pytest.param(
+            "gqa",
+            "accuracy",
+            "unknown benchmark 'gqa'.*exact, llava-bench, mme, pope, textvqa, vqa",
+            id="nobody scores it",
+        ),
     ],
 )
 def test_differences_of_what_is_not_scored_are_refused(task, score, words):
@@ -116,6 +121,8 @@ PUBLISHED = {
     "mme": "question_id question answer category",
     "textvqa": "image_id question_id question question_tokens image_width image_height flickr_original_url "
     "flickr_300k_url answers image_classes set_name ocr_tokens",
+    "llava-bench": "question_id question caption gpt_answer category image_id",
+    "exact": "question answer",
 }
 
 

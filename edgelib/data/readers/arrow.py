@@ -6,9 +6,10 @@ stand in the "huggingface" entry of the schema's metadata.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,15 @@ from edgelib.data.readers.sources import (
     label_rows,
     pick_column,
     read_names_file,
+    refuse_images,
+    role_names,
 )
 from edgelib.errors import EdgelibError
 from edgelib.tasks.benchmarks import task_of
+from edgelib.tasks.exact import ANSWERS
 
 _BROKEN = (pa.ArrowException, OSError)
+_AT_ONCE = 1024  # encoded images that are held to tell them apart
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
 
     Raises EdgelibError for a missing column, a column of the wrong kind, bad labels or missing class names.
     """
+    table = _renamed(table, options.columns, where)
     names = table.schema.names
     image = pick_column(names, options.image_column, IMAGE_COLUMNS, "image", where)
     asked = is_question_table(names, options)
@@ -120,6 +126,10 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
             f"column {image!r} of {where} holds {kind}, expected encoded images: bytes, a path, or "
             '{"bytes", "path"}; name another with image_column=..., or save arrays as npz'
         )
+    if _is_bytes(kind):
+        refuse_images(options, where)
+    elif options.images is not None:
+        table = replace(table, folder=options.images)
     if asked:
         return _read_questions(table, image, split, where)
     others = [name for name in names if name not in (image, label) and _is_plain(table.schema.field(name).type)]
@@ -143,10 +153,13 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
     names = table.schema.names
     task = task_of(names, where)
     plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
-    columns = table.columns(list(dict.fromkeys([*task.wanted, *plain])))
+    wanted = [name for name in (*task.wanted, ANSWERS) if name in names]
+    columns = table.columns(list(dict.fromkeys([*wanted, *plain])))
     own = {
         name: columns[name].to_pandas() if name in plain else columns[name].to_pylist() for name in columns.column_names
     }
+    if task.image_id not in own:
+        own[task.image_id] = _image_ids(table, image, len(columns))
     rows, first = question_rows(pd.DataFrame(own), task, split, where)
 
     def fetch(positions: np.ndarray) -> ImageList:
@@ -155,6 +168,32 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
     return with_images((rows, first), task, fetch)
+
+
+def _renamed(table: ArrowRows, columns: Mapping[str, str] | None, where: str) -> ArrowRows:
+    """The table with columns called by their roles."""
+    if not columns:
+        return table
+    named = role_names(table.schema.names, columns, where)  # name there -> name here
+    back = {new: old for old, new in named.items()}
+
+    def read(names: list[str]) -> pa.Table:
+        return table.columns([back[name] for name in names]).rename_columns(list(names))
+
+    schema = pa.schema([field.with_name(named[field.name]) for field in table.schema], table.schema.metadata)
+    return replace(table, schema=schema, columns=read, cells=lambda rows, name: table.cells(rows, back[name]))
+
+
+def _image_ids(table: ArrowRows, image: str, length: int) -> list[str]:
+    """What tells the images of a table apart that names none: the path in a cell, else a digest of its bytes."""
+    if _is_text(table.schema.field(image).type):
+        return table.columns([image])[image].to_pylist()
+    ids = []
+    for start in range(0, length, _AT_ONCE):
+        for cell in table.cells(np.arange(start, min(start + _AT_ONCE, length)), image).to_pylist():
+            data = cell.get("bytes") or str(cell.get("path")).encode() if isinstance(cell, dict) else cell
+            ids.append(hashlib.sha256(data or b"").hexdigest()[:16])
+    return ids
 
 
 def _cell(cell: Any, folder: Path, name: str) -> Path | bytes:

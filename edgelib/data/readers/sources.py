@@ -16,6 +16,7 @@ import pandas as pd
 from edgelib.data.images import Images
 from edgelib.errors import EdgelibError, did_you_mean
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 SPLIT_NAMES = {
@@ -30,24 +31,42 @@ SPLIT_NAMES = {
 }
 UNSPLIT = "test"  # the name under which a source without splits is read
 CLASS_NAMES_FILE = "class_names.json"
+SHARD = re.compile(r"(?P<split>\w[\w.]*)-(?P<place>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller says about a source; None means that the source tells."""
+    """What the caller says about a source; None means that the source tells.
+
+    columns: role -> the name of its column, such as {"question": "q", "answer": "gt", "image": "path"}.
+    images: folder of the image files that a source names. most: how many images the caller will draw at most, so that a
+    source that streams may stop there; None is all.
+    """
 
     image_column: str | None = None
     label_column: str | None = None
     class_names: Sequence[str] | Mapping | None = None
+    columns: Mapping[str, str] | None = None
+    images: Path | None = None
+    most: int | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the caller names a column of labels."""
+        return self.label_column is not None or "label" in (self.columns or {})
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One split of a source, before any image is decoded: rows (item, label, others), names, fetch(positions)."""
+    """One split of a source, before any image is decoded: rows (item, label, others), names, fetch(positions).
+
+    beginning: whether it is the beginning of a longer split, of which a draw takes the first items.
+    """
 
     rows: pd.DataFrame
     class_names: tuple[str, ...]
     fetch: Callable[[np.ndarray], Images]
+    beginning: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,10 @@ def canonical_split(name: str) -> str:
 
 
 def split_in_name(stem: str) -> str | None:
-    """The split that a file or folder is named for ('test', 'test-00000-of-00001' -> 'test'), or None."""
+    """The split that a file or folder is named for ('test', 'testdev-00000-of-00001' -> 'testdev'), or None."""
+    shard = SHARD.fullmatch(stem)
+    if shard:
+        return canonical_split(shard["split"])
     word = re.match(r"([a-z]+)(?:$|[-_.]\d)", stem.lower())
     return SPLIT_NAMES.get(word[1]) if word else None
 
@@ -104,10 +126,35 @@ def pick_column(present: Iterable[str], wanted: str | None, aliases: Sequence[st
     )
 
 
+def role_names(present: Sequence[str], columns: Mapping[str, str], where: str) -> dict[str, str]:
+    """What each column that is present is called once those of `columns` (role -> column) have their roles as names.
+
+    A column that has a role's name and is not meant by it becomes source_<name>. Raises EdgelibError for a column that
+    is not there, and for one with two roles.
+    """
+    for role, column in columns.items():
+        if column not in present:
+            raise EdgelibError(
+                f"columns = {{{role}: {column}}}: {where} has no column {column!r}{did_you_mean(column, present)}; "
+                f"present: {', '.join(present) or 'nothing'}"
+            )
+    roles = {column: role for role, column in columns.items()}
+    if len(roles) < len(columns):
+        twice = next(c for c in roles if list(columns.values()).count(c) > 1)
+        raise EdgelibError(f"columns names {twice!r} of {where} for two roles; a column can have one")
+    return {name: roles.get(name, f"source_{name}" if name in columns else name) for name in present}
+
+
 def refuse_columns(options: Options, where: str) -> None:
     """Raise EdgelibError if the caller names columns of a source that has none."""
-    if options.image_column or options.label_column:
-        raise EdgelibError(f"{where} has no columns to choose from; leave out image_column and label_column")
+    if options.image_column or options.label_column or options.columns:
+        raise EdgelibError(f"{where} has no columns to choose from; leave out image_column, label_column and columns")
+
+
+def refuse_images(options: Options, where: str) -> None:
+    """Raise EdgelibError if the caller names a folder of images for a source that brings its own."""
+    if options.images is not None:
+        raise EdgelibError(f"{where} holds its own images; leave out images={str(options.images)!r}")
 
 
 def first_given(*candidates):
