@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from edgelib.errors import EdgelibError
-from edgelib.ground.separate import weights_outside_linears
+from edgelib.ground.separate import separated, weights_outside_linears
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
+from edgelib.quant.quantize import check_groups, target_layers
+from edgelib.quant.scheme import scheme_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,24 @@ def parameter_report(model) -> pd.DataFrame:
         rows.append((f"{name}.weight", layer.weight.numel(), layer.format.name, ""))
     for name, count, why in _others(module):
         rows.append((name, count, cast, "" if cast else why))
+    return pd.DataFrame(rows, columns=["parameter", "count", "format", "kept"])
+
+
+def parameter_plan(model, scheme="w8a8-minmax") -> pd.DataFrame:
+    """Return what `parameter_report` will say of the model once `quantize` has rounded it, without rounding anything.
+
+    It takes shapes alone, so a model without weights (`edgelib.architecture`) will do. Raises EdgelibError as
+    `quantize` does for a scheme that does not fit the model.
+    """
+    import pandas as pd
+
+    module, scheme = separated(module_of(model)), scheme_for(model, scheme)
+    targets = target_layers(module, scheme)
+    check_groups(module, scheme, targets)
+    cast = scheme.weight if scheme.method == "cast" else ""
+    weights = {} if cast else {f"{name}.weight": module.get_submodule(name).weight.numel() for name in targets}
+    rows = [(name, count, scheme.weight, "") for name, count in weights.items()]
+    rows += [(name, count, cast, "" if cast else why) for name, count, why in _others(module) if name not in weights]
     return pd.DataFrame(rows, columns=["parameter", "count", "format", "kept"])
 
 
