@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from edgelib.chapters.schema.base import Answers, Questions, kinds
-from edgelib.chapters.schema.fields import MOST_ITEMS, Caches, Name, Twins, distinct, twin_name
+from edgelib.chapters.schema.fields import MOST_ITEMS, Caches, Columns, Name, Source, Twins, distinct, twin_name
 
 if TYPE_CHECKING:
     from edgelib.study.kv_grid import KVStudy
@@ -57,6 +57,10 @@ class Fp8KvAblation(Answers):
 
     dataset: Questions = Field("scenes-vqa", description="questions about images")
     split: Name = Field("test", description="split of the questions")
+    columns: Columns = Field({}, description="column names, as in {question: q, answer: gt, image: path}")
+    images: Annotated[Name, Source()] | None = Field(
+        None, description="folder of the image files, where it lies apart from the questions"
+    )
     n_images: int = Field(24, ge=4, le=MOST_ITEMS, description="images, each with all of its questions")
     format: Literal["e4m3", "e5m2", "int8", "int4"] = Field("e4m3", description="format of the cache that is examined")
     attention: Literal["fp8_e4m3", "fp8_e5m2", "int8"] = Field(
@@ -91,13 +95,13 @@ class Fp8KvAblation(Answers):
         from edgelib.models.twins import PLAIN
         from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant
 
-        offline: dict[str, Any] = {"offline": self.local_files_only}
+        how: dict[str, Any] = {"offline": self.local_files_only, "columns": self.columns, "images": self.images}
         twins = [dosed(kind, dose) for kind in self.dose_kinds for dose in self.doses]
         model = self.load_model()
-        data = kinds.questions(dataset(self.dataset, self.split, self.n_images, self.seed, **offline), self.dataset)
+        data = kinds.questions(dataset(self.dataset, self.split, self.n_images, self.seed, **how), self.dataset)
         kinds.check_parts(model, [], [*self.twins, *twins], self.seed)
         calibration: Any = calibration_set(
-            self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **offline
+            self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **how
         )
         places = [PLAIN, *self.twins]
         caches = [*(cache for cells in games(self.format).values() for cache in cells.values()), *self.fixes]

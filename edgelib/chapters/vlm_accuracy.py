@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from edgelib.chapters.schema.base import Answers, Questions, kinds
 from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
+    Columns,
     Conditions,
     Configs,
     Mixes,
@@ -69,6 +70,12 @@ class VlmAccuracy(Answers):
     n_more: int = Field(
         24, ge=2, le=MOST_ITEMS, description="images of each further benchmark, with all of their questions"
     )
+    columns: dict[Name, Columns] = Field(
+        {}, description="column names of a benchmark, as in {vqa: {question: q, answers: gt, image: path}}"
+    )
+    images: Annotated[dict[Name, Name], Source()] = Field(
+        {}, description="folder of a benchmark's image files, where it lies apart, as in {pope: ./val2014}"
+    )
     configs: Annotated[Configs, at_least_two("configurations: the reference, and one to compare with it")] = Field(
         ["bf16", "w8a16", "w4a16", "w8a8-smoothquant", "fp8", "w4a16-awq", "nvfp4"],
         description="configurations of the decoder: the reference first, then at least one to compare with it",
@@ -108,11 +115,23 @@ class VlmAccuracy(Answers):
                 raise EdgelibError(f"{field} must be at least {least} for {task}, got {getattr(self, field)}")
         return self
 
+    @model_validator(mode="after")
+    def _named_benchmarks(self) -> VlmAccuracy:
+        for field in ("columns", "images"):
+            for task in getattr(self, field):
+                choose(dict.fromkeys(self.asked), task, f"benchmark in {field}")
+        return self
+
     @field_validator("vision_configs")
     @classmethod
     def _beside_the_others(cls, names: list[str], info) -> list[str]:
         distinct([*info.data.get("configs", []), *names])
         return names
+
+    def reading(self, task: str) -> dict[str, Any]:
+        """How the data set of a benchmark is read, as `dataset` and `calibration_set` take it."""
+        named = {"columns": self.columns.get(task), "images": self.images.get(task)}
+        return {"offline": self.local_files_only, **named}
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -172,11 +191,13 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
     from edgelib.data.datasets import dataset
 
     name, split = (p.more[task], p.more_split) if task in p.more else (getattr(p, task), getattr(p, f"{task}_split"))
-    questions = kinds.questions(dataset(name, split, n, p.seed, offline=p.local_files_only), f"{task}={name!r}")
+    questions = kinds.questions(dataset(name, split, n, p.seed, **p.reading(task)), f"{task}={name!r}")
     if questions.task.name != task:
         found = questions.task.name
         raise EdgelibError(
-            f"{task}={name!r} holds questions of {found}; name a set with the columns of {task}, or scenes-{task}"
+            f"{task}={name!r} holds questions of {found}, which "
+            + (f"the parameter {found} takes" if found in ASKED else f"more takes, as {{{found}: {name}}}")
+            + f"; name a set of {task} here"
         )
     return questions
 
@@ -195,14 +216,14 @@ def _translations(p: VlmAccuracy) -> QuestionSet:
 def _calibrations(p: VlmAccuracy, sets: dict[str, QuestionSet], draws: list[tuple[str, int]]) -> dict[str, QuestionSet]:
     from edgelib.data.calibration import calibration_set
 
-    source, offline = p.calibration_source, p.local_files_only
+    source = p.calibration_source
     made: dict[str, Any] = {
         p.calibration: calibration_set(
-            p.calibration, p.n_calibration, p.seed, getattr(p, source), exclude=sets[source], offline=offline
+            p.calibration, p.n_calibration, p.seed, getattr(p, source), exclude=sets[source], **p.reading(source)
         )
     }
     for mix, draw in draws:
         made[draw_name(mix, draw)] = calibration_set(
-            mix, p.n_calibration, draw, p.mme, exclude=sets[TRANSLATION], offline=offline
+            mix, p.n_calibration, draw, p.mme, exclude=sets[TRANSLATION], **p.reading("mme")
         )
     return made

@@ -177,10 +177,21 @@ def check_devices(keys: list[str] | None, table: str | None) -> None:
     select(devices(table), keys or [])
 
 
+def _roles(columns: dict[str, str]) -> dict[str, str]:
+    """Refuse a role that no benchmark knows."""
+    from edgelib.tasks.benchmarks import TASKS
+
+    known = dict.fromkeys(["image", *(name for task in TASKS.values() for name in task.wanted), "answers"])
+    for role in columns:
+        choose(known, role, "role of a column")
+    return columns
+
+
 NotEmpty = Field(min_length=1)
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_text)]
 Names = Annotated[list[Name], NotEmpty]
 Prose = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(lambda text: _text(text, allowed="\n\t"))]
+Columns = Annotated[dict[Name, Name], AfterValidator(_roles)]
 ModelName = Annotated[Name, Source()]
 DataName = Annotated[Name, Source()]
 Files = Annotated[Names, each(_architecture), Source()]
