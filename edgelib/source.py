@@ -36,6 +36,7 @@ FLOORS = (
     "study",
     "report",
     "chapters",
+    "doctor",
     "cli",
 )
 

@@ -14,6 +14,7 @@ from edgelib.chapters.params import check
 from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
 from edgelib.chapters.schema.base import Parameters
+from edgelib.chapters.schema.fields import Kind
 from edgelib.chapters.vlm_accuracy import VlmAccuracy
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.records import parse_yaml, read_yaml, shown
@@ -36,6 +37,23 @@ CHAPTERS: dict[str, type[Parameters]] = {
 def studies() -> dict[str, type[Parameters]]:
     """The chapters that evaluate models: those whose parameters lead to a study."""
     return {name: chapter for name, chapter in CHAPTERS.items() if hasattr(chapter, "study")}
+
+
+def taking(model: str) -> dict[str, list[str]]:
+    """The chapters that take a model by its name, each with the parameters that do, as far as its files tell."""
+    found = {
+        name: [field for field, mark in chapter.model_marks() if _accepts(mark, model)]
+        for name, chapter in CHAPTERS.items()
+    }
+    return {name: fields for name, fields in found.items() if fields}
+
+
+def _accepts(mark: Kind, name: str) -> bool:
+    try:
+        mark.refuse(name)
+    except EdgelibError:
+        return False
+    return True
 
 
 def read(path: str | Path, chapter: str | None = None, over: str = "") -> tuple[str, dict[str, Any]]:

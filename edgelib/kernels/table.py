@@ -106,6 +106,31 @@ def why_not(kernel: Kernel) -> str:
     return "" if found >= kernel.cuda else f"needs {wanted}, this device has {found[0]}.{found[1]}"
 
 
+def unfit(kernel: Kernel, model) -> str:
+    """Return why a kernel cannot compute a model by itself, wherever it runs; empty if it can.
+
+    model: a loaded model. ONNX Runtime takes networks that make one tensor of pixels or tokens.
+    """
+    if kernel.runtime != ONNX:
+        return ""
+    if not isinstance(model, ZeroShotModel):
+        return (
+            "ONNX Runtime takes one step of a decoder, not a model that writes; its steps are timed by edgelib measure"
+        )
+    if isinstance(model, ClipModel) and set(model.family.image_inputs(_blank(model), model.module.config)) != {
+        "pixel_values"
+    }:
+        return (
+            "it reads patches of images of any shape, which ONNX Runtime would need one file a shape for; choose a "
+            "kernel of torch"
+        )
+    return ""
+
+
+def _blank(model: ZeroShotModel) -> Tensor:
+    return torch.zeros(2, 3, *model.preprocess.size)
+
+
 def with_kernel(
     model,
     kernel: str,
@@ -136,9 +161,12 @@ def with_kernel(
             module = quantize_by_torchao(module, kernel, on_cuda=chosen.cuda is not None)
         return _like(model, Converted(module) if kernel == "torch-bf16" and module_of(model) is model else module)
     if isinstance(model, ClipModel):
+        reason = unfit(chosen, model)
+        if reason:
+            raise EdgelibError(f"kernel {kernel!r} cannot compute {model.name}: {reason}")
         return _like(model, _clip(model, module, threads))
     if inputs is None and isinstance(model, ZeroShotModel):
-        inputs = [torch.zeros(2, 3, *model.preprocess.size)]
+        inputs = [_blank(model)]
     if inputs is None:
         raise EdgelibError(
             f"pass example inputs: with_kernel(module, {kernel!r}, [x]); a bare module has none of its own"
@@ -252,13 +280,7 @@ class KernelClip(nn.Module):
 def _clip(model: ClipModel, module: nn.Module, threads: int | None) -> KernelClip:
     from edgelib.kernels.onnx_model import export
 
-    pixels = torch.zeros(2, 3, *model.preprocess.size)
-    if set(model.family.image_inputs(pixels, module.config)) != {"pixel_values"}:
-        raise EdgelibError(
-            f"{model.name} reads patches of images of any shape, which ONNX Runtime would need one file a shape for; "
-            "choose a kernel of torch"
-        )
-    images = export(Images(module), [pixels], [[0]], threads=threads)
+    images = export(Images(module), [_blank(model)], [[0]], threads=threads)
     tokens = [ids.cpu() for ids in model.text_inputs(["a", "a b"]).values()]
     free = [[0]] if len(tokens) == 1 else [[0, 1], [0, 1]]
     return KernelClip(module.config, images, export(Texts(module), tokens, free, threads=threads))

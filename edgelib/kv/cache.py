@@ -266,6 +266,17 @@ def kv_cache(model, scheme: str | dict | KVScheme, statistics: KVStatistics | No
     not divide, layers that are not there, statistics that are missing or of another model, and the offset "bias" where
     keys are not the rotated output of a k_proj with a bias.
     """
+    scheme = kv_scheme(scheme)
+    decoder = decoder_for(model, scheme)
+    if scheme.needs_calibration:
+        if statistics is None:
+            raise EdgelibError(f"KV scheme {scheme.name!r} needs statistics: pass calibrate_kv(model, data)")
+        statistics.require_of(decoder)
+    return KVPlan(decoder, scheme, statistics if scheme.needs_calibration else None)
+
+
+def decoder_for(model, scheme: str | dict | KVScheme) -> Decoder:
+    """Return the decoder whose cache a scheme fits; raises EdgelibError as `kv_cache` does, before any statistics."""
     scheme, decoder = kv_scheme(scheme), decoder_of(model)
     for part in "kv":
         scheme.bits_per_element(decoder.head_dim, part)
@@ -276,11 +287,7 @@ def kv_cache(model, scheme: str | dict | KVScheme, statistics: KVStatistics | No
         raise EdgelibError(f"{type(decoder.module).__name__} has no image tokens; leave image16 and text16 out")
     if scheme.offset == "bias":
         _require_bias(decoder)
-    if scheme.needs_calibration:
-        if statistics is None:
-            raise EdgelibError(f"KV scheme {scheme.name!r} needs statistics: pass calibrate_kv(model, data)")
-        statistics.require_of(decoder)
-    return KVPlan(decoder, scheme, statistics if scheme.needs_calibration else None)
+    return decoder
 
 
 def _require_bias(decoder: Decoder) -> None:

@@ -115,14 +115,23 @@ def _quantization_of(config: Mapping) -> str | None:
     return next((found for found in map(_quantization_of, inner) if found is not None), None)
 
 
-def quantized_already(folder: Path, method: str, signs: Collection[str]) -> EdgelibError:
+class QuantizedAlready(EdgelibError):
+    """A checkpoint that some tool has quantized, by `method`."""
+
+    def __init__(self, text: str, method: str = ""):
+        super().__init__(text)
+        self.method = method
+
+
+def quantized_already(folder: Path, method: str, signs: Collection[str]) -> QuantizedAlready:
     """The error for a checkpoint that some tool has quantized. signs: what gave it away."""
     packed = method == _FILES["packing.json"]
     instead = "edgelib.load_packed reads it as the quantized model that it is; " if packed else ""
-    return EdgelibError(
+    return QuantizedAlready(
         f"{folder} is quantized already ({method}; see {_some(signs)}), so it is no floating-point baseline, and "
         f"quantizing it would round it twice; {instead}to quantize or compare here, load the model that it was made "
-        'from, or have the tool that made it write it out in floating point (without "quantization_config")'
+        'from, or have the tool that made it write it out in floating point (without "quantization_config")',
+        method,
     )
 
 

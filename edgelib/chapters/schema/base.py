@@ -57,6 +57,12 @@ class Parameters(BaseModel):
         """The parameters that name files or folders, in order: what else, beside code, the chapter depends on."""
         return tuple(name for name in cls.model_fields if _marks(cls, name, Source))
 
+    @classmethod
+    def model_marks(cls) -> list[tuple[str, Kind]]:
+        """The parameters that name a model, each with the kind that it takes."""
+        wanted = (kinds.name_of_classifier, kinds.name_of_supervised, kinds.name_of_writer)
+        return [(n, mark) for n in cls.model_fields for mark in _marks(cls, n, Kind) if mark.refuse in wanted]
+
     def refuse_kinds(self) -> None:
         """Raise EdgelibError for a given model or data set whose name tells that it is of a kind that is not taken."""
         for name in sorted(self.model_fields_set):

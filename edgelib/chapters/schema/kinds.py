@@ -36,9 +36,8 @@ def _kind(name: str) -> str | None:
     from edgelib.models.load import EMBEDDED
     from edgelib.models.preprocess import read_object
 
-    for folder in (EMBEDDED / name, os.path.expanduser(name)):
-        path = os.path.join(folder, "config.json")
-        if os.path.isfile(path):
+    for path in (EMBEDDED / name / "config.json", os.path.join(os.path.expanduser(name), "config.json"), _cached(name)):
+        if path is not None and os.path.isfile(path):
             try:
                 config = read_object(type(EMBEDDED)(path))
             except EdgelibError:
@@ -47,6 +46,18 @@ def _kind(name: str) -> str | None:
                 return "timm"
             return "dual" if dual_encoder(config.get("model_type")) is not None else loader_of(config) and "writes"
     return None
+
+
+def _cached(name: str) -> str | None:
+    """Where the configuration of a hub id lies that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # no hub id
+        return None
+    return found if isinstance(found, str) else None
 
 
 def name_of_classifier(name: str) -> None:
