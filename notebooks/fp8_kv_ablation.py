@@ -41,6 +41,8 @@
 
 # %% tags=["remove-cell"]
 
+from typing import Optional
+
 from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation, dosed, games
 from edgelib.chapters.params import begin, validate
 
@@ -51,6 +53,8 @@ model: str = "scenes-vlm"  # a model that writes: embedded name, local folder or
 dataset: str = "scenes-vqa"  # questions about images
 split: str = "test"
 n_images: int = 24  # quick run; params/fp8_kv_ablation.yaml sets the published size
+columns: dict[str, str] = {}  # column names, such as {"question": "q", "answer": "gt", "image": "path"}
+images: Optional[str] = None  # folder of the image files, where it lies apart from the questions
 calibration: str = "balanced"  # calibration mix; it must show images
 n_calibration: int = 32  # questions in the calibration set
 format: str = "e4m3"  # of the cache that is examined

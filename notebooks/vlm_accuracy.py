@@ -62,6 +62,8 @@ n_mme: int = 42
 more: dict[str, str] = {}  # further benchmarks, such as {"textvqa": "lmms-lab/textvqa"}
 more_split: str = "validation"
 n_more: int = 24
+columns: dict[str, dict[str, str]] = {}  # column names of a benchmark, such as {"vqa": {"question": "q"}}
+images: dict[str, str] = {}  # folder of a benchmark's image files, such as {"pope": "./val2014"}
 configs: list[str] = [
     "bf16",
     "w8a16",
