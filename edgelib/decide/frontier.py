@@ -70,10 +70,10 @@ def _checked(outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame) -> None:
         fractions(table.to_numpy(dtype=float, na_value=np.nan), f"outcomes of {name!r}")
 
 
-def _drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot: int, seed: int) -> np.ndarray:
-    """[1 + B, K, C] means per config and criterion; row 0 is the data, the others redraw clusters and runs.
+def drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot: int, seed: int) -> np.ndarray:
+    """Return [1 + B, K, C] means per config and criterion; row 0 is the data, the others redraw clusters and runs.
 
-    Of S runs S - 1 are drawn, as `runs.crossed_draws` does and why; a config with one run keeps it in every draw.
+    tables: items by (config, run) of each criterion. Of S runs S - 1 are drawn, as `runs.crossed_draws` does and why; a config with one run keeps it in every draw.
     """
     sums, sizes = [], None
     codes = np.arange(len(tables[0])) if cluster is None else pd.factorize(np.asarray(cluster))[0]
@@ -187,7 +187,7 @@ def uncertain_frontier(
     """
     _checked(outcomes, costs)
     configs, tables = costs.index, list(outcomes.values())
-    means = _drawn_means(tables, configs, cluster, n_boot, seed)
+    means = drawn_means(tables, configs, cluster, n_boot, seed)
     fixed = -np.broadcast_to(costs.to_numpy(float), (len(means), *costs.shape)).copy()
     for column, spread in (cost_spread or {}).items():
         if column not in costs.columns or not spread >= 0:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgelib.decide.frontier import _drawn_means, hypervolume, uncertain_frontier
+from edgelib.decide.frontier import drawn_means, hypervolume, uncertain_frontier
 from edgelib.decide.pareto import frontier_regret, pareto_frontier
 from edgelib.errors import EdgelibError
 
@@ -82,7 +82,7 @@ def test_draws_of_runs_have_the_variance_of_their_mean(runs):
     rng = np.random.default_rng(9)
     columns = [("dear", str(run)) for run in range(runs)] + [("cheap", "once")]
     outcomes = pd.DataFrame(np.tile(rng.random(runs + 1), (20, 1)), columns=pd.MultiIndex.from_tuples(columns))
-    draws = _drawn_means([outcomes], COSTS.index, None, 4000, 0)[1:, :, 0]
+    draws = drawn_means([outcomes], COSTS.index, None, 4000, 0)[1:, :, 0]
     means = outcomes["dear"].iloc[0]
     assert draws[:, 1].mean() == pytest.approx(means.mean(), abs=0.02)
     assert draws[:, 1].var() == pytest.approx(means.var(ddof=1) / runs, rel=0.1) and draws[:, 0].var() < 1e-20
