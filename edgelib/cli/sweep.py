@@ -1,8 +1,15 @@
-"""`edgelib sweep`: the grid of a chapter without its notebook."""
+"""`edgelib sweep`: the grid of a chapter without its notebook, on this machine or on a cluster."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,37 +18,134 @@ import typer
 from edgelib.chapters.params import check as checked
 from edgelib.chapters.table import read, studies
 from edgelib.cli.base import Over, app, one_paragraph
-from edgelib.errors import choose
+from edgelib.errors import EdgelibError, choose
+
+ENDINGS: dict[str, Callable] = {
+    ".csv": lambda rows, path: rows.to_csv(path, index=False),
+    ".json": lambda rows, path: rows.to_json(path, orient="records", lines=False, force_ascii=False),
+    ".parquet": lambda rows, path: rows.to_parquet(path, index=False),
+}
 
 
 @app.command()
 @one_paragraph
 def sweep(
     file: Annotated[Path, typer.Argument(help="Parameter file, named after its chapter.")],
-    out: Annotated[Path | None, typer.Option(help="Parquet file for the outcomes, one row per item and cell.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the outcomes, one row per item and cell: .csv, .json or .parquet.")
+    ] = None,
     chapter: Annotated[
         str | None, typer.Option(help=f"Chapter, where the file is not named after it: {', '.join(studies())}.")
     ] = None,
+    executor: Annotated[str | None, typer.Option(help="serial, thread, process or ray, over the file's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads, processes or actors, over the file's.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, such as auto or host:6379; RAY_ADDRESS, else this machine.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs of one Ray worker; 0.25 lets four share one.")] = 0.0,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL of cells, such as s3://bucket/run; the file's `results`.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it will take, for each executor.")] = False,
     over: Over = "",
 ) -> None:
     """Run the grid of a chapter without a notebook; started again, it computes only what is missing."""
     name = file.stem if chapter is None else chapter
+    if out is not None:
+        choose(ENDINGS, out.suffix, f"ending of {str(out)!r}")
     schema = choose(studies(), name, "chapter with a grid")
-    parameters: Any = checked(read(file, name, over)[1], schema)
+    given = {key: value for key, value in (("executor", executor), ("workers", workers)) if value is not None}
+    parameters: Any = checked(read(file, name, over)[1] | given, schema)
+    if parameters.executor != "ray" and (address is not None or gpus):
+        raise EdgelibError("--address and --gpus are of Ray's workers; add --executor ray")
     from edgelib.ground.paths import find_root
+    from edgelib.study.executors import Cluster
     from edgelib.study.store import CellStore
     from edgelib.study.sweep import sweep as run
 
-    study = parameters.study()
-    results = find_root() / os.path.expanduser(parameters.results)
-    rows = study.score(run(study, CellStore(results), executor=parameters.executor, workers=parameters.workers))
+    results = store or parameters.results
+    here = "://" not in results
+    place = find_root() / os.path.expanduser(results) if here else results
+    cluster = Cluster(address, gpus=gpus) if parameters.executor == "ray" else None
+    with _stoppable(), _notes():
+        study, cells = parameters.study(), CellStore(place)
+        if dry_run:
+            _forecast(study, cells, parameters.workers)
+            return
+        how = {"executor": parameters.executor, "workers": parameters.workers, "cluster": cluster}
+        rows = study.score(run(study, cells, **how))
     rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
-    out = out or results / "sweeps" / f"{file.stem}.parquet"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(out, index=False)
+    out = out or (Path(place) if here else find_root() / "results") / "sweeps" / f"{file.stem}.parquet"
     marks = list(study.columns(*next(iter(study.cells()))))
     score = "correct" if "correct" in rows else "score"
     means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
+    _write(out, lambda path: ENDINGS[out.suffix](rows, path))
+    summary = out.with_suffix(".summary.json")
+    _write(summary, lambda path: path.write_text(_summary(name, parameters, rows, means, score), encoding="utf-8"))
     print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
     clean = ", severity 0 is clean" if "severity" in marks else ""
-    print(f"simulated mean of {score!r}{clean}; {len(rows)} outcomes in {out}")
+    print(f"simulated mean of {score!r}{clean}, also in {summary}; {len(rows)} outcomes in {out}")
+
+
+def _forecast(study: Any, cells: Any, workers: int) -> None:
+    from edgelib.study.forecast import forecast
+
+    table = forecast(study, cells, workers=workers)
+    shown = table.assign(
+        seconds=[f"{s:.1f}" for s in table["seconds"]],
+        memory=[f"{b / 2**20:.0f} MiB" for b in table["memory"]],
+        stored=[f"{b / 2**20:.2f} MiB" for b in table["stored"]],
+    )
+    print(shown.to_string(index=False))
+    unknown = "; nan: cells of this grid cannot be tried in part" if table["seconds"].isna().any() else ""
+    print(f"predicted from a small sample on this machine{unknown}; nothing was stored, drop --dry-run to begin")
+
+
+def _summary(name: str, parameters: Any, rows: Any, means: Any, score: str) -> str:
+    """What the table beside it holds: where it came from and its means."""
+    from edgelib import __version__
+
+    told = {
+        "chapter": name,
+        "edgelib": __version__,
+        "parameters": parameters.model_dump(mode="json"),
+        "outcomes": len(rows),
+        "columns": list(rows.columns),
+        "score": score,
+        "kind": "simulated",
+        "means": means.reset_index(name="mean").to_dict("records"),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _write(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        make(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does: children are ended, the command says how to go on."""
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        wanted = []
+    before = {number: signal.signal(number, signal.default_int_handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show a warning as one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"edgelib: note: {message}", file=sys.stderr)
+        yield

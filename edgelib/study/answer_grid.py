@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -130,6 +130,18 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
             "corruption": place.condition.corruption,
             "severity": place.condition.severity,
         }
+
+    def part(self, start: int, stop: int) -> AnswerGrid:
+        """The grid of some of the questions of every task, as far as it has so many."""
+        sets = {
+            task: asked.subset(range(min(start, len(asked) - 1), min(stop, len(asked))))
+            for task, asked in self.sets.items()
+        }
+        return replace(self, sets=sets)
+
+    def items(self, place: Place) -> int:
+        """Questions of the task."""
+        return len(self.sets[place.task])
 
     def module(self, variant: AnswerVariant) -> nn.Module:
         """The network that a variant is a copy of."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -26,6 +26,8 @@ from edgelib.source import code_version
 from edgelib.study.protocol import Study
 
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
+
+SHARD = 2048  # images that a worker takes at once of a longer cell
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,20 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
             )
             rows |= {v: by_name[v.name] for v in some}
         return rows
+
+    def shards(self, condition: Condition) -> list[tuple[int, int]]:
+        """Shards of whole batches, of `SHARD` images or less; the batches are those of the cell in one piece."""
+        size = max(SHARD - SHARD % self.batch_size, self.batch_size)
+        starts = range(0, len(self.data), size)
+        return [(start, min(start + size, len(self.data))) for start in starts] if len(starts) > 1 else []
+
+    def part(self, start: int, stop: int) -> ClassifierGrid:
+        """The grid of some of the images."""
+        return replace(self, data=self.data.subset(range(start, stop)))
+
+    def items(self, condition: Condition) -> int:
+        """Images of the set."""
+        return len(self.data)
 
     def reference(self, model: str) -> Variant:
         """The variant whose features others of the same model are compared with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -103,6 +103,14 @@ class KVStudy(Study[KVVariant, str, None]):
     def columns(self, variant: KVVariant, twin: str) -> dict:
         """What the rows of a cell are marked with."""
         return {"twin": twin, "cache": variant.cache, "attention": variant.attention}
+
+    def part(self, start: int, stop: int) -> KVStudy:
+        """The study of some of the questions."""
+        return replace(self, data=self.data.subset(range(start, stop)))
+
+    def items(self, twin: str) -> int:
+        """Questions of the set."""
+        return len(self.data)
 
     def module(self, variant: KVVariant) -> nn.Module:
         """The network that answers."""

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 import pandas as pd
 from torch import nn
 
+from edgelib.errors import EdgelibError
+
 Variant = TypeVar("Variant")
 Place = TypeVar("Place")
 Built = TypeVar("Built")
@@ -57,6 +59,21 @@ class Study(ABC, Generic[Variant, Place, Built]):
     def effort(self, place: Place, todo: Sequence[Variant]) -> float:
         """How long a place takes beside others; the longest go first, so that no worker is left alone at the end."""
         return 0.0
+
+    def shards(self, place: Place) -> list[tuple[int, int]]:
+        """Where long cells of a place may be cut: first and last-plus-one item of each shard; none for short cells.
+
+        Depends on the study alone and not on workers, so that a cell has the same bytes wherever it is computed.
+        """
+        return []
+
+    def part(self, start: int, stop: int) -> Study[Variant, Place, Built]:
+        """The study of the items from `start` up to `stop`. Raises EdgelibError where cells cannot be cut."""
+        raise EdgelibError(f"cells of {type(self).__name__} cannot be cut into parts")
+
+    def items(self, place: Place) -> int:
+        """Items of a place, for studies that have `part`; 0 where cells cannot be cut."""
+        return 0
 
     def for_thread(self) -> Study[Variant, Place, Built]:
         """The study for one more thread of this process; itself where evaluating changes no shared network."""

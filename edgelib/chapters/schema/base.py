@@ -82,8 +82,8 @@ class GridParameters(Parameters):
     """What chapters share that evaluate a grid of cells."""
 
     n_bootstrap: int = Field(1000, ge=100, le=100_000, description="bootstrap draws behind each interval")
-    executor: Literal["serial", "thread", "process"] = Field("thread", description="how the grid's cells are run")
-    workers: int = Field(2, ge=1, le=256, description="threads or processes of the executor")
+    executor: Literal["serial", "thread", "process", "ray"] = Field("thread", description="how cells are run")
+    workers: int = Field(2, ge=1, le=256, description="threads, processes or actors of the executor")
 
 
 class ZeroShot(GridParameters):
@@ -140,8 +140,8 @@ class Answers(GridParameters):
     model: Writer = Field("scenes-vlm", description="a model that writes: embedded name, folder or hub id")
     calibration: Mix = Field("balanced", description="calibration mix")
     n_calibration: int = Field(32, ge=1, le=MOST_ITEMS, description="questions in a calibration set")
-    executor: Literal["serial", "process"] = Field("serial", description="how the grid's cells are run")
-    workers: int = Field(2, ge=1, le=256, description="processes of the process executor")
+    executor: Literal["serial", "process", "ray"] = Field("serial", description="how cells are run")
+    workers: int = Field(2, ge=1, le=256, description="processes or actors of the executor")
 
     def load_model(self) -> GenerativeModel:
         """The model on the device."""

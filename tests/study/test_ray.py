@@ -1,0 +1,102 @@
+"""Sweeps on a Ray cluster of two nodes on this machine: same bytes as alone, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+
+import pandas as pd
+import pytest
+from small_tasks import Shared, die_once, multiply, sleep_once
+from toy_study import Toy
+
+from edgelib.errors import EdgelibError
+from edgelib.study.executors import Cluster, Patience, StartError, run_tasks
+from edgelib.study.store import CellStore
+from edgelib.study.store.check import check_store
+from edgelib.study.sweep import SweepError, sweep
+
+ray = pytest.importorskip("ray", reason="comes with the extra 'ray'")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two nodes with room for one worker each; the second is the one that can leave."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    memory = 100 * 2**20
+    cluster = Nodes(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": memory},
+    )
+    second = cluster.add_node(num_cpus=1, object_store_memory=memory)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    yield cluster, second
+    ray.shutdown()
+    cluster.shutdown()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def bytes_of(store: CellStore) -> dict:
+    return {name: store.files.read(name) for name in store.files.names(".parquet")}
+
+
+def test_a_task_of_a_dead_actor_is_given_to_another(nodes, tmp_path):
+    tasks = [(str(tmp_path), n) for n in range(1, 4)]
+    with pytest.warns(UserWarning, match="its Ray worker was lost .ActorDiedError.; it is given to another worker"):
+        assert sorted(run_tasks(die_once, tasks, Shared(3), executor="ray", workers=2)) == [3, 6, 9]
+
+
+def test_a_silent_actor_is_ended_and_its_task_done_by_another(nodes, tmp_path):
+    tasks = [(str(tmp_path), n) for n in range(1, 7)]
+    how = {"patience": Patience(factor=2, at_least=1.5), "name": lambda task: f"task {task[1]}"}
+    with pytest.warns(UserWarning, match="task 4: its worker was silent for . s and was ended"):
+        done = run_tasks(sleep_once, tasks, Shared(3), executor="ray", workers=2, **how)
+        assert sorted(done) == [3 * n for n in range(1, 7)]
+
+
+def test_errors_arrive_as_themselves(nodes):
+    with pytest.raises(EdgelibError, match="cannot multiply by 0; choose another number"):
+        list(run_tasks(multiply, [(0,)], Shared(3), executor="ray", workers=1))
+    with pytest.raises(StartError, match="nothing can be multiplied by 13"):
+        list(run_tasks(multiply, [(1,)], Shared(13), executor="ray", workers=1, cluster=Cluster(cpus=0.5)))
+
+
+def test_a_poisoned_cell_on_a_cluster_is_named_at_the_end(nodes, tmp_path):
+    with pytest.raises(SweepError, match="1 of 8 cells failed each time"):
+        sweep(Toy(trouble={1: "raise"}), CellStore(tmp_path), executor="ray", progress=False)
+    assert check_store(CellStore(tmp_path)).cells == 7
+
+
+def test_a_node_that_leaves_changes_nothing(nodes, tmp_path):
+    cluster, second = nodes
+    slow = Toy(places=16, n=10, cut=4, trouble=dict.fromkeys(range(16), "slow"))
+    alone, shared = CellStore(tmp_path / "alone"), CellStore(tmp_path / "shared")
+    expected = sweep(Toy(places=16, n=10), alone, progress=False)
+    gone = []
+
+    def leave() -> None:
+        while not any(shared.folder.rglob("*.parquet")):
+            time.sleep(0.05)
+        time.sleep(1)
+        cluster.remove_node(second, allow_graceful=False)
+        gone.append(time.monotonic())
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        rows = sweep(slow, shared, executor="ray", workers=2, progress=False)
+    ended = time.monotonic()
+    thread.join()
+    assert gone and gone[0] < ended
+    pd.testing.assert_frame_equal(rows, expected)
+    assert bytes_of(alone) == bytes_of(shared)
