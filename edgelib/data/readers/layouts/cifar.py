@@ -53,10 +53,9 @@ def open_cifar(listing: Listing) -> Source | None:
         ("batches.meta", _TEN, "label_names", "labels"),
         ("meta", _HUNDRED, "fine_label_names", "fine_labels"),
     ):
-        folder = next(
-            (f.parent for f in listing.files if f.name == meta and (f.parent / parts["test"][0]).is_file()), 0
-        )
-        if folder:
+        metas = [f for f in listing.files if f.name == meta and (f.parent / parts["test"][0]).is_file()]
+        if metas:
+            folder = metas[0].parent
             made = {
                 s: partial(_read, folder, [folder / n for n in p], (meta, names, labels), s) for s, p in parts.items()
             }
