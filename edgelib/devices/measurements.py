@@ -8,6 +8,7 @@ of the published book lies in edgelib/devices/measured; a folder of your own tak
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import yaml
@@ -41,16 +42,38 @@ COLUMNS = {
         *("operations", "bytes", *MEMORY),
     ),
 }
+# Columns of a loaded model that was timed, and what a table without them is taken to say.
+_OWN_TEXTS = ("part", "image")
+_OWN_TIMES = ("prepare_p50", "encode_p50")
+OWN = {
+    "encoders": (*_OWN_TEXTS, "prepare_p50"),
+    "generation": ("image", "image_tokens", *_OWN_TIMES),
+}
 CEILINGS = ("copy_gb_s", "read_gb_s", "fp32_tops")
 # What a number of each column may be: least, most. Times are in ms; a time of 12 days or a step of 10^24 is a slip.
 _COUNTS = ("batch", "prompt", "new_tokens", "n")
 _RANGES = {
     **dict.fromkeys(_COUNTS, (1, 1e7)),
-    **dict.fromkeys((*_STEP, *_TTFT, *_TPOT, "tpot", "tokens_per_s"), (1e-9, 1e9)),
+    **dict.fromkeys((*_STEP, *_TTFT, *_TPOT, *_OWN_TIMES, "tpot", "tokens_per_s"), (1e-9, 1e9)),
+    "image_tokens": (0, 1e7),
     **dict.fromkeys(("operations", "bytes"), (1, 1e24)),
     **dict.fromkeys(MEMORY, (0, 1e16)),
 }
 _RISING = (_STEP, _TTFT, _TPOT)
+
+
+class ModelFacts(Record):
+    """Whose times they are, where a loaded model was timed.
+
+    name: of its folder or hub id. kind: whether it writes text or classifies images. parameters: how many.
+    architecture: SHA-256 of its configuration and the shapes of its tensors. weights: of their values.
+    """
+
+    name: Text
+    kind: Literal["generative", "zero-shot"]
+    parameters: Annotated[int, Field(ge=1)]
+    architecture: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class MachineFacts(Record):
@@ -58,7 +81,9 @@ class MachineFacts(Record):
 
     name: of the machine in the book. threads: that torch had. ceilings: {"copy_gb_s", "read_gb_s", "<format>_tops":
     rate}. memory_gib, usable_gib: its memory, and what its system leaves. family: as of a device. others: share of the
-    machine that other programs took meanwhile. left_out: cases that were not measured, and why.
+    machine that other programs took meanwhile. left_out: cases that were not measured, and why. unsettled: cases that
+    were stopped while their median was uncertain. model: that was timed, absent where shapes with random weights were.
+    images: that it was timed on.
     """
 
     name: Text
@@ -75,27 +100,40 @@ class MachineFacts(Record):
         Field(min_length=1),
     ]
     left_out: list[Text] = []
+    unsettled: list[Text] = []
+    model: ModelFacts | None = None
+    images: Text | None = None
 
 
 @dataclass(frozen=True)
 class Measurements:
     """What was measured on one machine: machine (name, processor, threads, ceilings, versions), encoders, generation.
 
-    Times in ms, memory in bytes, operations and bytes of one step; columns as COLUMNS.
+    Times in ms, memory in bytes, operations and bytes of one step; columns as COLUMNS, and OWN where a loaded model was
+    timed. config: its config.json; it is written beside the tables, so that their folder names an architecture too.
     """
 
     machine: Mapping
     encoders: pd.DataFrame
     generation: pd.DataFrame
+    config: Mapping | None = None
 
 
 def save_measurements(measured: Measurements, folder: str | Path) -> Path:
-    """Write the three files of a machine and return the folder; times keep 4 significant digits."""
+    """Write the files of a machine and return the folder; times keep 4 significant digits.
+
+    A table without rows has no file: of a model without a decoder, or one that encodes images only with their prompt.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "machine.yaml", yaml.safe_dump(dict(measured.machine), sort_keys=False, allow_unicode=True))
+    if measured.config is not None:
+        _write(folder / "config.json", json.dumps(dict(measured.config), indent=1, sort_keys=True, default=str) + "\n")
     for name in COLUMNS:
         table = getattr(measured, name)
+        if not len(table):
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+            continue
         rounded = table.assign(**{c: table[c].map("{:.4g}".format) for c in table.select_dtypes("floating")})
         _write(folder / f"{name}.csv", rounded.to_csv(index=False, lineterminator="\n"))
     return folder
@@ -118,14 +156,19 @@ def load_measurements(path: str | Path | None = None) -> Measurements:
     try:
         machine = read_yaml(folder / "machine.yaml", "machine")
         facts = checked(MachineFacts, machine, f"machine.yaml in {folder}")
-        tables = {name: _table(name, folder / f"{name}.csv") for name in COLUMNS}
+        own = facts.model is not None
+        tables = {name: _table(name, folder / f"{name}.csv", may_lack=own) for name in COLUMNS}
+        if not any(map(len, tables.values())):
+            raise EdgelibError(f"{folder} has neither {' nor '.join(f'{name}.csv' for name in COLUMNS)}")
     except EdgelibError as error:
         raise EdgelibError(f"no measurements: {error}; make them there with `edgelib measure {folder}`") from None
     return Measurements(MappingProxyType(facts.model_dump(exclude_unset=True)), **tables)
 
 
-def _table(name: str, path: Path) -> pd.DataFrame:
-    """One file of measurements, checked."""
+def _table(name: str, path: Path, may_lack: bool = False) -> pd.DataFrame:
+    """One file of measurements, checked; without rows where there is none and it may lack."""
+    if may_lack and not path.is_file():
+        return pd.DataFrame(columns=[*COLUMNS[name], *OWN[name]])
     try:
         text = path.read_bytes().decode("utf-8")
         lines = [line for line in csv.reader(StringIO(text, newline=""), strict=True) if line]
@@ -143,12 +186,14 @@ def _table(name: str, path: Path) -> pd.DataFrame:
     if not text.endswith("\n"):
         raise EdgelibError(f"{path} ends in the middle of line {len(lines)}: it was cut")
     try:
-        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False, na_values=[""])
+        table = pd.read_csv(
+            StringIO(text), dtype=dict.fromkeys((*_TEXTS, *_OWN_TEXTS), str), keep_default_na=False, na_values=[""]
+        )
     except pd.errors.ParserError as error:
         raise EdgelibError(f"cannot read {path}: {one_line(error)}") from None
     if len(table) != len(lines) - 1:
         raise EdgelibError(f"{path} has quotes or ends of lines that leave open where its rows end")
-    for column in COLUMNS[name]:
+    for column in (*COLUMNS[name], *(own for own in OWN[name] if own in header)):
         table[column] = _column(path, table[column], [line[header.index(column)] for line in lines[1:]])
     _consistent(path, table)
     return table
@@ -156,13 +201,14 @@ def _table(name: str, path: Path) -> pd.DataFrame:
 
 def _column(path: Path, values: pd.Series, written: list[str]) -> pd.Series:
     """A column of texts or numbers; raises where a value is missing or cannot be measured, as it is written."""
-    if values.name in _TEXTS:
+    if values.name in (*_TEXTS, *_OWN_TEXTS):
         good, rule, found = values.notna(), "must not be empty", values
     else:
         low, high = _RANGES[values.name]
         found = pd.to_numeric(values, errors="coerce")
         whole = values.name in _COUNTS
-        good = found.between(low, high) & (found % 1 == 0 if whole else True) & (values.dtype != bool)
+        lacks = values.isna() & (values.name in _OWN_TIMES)
+        good = lacks | found.between(low, high) & (found % 1 == 0 if whole else True) & (values.dtype != bool)
         rule = f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}"
     if not good.all():
         at = int((~good).to_numpy().argmax())
@@ -179,11 +225,22 @@ def _consistent(path: Path, table: pd.DataFrame) -> None:
                 at = int(falls.argmax())
                 values = f"{low} = {table[low].iloc[at]:g} is above {high} = {table[high].iloc[at]:g}"
                 raise EdgelibError(f"{path}, line {at + 2}: {values}")
-    case = [column for column in ("model", "config", "batch", "prompt", "new_tokens") if column in table]
+    case = [column for column in ("model", *_OWN_TEXTS, "config", "batch", "prompt", "new_tokens") if column in table]
     twice = table.duplicated(case).to_numpy()
     if twice.any():
         at = int(twice.argmax())
         raise EdgelibError(f"{path}, line {at + 2} is a case again: {', '.join(map(str, table[case].iloc[at]))}")
+
+
+def named_cases(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose `model` also says which part of a model was timed and on images of what size."""
+    words = {"vision": ", images", "text": ", texts"}
+    named = table["model"]
+    if "part" in table:
+        named = named + table["part"].map(words).fillna("")
+    if "image" in table:
+        named = named + table["image"].map(lambda size: "" if size == "none" else f" of {size}")
+    return table.assign(model=named)
 
 
 def machine_device(measured: Measurements, key: str = "this-machine") -> Device:

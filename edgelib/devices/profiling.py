@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
@@ -87,6 +89,42 @@ def percentiles(times) -> dict[str, float]:
         raise EdgelibError(f"percentiles need measured times above 0, got {times!r}")
     found = np.percentile(times, PERCENTILES)
     return {**{f"p{q}": float(value) for q, value in zip(PERCENTILES, found, strict=True)}, "n": times.size}
+
+
+def median_interval(times, level: float = 0.95) -> tuple[float, float] | None:
+    """Return two of the times [n] between which the median of all possible ones lies, whatever their distribution.
+
+    level: at least this sure, by the binomial count of times below the median. None where n is too small, below 6 times
+    for 95 %. Source: David and Nagaraja, Order Statistics, 2003, section 7.1.
+    """
+    ordered = np.sort(np.asarray(times, dtype=float))
+    outside = 2 * binom.cdf(np.arange(ordered.size), ordered.size, 0.5)  # beyond the k-th from below and from above
+    ranks = int((outside <= 1 - level).sum())
+    return None if ranks == 0 else (float(ordered[ranks - 1]), float(ordered[-ranks]))
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """When a time is known well enough: its median's 95 % interval within `share` of it to either side, or `seconds`
+    spent on it, though never before `least` times were taken, nor after `most`."""
+
+    least: int = 6
+    most: int = 30
+    share: float = 0.03
+    seconds: float = 60.0
+
+    def settled(self, times) -> bool:
+        """Whether the median of these times (ms) is known to `share`."""
+        interval = median_interval(times)
+        middle = float(np.median(times))
+        return interval is not None and max(middle - interval[0], interval[1] - middle) <= self.share * middle
+
+    def enough(self, times, seconds: float | None = None) -> bool:
+        """Whether no further times (ms) are needed; seconds: that taking them took, their sum if it is not given."""
+        if len(times) < max(1, self.least):
+            return False
+        spent = float(np.sum(times)) / 1e3 if seconds is None else seconds
+        return len(times) >= self.most or spent >= self.seconds or self.settled(times)
 
 
 def token_times(marks: np.ndarray) -> tuple[float, np.ndarray]:
@@ -177,12 +215,13 @@ def token_statistics(runs: Sequence[np.ndarray], batch: int) -> dict[str, float]
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters and buffers, shared storage once; of a session those of its file."""
-    if hasattr(model, "bytes"):
+    """Return the bytes of a model's parameters and buffers, shared storage once; of sessions those of their files."""
+    if not isinstance(model, nn.Module):
         return model.bytes
+    files = sum(part.bytes for part in model.modules() if isinstance(getattr(part, "bytes", None), int))
     tensors = [part for t in (*model.parameters(), *model.buffers()) for part in _parts(t)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
+    return files + sum(storage.nbytes() for storage in storages.values())
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:

@@ -7,7 +7,9 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,60 @@ def export(
             size += part.stat().st_size
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return OnnxModule(session, size, digest.hexdigest())
+
+
+class LayerExport:
+    """Exports layers one by one, each to a session of its own; of layers that differ in numbers alone the first is
+    traced, and the others take its graph."""
+
+    def __init__(self):
+        self.graphs: dict[tuple, tuple[Any, dict[str, str]]] = {}
+
+    def __call__(self, layer: nn.Module, width: int) -> OnnxModule:
+        """Export a layer float32 [rows, width] -> [rows, out] with any number of rows; raises as `export`."""
+        import onnxruntime as ort
+        from onnx.numpy_helper import from_array
+
+        if isinstance(layer, nn.Linear) and layer.bias is None:  # its product alone would store the weight transposed
+            plain, layer = layer, nn.Linear(layer.in_features, layer.out_features, device="meta")
+            layer.weight = plain.weight
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features), requires_grad=False)
+        state = {name: tensor.detach().contiguous().numpy() for name, tensor in layer.state_dict().items()}
+        settings = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int)}
+        form = (type(layer), width, str(settings), *((n, v.shape, str(v.dtype)) for n, v in state.items()))
+        if form not in self.graphs:
+            self.graphs[form] = _graph(layer, width)
+        graph, sources = self.graphs[form]
+        for tensor in graph.graph.initializer:
+            if tensor.name in sources:
+                tensor.CopyFrom(from_array(state[sources[tensor.name]], tensor.name))
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        # Threads of a session that has done its part would spin on the cores that the next layer wants.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        file = graph.SerializeToString()
+        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return OnnxModule(session, len(file), hashlib.sha256(file).hexdigest())
+
+
+def _graph(layer: nn.Module, width: int) -> tuple[Any, dict[str, str]]:
+    """The graph of a layer, and which of the layer's tensors each of its initializers is; scalars may be constants."""
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        _write(layer, (torch.zeros(2, width),), [[0]], ["output"], path)
+        graph = onnx.load(path)
+    state, sources = layer.state_dict(), {}
+    for tensor in graph.graph.initializer:
+        source = tensor.name if tensor.name in state else tensor.name.rpartition(".")[0]  # "bias" may come as "bias.1"
+        if source in state and np.array_equal(to_array(tensor), state[source].detach().numpy()):
+            sources[tensor.name] = source
+        elif to_array(tensor).size > 1:
+            raise EdgelibError(f"{type(layer).__name__} becomes {tensor.name} in ONNX, which is no tensor of its own")
+    return graph, sources
 
 
 def _write(module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], outputs: Sequence[str], path: Path):

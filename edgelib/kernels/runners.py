@@ -63,10 +63,15 @@ def installed_runners() -> tuple[Runner, ...]:
     return (torch_runner(), torch_runner(torch.bfloat16), *map(_kernel_runner, others))
 
 
+def kernel_bits(kernel: Kernel) -> float:
+    """Bits per weight that a kernel stores with its scales; of a scheme's, those of the layers of CLIP ViT-B/32."""
+    if kernel.bits is not None:
+        return kernel.bits
+    return weight_bits(architecture("clip-vit-base-patch32").vision_model, kernel.scheme)
+
+
 def _kernel_runner(kernel: Kernel) -> Runner:
-    bits = kernel.bits
-    if bits is None:
-        bits = weight_bits(architecture("clip-vit-base-patch32").vision_model, kernel.scheme)
+    bits = kernel_bits(kernel)
 
     def prepared(module: nn.Module) -> nn.Module:
         return quantize(module, kernel.scheme) if kernel.scheme else module

@@ -8,8 +8,10 @@ from torch import nn
 from edgelib.ground.modules import converted
 
 
-def quantize_by_torchao(module: nn.Module, kernel: str, *, on_cuda: bool) -> nn.Module:
-    """Return our own copy of a module with its Linears replaced by torchao's, for one of its kernels.
+def quantize_by_torchao(
+    module: nn.Module, kernel: str, *, on_cuda: bool, layers: frozenset[str] | None = None
+) -> nn.Module:
+    """Return our own copy of a module with its Linears, or those named, replaced by torchao's, for one of its kernels.
 
     int8 codes reach from -128 to 127 with scale 2 amax / 255 per channel, and so do dynamic inputs per row: the schemes
     w8a32-minmax-full and, but for the grid of the inputs, w8a8-minmax-full. int4 has groups of 128, fp8 one scale per
@@ -32,5 +34,8 @@ def quantize_by_torchao(module: nn.Module, kernel: str, *, on_cuda: bool) -> nn.
     }
     if on_cuda:
         module = converted(module, torch.bfloat16).to("cuda")
-    quantize_(module, settings[kernel]())
+    if layers is None:
+        quantize_(module, settings[kernel]())
+    else:
+        quantize_(module, settings[kernel](), lambda layer, name: isinstance(layer, nn.Linear) and name in layers)
     return module

@@ -7,44 +7,52 @@ Configurations of one case take turns, round by round, so that whatever else the
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from edgelib.devices.ceilings import ceilings
-from edgelib.devices.machine import Watch, describe, memory_bytes
+from edgelib.devices.machine import describe, memory_bytes
 from edgelib.devices.measurements import COLUMNS, Measurements, load_measurements, save_measurements
-from edgelib.devices.profiling import Generation, StepGeneration, memory_split, percentiles, times_ms, token_statistics
+from edgelib.devices.profiling import (
+    Generation,
+    Repeats,
+    StepGeneration,
+    memory_split,
+    percentiles,
+    times_ms,
+    token_statistics,
+)
 from edgelib.devices.shapes import Decoder, Encoder, decoder, encoder
 from edgelib.devices.workload import Work, decode_work, encode_work
 from edgelib.errors import EdgelibError
 from edgelib.kernels.runners import Runner, Tower, installed_runners
 from edgelib.models.architectures import architecture
-from edgelib.source import code_version
 from edgelib.study.store import CellStore
+from edgelib.study.timing.session import Session, doubt, in_turn, runs_of
 
 
 @dataclass(frozen=True)
 class Suite:
     """What is measured. encoders: {architecture: batches}; decoders: {architecture: ((batch, prompt), ...)}; new_tokens
-    per run; rounds in which configurations take turns; megabytes and gemm: the size of the buffers and of the matrices
-    that the ceilings are measured with."""
+    per run; repeats: of a step of an encoder, where configurations take turns; runs: of a generation; megabytes
+    and gemm: the size of the buffers and of the matrices that the ceilings are measured with."""
 
     encoders: Mapping[str, Sequence[int]]
     decoders: Mapping[str, Sequence[tuple[int, int]]]
     new_tokens: int = 12
-    rounds: int = 3
+    repeats: Repeats = Repeats(least=9, most=30, share=0.03, seconds=20)
+    runs: Repeats = Repeats(least=3, most=9, share=0.05, seconds=20)
     megabytes: int = 256
     gemm: int = 512
 
 
+QUICK_REPEATS = Repeats(least=3, most=12, share=0.05, seconds=2)
+QUICK_RUNS = Repeats(least=2, most=6, share=0.1, seconds=3)
 # (batch, prompt); those of one token are for decoders that read token by token
 _CASES = ((1, 1), (1, 32), (1, 128), (1, 512), (4, 1), (4, 32), (16, 1), (16, 32), (32, 32))
 FULL = Suite(
@@ -55,7 +63,8 @@ QUICK = Suite(
     encoders={"clip-vit-base-patch32": (1,)},
     decoders={"qwen2-0.5b": ((1, 1), (1, 8))},
     new_tokens=4,
-    rounds=2,
+    repeats=QUICK_REPEATS,
+    runs=QUICK_RUNS,
     megabytes=64,
 )
 SUITES = {"full": FULL, "quick": QUICK}
@@ -84,23 +93,41 @@ def measure_machine(
     session = _Session(suite, installed_runners() if runners is None else tuple(runners), describe(), store, report)
     encoders = [row for model in suite.encoders for row in _encoder_rows(session, model)]
     generation = [row for model in suite.decoders for row in _generation_rows(session, model)]
-    left_out = [row["left_out"] for row in (*encoders, *generation) if "left_out" in row]
+    rows = [*encoders, *generation]
+    left_out = [row["left_out"] for row in rows if "left_out" in row]
     tables = {}
-    for kind, rows in (("encoders", encoders), ("generation", generation)):
-        measured = [row for row in rows if "model" in row]
+    for kind, found in (("encoders", encoders), ("generation", generation)):
+        measured = [row for row in found if "model" in row]
         if not measured:
             raise EdgelibError(f"no case of {kind} is short enough to measure here: {'; '.join(left_out)}")
         tables[kind] = pd.DataFrame(measured)[list(COLUMNS[kind])]
-    # Other work only takes away, so the best of all readings is nearest to what the machine can do.
-    readings = [session.limits, session.ceilings("after"), *_reached(tables)]
-    best = {key: float(f"{max(reading.get(key, 0) for reading in readings):.4g}") for key in session.limits}
     machine = session.machine | ({} if name is None else {"name": name})
-    others, whole = map(sum, zip(*session.seconds, strict=True))
-    facts = {"others": round(others / whole, 4), "ceilings": best, "left_out": list(dict.fromkeys(left_out))}
-    return Measurements(machine | facts, **tables)
+    return Measurements(machine | session.facts(rows, list(reached(tables))), **tables)
 
 
-def _reached(tables: Mapping[str, pd.DataFrame]) -> Iterator[dict[str, float]]:
+def some_runners(kernels: Sequence[str] | None) -> tuple[Runner, ...]:
+    """Return the installed runners, or those of the kernels that are named."""
+    every = installed_runners()
+    return every if kernels is None else tuple(runner for runner in every if runner.config in kernels)
+
+
+def case_names(suite: Suite, runners: Sequence[Runner]) -> list[str]:
+    """Return what a suite measures with some runners, in order."""
+    names = [_encoder_name(model, b, runners) for model, batches in suite.encoders.items() for b in batches]
+    return names + [
+        f"decoder {model} {runner.config} batch {batch} prompt {prompt}"
+        for model, cases in suite.decoders.items()
+        for runner in runners
+        if runner.decode is not None
+        for batch, prompt in cases
+    ]
+
+
+def _encoder_name(model: str, batch: int, runners: Sequence[Runner]) -> str:
+    return f"encoder {model} batch {batch} with {', '.join(runner.config for runner in runners)}"
+
+
+def reached(tables: Mapping[str, pd.DataFrame]) -> Iterator[dict[str, float]]:
     """The rates that models reached in each format they computed in: a roof that a model passes would be none."""
     for kind, time in (("encoders", "p50"), ("generation", "tpot_p50")):
         own = tables[kind][tables[kind]["weight"] == tables[kind]["activation"]]
@@ -118,40 +145,13 @@ def measurements_of(wanted: str | None, folder: str | Path) -> Measurements:
     return load_measurements(save_measurements(measure_machine(QUICK), folder))
 
 
-class _Session:
-    """One measurement of a machine: what is asked, what is known of it so far, and where finished cases are kept."""
+class _Session(Session):
+    """The measurement of a suite with some runners on one machine."""
 
     def __init__(self, suite: Suite, runners: Sequence[Runner], machine: dict, store: CellStore | None, report):
-        self.suite, self.runners, self.machine, self.store, self.report = suite, runners, machine, store, report
-        self.seconds: list[tuple[float, float]] = []  # of processors, per case: what others took, and what there was
-        self.limits = self.ceilings("before")
-
-    def ceilings(self, when: str) -> dict:
-        """What memory and arithmetic reach, read once before the cases and once after."""
-        buffer, matrix = self.suite.megabytes, self.suite.gemm
-        what = f"ceilings {when} of {buffer} megabytes and {matrix} rows"
-        (found,) = self.case(what, lambda: [ceilings(megabytes=buffer, size=matrix)])
-        return found
-
-    def case(self, what: str, make: Callable[[], list[dict]]) -> list[dict]:
-        """The rows of a case, from the store or made now."""
-        spec = {
-            "measured": what,
-            "machine": self.machine,
-            "code": code_version(__name__),
-            "lengths": [self.suite.new_tokens, self.suite.rounds, _TOO_LONG],
-        }
-        kept = None if self.store is None else self.store.read(spec)
-        if kept is None:
-            self.report(what)
-            watch = Watch()
-            rows = make()
-            kept = pd.DataFrame({"row": [json.dumps(row, default=np.generic.item) for row in rows]})
-            kept["others"], kept["seconds"] = watch.seconds()
-            if self.store is not None:
-                self.store.write(spec, kept)
-        self.seconds += kept[["others", "seconds"]].iloc[:1].itertuples(index=False, name=None)
-        return [json.loads(row) for row in kept["row"]]
+        self.suite, self.runners, self.machine = suite, runners, machine
+        spec = {"machine": machine, "lengths": [suite.new_tokens, asdict(suite.repeats), asdict(suite.runs), _TOO_LONG]}
+        super().__init__(__name__, spec, store, report, megabytes=suite.megabytes, gemm=suite.gemm)
 
 
 def _too_long(operations: float, runner: Runner, limits: Mapping[str, float]) -> str | None:
@@ -191,10 +191,9 @@ def _encoder_rows(session: _Session, model: str) -> Iterator[dict]:
         example = [torch.zeros(2, 3, tower.image, tower.image)]
         return {r: r.build(Tower(copy.deepcopy(plain)).eval(), example) for r in session.runners}
 
-    configs = ", ".join(runner.config for runner in session.runners)
     for batch in session.suite.encoders[model]:
         yield from session.case(
-            f"encoder {model} batch {batch} with {configs}",
+            _encoder_name(model, batch, session.runners),
             partial(_encoder_case, session, model, tower, build, batch),
         )
 
@@ -219,16 +218,14 @@ def _encoder_times(
         if reason:
             rows.append({"left_out": f"{model} {runner.config} batch {batch}: {reason}"})
             del steps[runner]
-    times = {runner: [] for runner in steps}
-    for _ in range(session.suite.rounds):
-        for runner, step in steps.items():
-            times[runner].append(times_ms(step, warmup=1, repeats=3))
+    times = in_turn(steps, session.suite.repeats)
     for runner, step in steps.items():
         rows.append(
             _head(model, runner, batch)
-            | percentiles(np.concatenate(times[runner]))
+            | percentiles(times[runner])
             | _moved(work[runner])
             | memory_split(built[runner], step)
+            | doubt(f"{model} {runner.config} batch {batch}", times[runner], session.suite.repeats)
         )
     return rows
 
@@ -274,7 +271,7 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
     reason = _slow(first + (second - first) * (suite.new_tokens - 1))
     if reason:
         return [{"left_out": f"{case}: {reason}"}]
-    runs = [generation.run(suite.new_tokens) for _ in range(suite.rounds)]
+    runs = runs_of(lambda: generation.run(suite.new_tokens), suite.runs)
     work = decode_work(
         dims,
         runner.bits,
@@ -285,7 +282,7 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
     )
     row = _head(model, runner, batch) | dict(prompt=prompt, new_tokens=suite.new_tokens) | _moved(work)
     memory = memory_split(module, lambda: generation.run(2), generation.cache_bytes)
-    return [row | token_statistics(runs, batch) | memory]
+    return [row | token_statistics(runs, batch) | memory | doubt(case, [run[1] for run in runs], suite.runs)]
 
 
 def _generation(made, dims: Decoder, batch: int, prompt: int) -> Generation | StepGeneration:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgelib.devices import machine, measurements
 from edgelib.devices.measurements import COLUMNS, Measurements, achieved, load_measurements
+from edgelib.devices.profiling import Repeats
 from edgelib.errors import EdgelibError
 from edgelib.kernels.runners import installed_runners, torch_runner
 from edgelib.study import machine as suite
@@ -206,7 +207,8 @@ def tiny(tmp_path):
         encoders={str(tmp_path / "clip"): (1, 2)},
         decoders={str(tmp_path / "lm"): ((1, 3), (2, 3))},
         new_tokens=3,
-        rounds=2,
+        repeats=Repeats(least=6, most=6),
+        runs=Repeats(least=2, most=2),
         megabytes=1,
         gemm=16,
     )
