@@ -133,6 +133,7 @@ def _write(path: Path, make: Callable[[Path], object]) -> None:
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does: children are ended, the command says how to go on."""
     wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    wanted = [number for number in wanted if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores one of them
     if threading.current_thread() is not threading.main_thread():
         wanted = []
     before = {number: signal.signal(number, signal.default_int_handler) for number in wanted}

@@ -13,7 +13,7 @@ from edgelib.cli.base import Over, app, one_paragraph
 from edgelib.errors import EdgelibError, choose
 
 
-@app.command()
+@app.command("verify-store")
 @one_paragraph
 def verify_store(
     folder: Annotated[str, typer.Argument(help="Folder or URL of results, the `results` of a parameter file.")],

@@ -87,7 +87,7 @@ def test_no_cluster_shows_its_dashboard():
 
 
 def test_the_page_names_every_executor_and_the_patience_that_there_is():
-    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(EXECUTORS)
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == ["executor", *EXECUTORS]
     assert Patience() == Patience(factor=20, at_least=120)
     assert "20 times what its task should take, at least two minutes" in PAGE
 

@@ -77,8 +77,9 @@ class Actors(Engine):
         if not pending:
             time.sleep(timeout)
             return []
-        ready, _ = self._ray.wait(list(pending), num_returns=1, timeout=timeout)
-        found = []
+        self._ray.wait(list(pending), num_returns=1, timeout=timeout)
+        ready, _ = self._ray.wait(list(pending), num_returns=len(pending), timeout=0)  # all that are there by now
+        found: list[tuple[_Seat, str, Any]] = []
         for reference in ready:
             worker = pending[reference]
             worker.reference = None

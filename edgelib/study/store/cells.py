@@ -36,6 +36,7 @@ class CellStore:
         cells = f"{place.rstrip('/')}/cells" if "://" in place else Path(place) / "cells"
         self.files: Files = files_at(cells, create=create)
         self.damaged: dict[str, str] = {}
+        self._told: set[str] = set()
 
     @property
     def folder(self) -> Path:
@@ -98,9 +99,8 @@ class CellStore:
 
     def tell(self) -> None:
         """Warn once of each damaged cell that was found since the last time."""
-        told = self.__dict__.setdefault("_told", set())
-        new = {place: reason for place, reason in self.damaged.items() if place not in told}
-        told.update(new)
+        new = {place: reason for place, reason in self.damaged.items() if place not in self._told}
+        self._told.update(new)
         if new:
             shown = "; ".join(f"{place}: {reason}" for place, reason in list(new.items())[:3])
             warnings.warn(
