@@ -18,6 +18,7 @@ from edgelib.errors import EdgelibError
 from edgelib.formats.base import dtype_label
 from edgelib.formats.table import Format
 from edgelib.quant.linear import QuantLinear
+from edgelib.quant.mixes.resolve import layer_schemes
 from edgelib.quant.quantize import check_groups, target_layers
 from edgelib.quant.scheme import Scheme
 
@@ -100,11 +101,18 @@ def storage_by(module: nn.Module, scheme: Scheme) -> dict[str, Storage]:
     static = scheme.activation_granularity == "tensor"
     tables = {id(m.weight): f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Embedding)}
     storage = {}
+    mixed = layer_schemes(module, scheme, targets)
     for name in targets:
         weight = module.get_submodule(name).weight
-        groups = _groups(scheme.weight_format, weight.shape[1], scheme.group_size)
+        if len(mixed.get(name, ())) > 1:
+            raise EdgelibError(
+                f"layer {name!r} has rows of several types in {scheme.name}, which a packed file cannot hold; its GGUF "
+                "file can: edgelib.save_gguf writes it, and edgelib.gguf_size tells its bytes"
+            )
+        format = mixed[name][0].scheme.weight_format if name in mixed else scheme.weight_format
+        groups = _groups(format, weight.shape[1], scheme.group_size)
         tied = "" if groups else tables.get(id(weight), "")
-        storage[name] = Storage(scheme.weight_format, groups, static, weight.dtype == torch.float64, tied)
+        storage[name] = Storage(format, groups, static, weight.dtype == torch.float64, tied)
     return storage
 
 
@@ -146,7 +154,8 @@ def stored_dtype(storage: Mapping[str, Storage], other_dtype: torch.dtype) -> to
         names = ", ".join(str(dtype) for dtype in OTHER_DTYPES)
         raise EdgelibError(f"other_dtype is a floating dtype, got {other_dtype!r}; choose from {names}")
     casts = {layer.format.storage for layer in storage.values() if not layer.format.scaled}
-    return casts.pop() if len(casts) == 1 else other_dtype
+    whole = len(casts) == 1 and not any(layer.format.scaled for layer in storage.values())  # else a mix has some
+    return casts.pop() if whole else other_dtype
 
 
 def _layer_slots(name: str, rows: int, width: int, storage: Storage) -> Iterator[Slot]:

@@ -8,6 +8,8 @@ a format says of itself stands at `edgelib.formats.base.Format`.
 
 from __future__ import annotations
 
+from collections import ChainMap
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,14 @@ from edgelib.formats import casts, floating, integer, microscaling
 from edgelib.formats.base import Encoded, Format
 from edgelib.formats.blocks import NO_GRID, BlockGrid, joined, saturated, split, widened
 from edgelib.formats.gguf import format as gguf
+from edgelib.formats.gguf import mix as gguf_mix
 
 # A file of formats ends in its own FORMATS; a new file is one more name here.
 FORMATS: dict[str, Format] = {
     format.name: format for file in (integer, floating, microscaling, casts, gguf) for format in file.FORMATS
 }
+# What weights of a model may become: a format, or a mix of formats that is resolved layer by layer.
+WEIGHTS: ChainMap[str, Format] = ChainMap(FORMATS, {mix.name: mix for mix in gguf_mix.FORMATS})
 ROWS = ("channel", "token")
 
 

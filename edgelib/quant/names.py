@@ -5,7 +5,9 @@ A name is <numbers>[-<method>][-<option>...]:
 numbers: fp32, fp16 and bf16 cast the whole model. w<bits>a<bits> are integers: weights w2 w3 w4 w8, activations a2 a3
     a4 a8; a16 is fp16 and a32 leaves them alone. fp8, fp8-e5m2, mxfp8, mxfp4 and nvfp4 round weights and activations
     alike, unless -w8a16, -w4a16 or -w4a8 follows (a8 is mxfp8 beside mxfp4 and fp8 e4m3 beside nvfp4). GGUF types, such
-    as q4_k, round weights, beside inputs of 16 bits; they take minmax and imatrix. The words are those that the formats
+    as q4_k, round weights, beside inputs of 16 bits; they take minmax and imatrix. gguf-q4_k_m and the like are the mix
+    of types that llama.cpp puts in a file of that name, output and embeddings included; gguf-q4_k_m+q8_0 has a vision
+    tower of another mix. The words are those that the formats
     of `edgelib.formats.table` have, so a new format has its own.
 method: a name in `METHODS`; floating formats take minmax when none is written, integers name one.
 options: -g<size> one weight scale per group of <size> along a row, -channel one per output channel; -asym and -full
@@ -30,7 +32,8 @@ from decimal import Decimal
 from functools import cache
 
 from edgelib.errors import EdgelibError, did_you_mean
-from edgelib.formats.table import FORMATS, Format
+from edgelib.formats.gguf.rules import MIXES
+from edgelib.formats.table import FORMATS, WEIGHTS, Format
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
 
@@ -83,15 +86,17 @@ class Vocabulary:
     def grammar(self) -> str:
         """What a name looks like, for error messages."""
         casts = ", ".join(name for name, format in FORMATS.items() if not format.scaled)
+        words = [word for word in self.words if not word.startswith("gguf-")]
         return (
-            f"write {casts}, or w<bits>a<bits>, {', '.join(self.words)} and then [-<method>][-g<size>]"
+            f"write {casts}, or w<bits>a<bits>, {', '.join(words)}, gguf-<name of a file, as q4_k_m> and "
+            "then [-<method>][-g<size>]"
             "[-alpha<number>][-static] and the like, as in w4a8-minmax-g32 or nvfp4-awq"
         )
 
 
 def vocabulary() -> Vocabulary:
     """Return the words of scheme names, those of formats included that were added to the table just now."""
-    return _vocabulary(tuple(FORMATS.values()))
+    return _vocabulary(tuple(WEIGHTS.values()))
 
 
 @cache
@@ -130,14 +135,14 @@ def _option_words(scale_rules: Iterable[str]) -> dict[str, dict]:
 
 def usual_group(weight: str, activation: str, method: str) -> int | None:
     """The group size that a name means when it does not say."""
-    narrow = FORMATS[weight].word == "" and FORMATS[weight].bits < 8
+    narrow = WEIGHTS[weight].word == "" and WEIGHTS[weight].bits < 8
     coarse = narrow and not FORMATS[activation].scaled and method not in ("minmax", "smoothquant")
     return PUBLISHED_GROUP if coarse else None
 
 
 def _silent(weight: str, method: str) -> bool:
     """Whether a name leaves the method out: minmax of formats that have a word of their own."""
-    return method == "cast" or (method == "minmax" and FORMATS[weight].word != "")
+    return method == "cast" or (method == "minmax" and WEIGHTS[weight].word != "")
 
 
 def read_name(name: str) -> dict:
@@ -149,7 +154,7 @@ def read_name(name: str) -> dict:
         raise EdgelibError(_unknown_numbers(parts[0], name))
     numbers, rest = "-".join(parts[:length]), parts[length:]
     weight, activation = known.numbers[numbers]
-    if not FORMATS[weight].scaled:
+    if not WEIGHTS[weight].scaled:
         if rest:
             raise EdgelibError(f"{weight} takes no method or option, so {rest[0]!r} means nothing in scheme {name!r}")
         return {"weight": weight, "activation": activation, "method": "cast"}
@@ -182,6 +187,8 @@ def _folded(name: str) -> str:
 
 
 def _unknown_numbers(part: str, name: str) -> str:
+    if part.lower() in MIXES:
+        return f"unknown scheme {name!r}: the mix of types of such a file of llama.cpp is called gguf-{part.lower()}"
     numbers = re.fullmatch(r"(w\d+)(a\d+)", part, re.ASCII)
     if not numbers:
         hint = f"{did_you_mean(name, PRESET_NAMES)}; choose from {', '.join(PRESET_NAMES)}"
@@ -224,7 +231,7 @@ def write_label(scheme) -> str:
     if scheme.method == "cast":
         return numbers.upper()
     if numbers in known.words:  # NVFP4 means other things to other tools, so say what it is here
-        numbers += f" w{FORMATS[scheme.weight].bits}a{FORMATS[scheme.activation].bits}"
+        numbers += f" w{WEIGHTS[scheme.weight].bits}a{FORMATS[scheme.activation].bits}"
     method = "" if _silent(scheme.weight, scheme.method) else f" {METHODS[scheme.method].label}"
     head = numbers.upper().replace("-", " ") + method
     return ", ".join([head, *(words for _, words in _options(scheme))])

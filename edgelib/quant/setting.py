@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgelib.formats.table import FORMATS, Format
+from edgelib.formats.table import FORMATS, WEIGHTS, Format
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Setting:
     @property
     def weight_format(self) -> Format:
         """The format of the weights, on the grid that the scheme asks for."""
-        format = FORMATS[self.weight]
+        format = WEIGHTS[self.weight]
         return format.variant(self.symmetric, self.full_range, self.scale_rule if format.scale_rules else None)
 
     @property
@@ -46,7 +46,7 @@ class Setting:
     @property
     def units(self) -> tuple[str, str]:
         """The arithmetic units of weights and activations, which `edgelib.devices` takes in the place of formats."""
-        return FORMATS[self.weight].unit, FORMATS[self.activation].unit
+        return WEIGHTS[self.weight].unit, FORMATS[self.activation].unit
 
     @property
     def rounds_inputs(self) -> bool:

@@ -186,8 +186,8 @@ def test_searches_find_grids_that_hold_every_value():
 @pytest.mark.parametrize(
     "kind,columns,other",
     [
-        ("q2_k", 576, "iq4_nl"),
-        ("q3_k", 576, "iq4_nl"),
+        ("q2_k", 576, "q4_0"),
+        ("q3_k", 576, "q4_0"),
         ("iq4_xs", 576, "iq4_nl"),
         ("q4_k", 576, "q5_0"),
         ("q5_k", 1152, "q5_1"),

@@ -228,8 +228,8 @@ class Q6K(Kind):
 
 
 KINDS = (
-    Affine("q2_k", 2, WIDTH, "iq4_nl", size=16, plain=(-0.5, 0.1, 15)),
-    Q3K("q3_k", 3, WIDTH, "iq4_nl"),
+    Affine("q2_k", 2, WIDTH, "q4_0", size=16, plain=(-0.5, 0.1, 15)),
+    Q3K("q3_k", 3, WIDTH, "q4_0"),
     Affine("q4_k", 4, WIDTH, "q5_0"),
     Affine("q5_k", 5, WIDTH, "q5_1", plain=(-0.5, 0.1, 15)),
     Q6K("q6_k", 6, WIDTH, "q8_0"),

@@ -1,0 +1,1 @@
+"""Mixes of GGUF types, as llama.cpp's files have them, on any model: which weight gets which type, and why."""
