@@ -17,30 +17,41 @@
 # %% [markdown]
 # # Which configuration do I ship?
 #
-# {glue:text}`answer`
+# :::{admonition} Answer
+# :class: tip answer
+#
+# {glue:text}`answer` {glue:text}`number`
+#
+# **Do this:** {glue:text}`advice`
+# :::
+#
+# {glue:text}`scope`
 #
 # :::{note}
-# Accuracies on this page are *simulated*, bytes are predicted from shapes, latencies are *projected* onto the named device with
-# an interval. The page takes about three minutes on two CPU cores; {doc}`efficiency` explains the costs, {doc}`robustness_gap` the
-# accuracies.
+# Accuracies on this page are *simulated*, bytes are predicted from shapes, times are *projected* onto the named device with an
+# interval. The page takes about a minute and a half on two CPU cores; {doc}`efficiency` explains the costs, {doc}`robustness_gap`
+# the accuracies.
 # :::
 #
 # ## Why it matters
 #
-# Every configuration is best at something. A device has a budget of memory and of time, formats that it cannot compute with, and
-# a camera that is not always clean. What remains is a choice among configurations none of which beats another everywhere, and
-# several of which differ by less than the images can tell. EdgeVLM-Bench draws such frontiers for three tiers from one run. We
-# ask how often each configuration would be on the frontier had other images, or another calibration draw, been taken.
+# A device has a budget of memory and of time, runtimes that have kernels for some formats and not for others, and a camera that is
+# not always clean. A frontier of everything that is best at something does not choose, and a score that weighs bytes against
+# accuracy chooses by its weights: EdgeVLM-Bench draws the first for three tiers from one run. We ask three questions in order.
 #
-# Configuration $a$ *dominates* $b$ if it is no worse in clean accuracy, corrupted accuracy, bytes and latency, and better in one. The
-# *regret* of $a$ is its largest loss against the best value of a criterion, as a share of the range on the frontier,
+# 1. **Does it fit?** All that must be in memory at once, and the time at the upper end of its interval.
+# 2. **Does it keep the margin?** With $\mu_j(a)$ the accuracy of configuration $a$ on clean ($j = 1$) or corrupted ($j = 2$) images and
+#    $F$ what fits, $a$ stays if it is shown that
 #
 # $$
-# \mathrm{regret}(a) = \max_j \frac{\max_{b \in F} v_j(b) - v_j(a)}{\max_{b \in F} v_j(b) - \min_{b \in F} v_j(b)},
+# \mu_j(a) > \max_{b \in F} \mu_j(b) - m \quad \text{for both } j,
 # $$
 #
-# where $v_j$ are the criteria, higher being better, and $F$ is the frontier. Least regret is where to start when nobody says what a
-# point of accuracy is worth in megabytes.
+# where $m$ is the margin that you can afford. Each pair is tested on the same images; a configuration has to pass against every
+# other, so that one which is truly worse by more than $m$ stays in at most one run of twenty, however many there are.
+#
+# 3. **What do you want of the rest?** Speed, bytes or energy. Those that cannot be told from the first are *tied* with it, and all of
+#    them are the answer.
 
 # %% tags=["remove-cell"]
 
@@ -100,34 +111,39 @@ from IPython.display import HTML
 
 from edgelib.data.calibration import calibration_set
 from edgelib.decide.allocation import allocate, total
+from edgelib.decide.caveats import read_caveats
 from edgelib.decide.frontier import uncertain_frontier
 from edgelib.decide.pareto import TIERS
+from edgelib.decide.record import write_record
 from edgelib.devices.projection import projector, published_points
-from edgelib.devices.shapes import encoder_of
+from edgelib.devices.shapes import decoder, encoder, encoder_of
 from edgelib.devices.table import devices as device_rows
 from edgelib.devices.table import select
 from edgelib.devices.validation import own_spread
 from edgelib.files.size import stored_bytes
 from edgelib.infer.sensitivity import layer_sensitivity
 from edgelib.models.architectures import architecture
+from edgelib.quant.scheme import scheme
 from edgelib.report import deployment as ship
-from edgelib.report.claims.choices import allocation_claim, frontier_claim, tier_claim
+from edgelib.report.claims import choices as claim
+
+# %% tags=["hide-input"]
+from edgelib.report.claims.openings import DRAWN, scope_claim
 from edgelib.report.explorer import scatter
 from edgelib.report.figures.choices import CROWDED, bits_by_depth, frontier_panels, tier_panels
 from edgelib.report.figures.palette import label, labels, looks
 from edgelib.report.notebook import conclude, facts, say, setup, show
 from edgelib.report.tables import cross, escaped, interval, named, number, projected
 from edgelib.stats.family import compare
-
-# %% tags=["hide-input"]
-from edgelib.study.costs import deployment_costs
-from edgelib.study.draws import mixed_outcomes, outcome_tables, with_runs
+from edgelib.study import costs as costing
+from edgelib.study.draws import criterion_tables, mixed_outcomes, outcome_tables, with_runs
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 
 work = setup("pareto", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
 names = labels(P.configs)
+asked = {"margin": P.margin / 100, "order": P.order}
 
 # %% [markdown]
 # ## Accuracy, clean and corrupted
@@ -144,10 +160,10 @@ counts = {"images": len(study.data), "configurations": len(P.configs), "conditio
 facts("sweep", counts | {"calibration draws": P.seeds, "outcomes": len(rows)})
 
 # %% [markdown]
-# ## Bytes and projected latency
+# ## Does it fit?
 #
-# Costs are those of a model one would deploy. If `cost_of` names an architecture, bytes and latency are that architecture's while
-# the accuracy is that of the evaluated model: read the frontier below as an exercise with real costs, not as its accuracy. With
+# Costs are those of a model one would deploy. If `cost_of` names an architecture, memory and time are that architecture's while
+# the accuracy is that of the evaluated model: read what follows as an exercise with real costs, not as its accuracy. With
 # `cost_of: null` both belong to the model itself.
 
 # %% tags=["hide-input"]
@@ -157,22 +173,51 @@ shipped, what = (subject.module, subject.name) if P.cost_of is None else (archit
 project = projector(published_points(known))
 places = select(known, dict.fromkeys([*P.tiers.values(), *(P.devices or known)]))
 shape = encoder_of(shipped.config.vision_config)
-cost = deployment_costs(shipped, shipped.vision_model, shape, P.configs, places, project)
+cost = costing.deployment_costs(shipped, shipped.vision_model, shape, P.configs, places, project)
 cost = work.save("costs", cost)
 packed = pd.Series({config: stored_bytes(shipped, config) for config in P.configs})
+memory = costing.deployment_memory(shipped, P.configs, encoder=shape)
+options = costing.device_options(cost, memory, places, own_spread(project.errors, "compute"))
 
 # %% [markdown]
-# Bytes are exact and the same everywhere; times are not. We expect half the bits to save less than half the bytes, because embeddings
-# stay as they are, and to save time only where the device has a unit for the narrow format. A wide interval in {numref}`tab-costs` is
-# honest: few devices of a class have been measured by anybody. Two configurations within each other's intervals are still ranked on one
-# device: the part of the error that they share cancels.
+# A file that fits is not a model that fits. {numref}`tab-memory` counts both towers, what joins them, embeddings, activations, the
+# libraries of the runtime and what the system keeps. We expect half the bits to save less than half the memory, because
+# embeddings, runtime and system stay as they are.
+
+# %% tags=["hide-input", "full-width"]
+first = next(iter(P.tiers.values()))
+own = {d.name: d.options for d in options if d.key == first}
+parts = work.save("memory", ship.memory_rows({d.key: d.options for d in options}, names))
+shown = ship.memory_rows(own, names).round(1)
+caption = f"Memory of {escaped(what)} on {escaped(known[first].name)} by part, MiB; 'none': no runtime has a kernel."
+show(shown, caption, "tab-memory")
+
+# %% [markdown]
+# A model that writes keeps a cache and its image's tokens as well, and its vision tower is not small. {numref}`tab-writer` asks the same of one.
+
+# %% tags=["hide-input", "full-width"]
+writes = None
+if P.writer:
+    written = architecture(P.writer)
+    read = {"encoder": encoder(P.writer), "decoder": decoder(P.writer), "context": P.context}
+    needs = costing.deployment_memory(written, P.configs, **read)
+    writes = costing.writer_needs(P.writer, needs, places, P.context)
+    lines = ship.memory_rows({known[key].name: n for key, n in writes.devices.items() if key == first}, names)
+    work.save("writer", ship.memory_rows(writes.devices, names))
+    caption = f"Memory of {escaped(P.writer)} with {P.context:,} tokens of text and one image on {escaped(known[first].name)}, MiB; 'none': no runtime has a kernel."
+    show(lines.round(0), caption, "tab-writer")
+
+# %% [markdown]
+# Times differ between devices, and *it runs* means that a named runtime has a kernel for the format there, not that the chip has
+# a unit for it. A wide interval in {numref}`tab-costs` is honest: few devices of a class have been measured by anybody. Two
+# configurations within each other's intervals are still ranked on one device: the part of the error that they share cancels.
 
 # %% tags=["hide-input", "full-width"]
 tiers = cost[cost.device.isin(P.tiers.values())]
 shown = cross(tiers, "config", "device", projected(), "Configuration")
 shown = shown.rename(columns={key: known[key].name for key in shown.columns[1:]})
 shown.insert(1, "Packed, MiB", (packed / ship.MIB).map("{:.1f}".format).to_numpy())
-caption = f"Packed size of {escaped(what)}, what is not quantized in 16 bits (FP32: 32), and projected latency of one image (ms, {100 * project.level:g} % interval) on the device of each tier; 'no': it does not run, or no rate is published."
+caption = f"Packed size of {escaped(what)}, what is not quantized in 16 bits (FP32: 32), and projected time of one image (ms, {100 * project.level:g} % interval) on the device of each tier; 'no': it does not run, or no rate is published."
 show(shown, caption, "tab-costs", numeric=shown.columns[1:])
 
 # %% [markdown]
@@ -195,44 +240,52 @@ plt.show()
 # %% tags=["hide-input", "full-width"]
 columns = {"Configuration": named(), "Clean, %": interval("accuracy"), "Corrupted, %": interval("corrupted")}
 columns |= {"Packed, MiB": number("bytes", scale=1 / ship.MIB), "P(on frontier)": number("probability", "{:.2f}")}
-columns |= {"Regret": number("regret", "{:.2f}"), "P(least regret)": number("knee", "{:.2f}")}
-caption = f"Probability of being on the frontier of clean accuracy, corrupted accuracy and bytes, and of having the least regret; {P.n_bootstrap:,} draws of images and calibration sets."
+caption = f"Probability of being on the frontier of clean accuracy, corrupted accuracy and bytes; {P.n_bootstrap:,} draws of images and calibration sets."
 show(table, caption, "tab-frontier", columns)
-say([frontier_claim(sure, names, ["bytes"])])
+say([claim.frontier_claim(sure, names, ["bytes"])])
 
 # %% [markdown]
 # ## Three tiers
 #
 # The tiers of EdgeVLM-Bench, as published, each on a device of its class. Their latencies were taken on a workstation, their memory is
-# that of the whole device, and their names do not always fit. A configuration counts as within a budget of time by its projected
-# latency; the interval may pass it.
+# that of the whole device, and their names do not always fit. Both budgets are hard.
 
 # %% tags=["hide-input"]
 limits = {name: TIERS[name].budgets for name in P.tiers}
-limits = {name: f"{b['bytes'] / ship.GIB:g} GB, {b['latency_ms']:g} ms" for name, b in limits.items()}
+limits = {name: f"{b['bytes'] / ship.GIB:g} GB and {b['latency_ms']:g} ms" for name, b in limits.items()}
 say(f"{name} ({TIERS[name].platform}, {limit}): {TIERS[name].note}" for name, limit in limits.items())
 
 # %% [markdown]
-# Within the budgets the choice is that of least regret. Where nothing fits, the sentence names the budget that stands in the way and by
-# how much it would have to grow.
+# Everything that choosing needs is computed here once: what each configuration takes on each device, how much worse than each other
+# one it can be, and what other chapters found of it. The command `edgelib choose` and this page compare the same numbers.
 
 # %% tags=["hide-input"]
+tables = criterion_tables(rows)
+rounded = [config for config in P.configs if scheme(config).method != "cast"]
+caveats, unknown = read_caveats(work.root / "book" / "data", rounded)
+commands = {c: costing.pack_command(P.model, c, P.calibration, P.n_calibration) for c in P.configs}
+scope = {"model": subject.name, "costs": what, "not_available": unknown, "synthetic": P.dataset in DRAWN}
+said = {"writer": writes, "latency_level": project.level}
+record = ship.decision_record(tables, options, names, commands, caveats, **boot, **said, **scope)
+_ = write_record(record, work.folder / "decision.json")
 wanted = ship.wanted_tiers(P.tiers, P.budgets, known)
-apart = {"latency_ms": own_spread(project.errors, "compute")}  # what projections onto one device do not share
-tables = ship.tier_tables(outcomes, cost, wanted, P.configs, cost_spread=apart, **boot)
-choices = ship.tier_choices(tables, cost, wanted, P.configs)
-claims = [tier_claim(choice, tables.get(name, sure.table), names, list(ship.COSTS)) for name, choice in choices.items()]
+decisions = ship.tier_decisions(record, wanted, **asked)
+claims = [claim.tier_claim(*found, names, name) for name, found in decisions.items()]
 say(claims)
 
-# %% mystnb={"figure": {"caption": "Simulated corrupted accuracy against projected latency on the device of each tier. The step is the frontier of what runs there; the shaded part is over the tier's budget of time. Configurations that do not run on a device are missing from its panel. Bars: bootstrap intervals over images and calibration draws. Accuracy axes are cut.", "name": "fig-tiers"}, "image": {"alt": "One scatter plot per tier: corrupted accuracy against projected latency on a logarithmic axis, budget shaded."}}
-within = [table.assign(tier=name) for name, table in tables.items()]
+# %% mystnb={"figure": {"caption": "Simulated corrupted accuracy against projected time on the device of each tier; the part over the tier's budget of time is shaded. Configurations that no runtime runs on a device are missing from its panel. Rings: shipped. Bars: bootstrap intervals over images and calibration draws, and intervals of the projection. Accuracy axes are cut.", "name": "fig-tiers"}, "image": {"alt": "One scatter plot per tier: corrupted accuracy against projected time on a logarithmic axis with intervals both ways, budget shaded."}}
+panels = {}
+for name, found in decisions.items():
+    chosen = [choice.config for choice in (found[0].tied or found[1].tied)]
+    panels[name] = ship.options_table(record, found[0].device, chosen)
+within = [table.assign(tier=name) for name, table in panels.items()]
 work.save("tiers", pd.concat(within).reset_index(names="config"))
-tier_panels(tables, wanted, len(P.configs) > CROWDED)
+tier_panels(panels, wanted, len(P.configs) > CROWDED)
 plt.show()
 
 # %% [markdown]
-# Where no part of a panel is shaded, time is not what limits the choice there. A point close to the shading is a choice that the
-# projection cannot make: the interval of its latency, which {numref}`tab-costs` shows, reaches into both parts.
+# Where no part of a panel is shaded, time is not what limits the choice there. A bar that reaches into the shading is a choice that
+# the projection cannot make: only a time taken on the device decides it.
 #
 # ## Mixed precision at equal bytes
 #
@@ -275,7 +328,7 @@ clean, corrupted = outcome_tables(mixed_outcomes(study, subject, formats)).value
 pairs = {"clean accuracy": clean, "corrupted accuracy": corrupted}
 pairs = {quantity: (t["mix"].iloc[:, 0], t[uniform].iloc[:, 0]) for quantity, t in pairs.items()}
 tests = compare(pairs, ["quantity"], level=P.level, seed=P.seed)
-verdict = allocation_claim(chosen, label(uniform), total(losses, uniform), tests)
+verdict = claim.allocation_claim(chosen, label(uniform), total(losses, uniform), tests)
 say([verdict])
 
 # %% [markdown]
@@ -288,8 +341,8 @@ say([verdict])
 # {numref}`tab-guide`'s.
 
 # %% tags=["hide-input"]
-cloud = ship.device_cloud(cost, sure.table, known, names)
-title = "Corrupted accuracy against projected latency, by device and configuration."
+cloud = ship.device_cloud(record)
+title = "Corrupted accuracy against projected time, by device and configuration."
 axes = {"x": "Projected latency (ms)", "y": "Corrupted accuracy (%)", "colour": "Configuration", "choose": "Device"}
 drawn = {"tooltip": list(cloud.columns), "looks": looks(P.configs).values()}
 HTML(scatter(cloud, "pareto-explorer", title, **axes, **drawn))
@@ -297,43 +350,49 @@ HTML(scatter(cloud, "pareto-explorer", title, **axes, **drawn))
 # %% [markdown]
 # ## Deployment guide
 #
-# For every device: the configuration of least regret among those that run there, without a budget of time. Take it as a place to
-# start: what is also on the frontier is a matter of what a point of accuracy is worth to you.
+# For every device: what to ship within its memory, without a budget of time. *Beware* says what other chapters found of it: a
+# configuration that is as good as any here may fail on a model with outliers or with other calibration images.
 
 # %% tags=["hide-input", "full-width"]
-guide = work.save("guide", ship.deployment_guide(cost, places, sure.table, names))
-caption = f"Deployment guide for {escaped(what)} with the simulated accuracies of {escaped(subject.name)}."
+guide = work.save("guide", ship.deployment_guide(record, [place.key for place in places], **asked))
+caption = f"Deployment guide for {escaped(what)} with the simulated accuracies of {escaped(subject.name)}, margin {claim.points_text(P.margin / 100)}, by {P.order}."
 show(guide, caption, "tab-guide")
+say([f"not available: {line}" for line in unknown])
 
 # %% [markdown]
 # ## Sanity
 #
 # What must hold in every run: every configuration saw every image, the mix keeps its budget, no choice of formats has a smaller sum
-# than the bound, and somebody is on the frontier. The table repeats how often each configuration is there and has the least regret.
+# than the bound, and what is shipped fits and is within the margin of all that fits. The table repeats how often each configuration
+# is on the frontier.
 
 # %%
 assert rows.groupby(["config", "run", "corruption", "severity"]).item.nunique().eq(len(study.data)).all()
 assert chosen.bytes <= budget and chosen.least_loss <= chosen.loss * (1 + 1e-9) <= total(losses, uniform) * (1 + 1e-9)
-assert sure.table.probability.between(0, 1).all() and sure.table.on_frontier.any()
-sure.table[["probability", "knee"]].rename(index=names, columns={"knee": "least regret"}).map("{:.2f}".format)
+for found in (ends for both in decisions.values() for ends in both):
+    assert {choice.config for choice in found.tied} <= set(found.kept) <= set(found.fits)
+    pairs = [(c, k, o) for c in found.criteria for k in found.kept for o in found.fits if k != o]
+    assert all(record.effects[c][k][o] > -found.margin for c, k, o in pairs)
+sure.table[["probability"]].rename(index=names).map("{:.2f}".format)
 
 # %% [markdown]
 # ## Takeaways
 
 # %% tags=["remove-input"]
-points = [claims[0], frontier_claim(sure, names, ["bytes"]), verdict]
+points = [*claims[: len(P.tiers)], claim.frontier_claim(sure, names, ["bytes"]), verdict]
 say(points)
-of = f"With the costs of {what} and the simulated accuracies of {subject.name}: " if P.cost_of else ""
-conclude(f"{of}{points[0][0].upper()}{points[0][1:]}.")
+tier = next(iter(P.tiers))
+opening = claim.decision_opening(*decisions[tier], record, limits[tier])
+conclude(opening, scope_claim(P.model, P.dataset))
 
 # %% [markdown]
-# **What this does not show.** Latencies are projections whose errors {doc}`efficiency` prints. Energy was not measured. The accuracies are
-# those of a small embedded model; a decision needs a run of your own. Least regret weighs all criteria alike, which hardly any product
-# does: with a price for a megabyte or a millisecond, read the choice off the frontier instead.
+# **What this does not show.** Times are projections whose errors {doc}`efficiency` prints; energy is the highest power mode for as long
+# as a step takes, and was not measured. A decision needs a run on your own model, and a time taken on your own device.
 #
 # **Rerun it.**
 #
 # ```console
 # papermill notebooks/pareto.ipynb out.ipynb -f params/pareto.yaml
 # papermill notebooks/pareto.ipynb out.ipynb -y "{model: ./my-clip, dataset: ./my-images, cost_of: null, device_table: my-devices.yaml}"
+# edgelib choose --memory 4GB --latency 150ms --device jetson-nano
 # ```

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,6 +51,13 @@ def _check_costs(name: str) -> None:
     encoder_of(shapes.config.vision_config)
 
 
+def _check_writer(name: str) -> None:
+    from edgelib.devices.shapes import decoder, encoder
+
+    decoder(in_checkout(name))
+    encoder(in_checkout(name))
+
+
 class Pareto(ZeroShot):
     """Parameters of the chapter `pareto`."""
 
@@ -72,8 +79,16 @@ class Pareto(ZeroShot):
         description="tier -> device that its latency is projected onto",
     )
     budgets: dict[str, float] | None = Field(
-        None, description='a tier of your own on every device, such as {"bytes": 2e8, "latency_ms": 5}'
+        None, description='a tier of your own on every device, such as {"bytes": 4e9, "latency_ms": 50}'
     )
+    margin: float = Field(1.0, gt=0, le=50, description="points of accuracy that a configuration may lose")
+    order: Literal["speed", "bytes", "energy"] = Field(
+        "speed", description="what decides among configurations that keep the margin"
+    )
+    writer: Annotated[str, one(_check_writer), Source()] | None = Field(
+        "qwen2-vl-2b", description="model that writes whose memory is counted beside; null: none"
+    )
+    context: int = Field(1024, ge=1, le=2**24, description="tokens of text that it keeps in memory")
     devices: Devices | None = Field(None, description="devices of the deployment guide; null takes all")
     device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
     mix: Annotated[Configs, each(_alone), at_least_two("configurations to choose from")] = Field(
@@ -97,6 +112,20 @@ class Pareto(ZeroShot):
             if not most > 0:
                 raise EdgelibError(f"the budget of {column!r} must be above 0, got {most}")
         return budgets
+
+    @model_validator(mode="after")
+    def _power(self) -> Pareto:
+        if self.order == "energy":
+            from edgelib.devices.table import devices
+
+            known = devices(self.device_table)
+            for key in [*self.tiers.values(), *(self.devices or known)]:
+                if key in known and not known[key].power_w:
+                    raise EdgelibError(
+                        f"{known[key].name} has no power_w, so energy is not known there; order by speed or bytes, or "
+                        "leave it out of devices"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _tiers_and_devices(self) -> Pareto:

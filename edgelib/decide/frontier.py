@@ -73,7 +73,8 @@ def _checked(outcomes: Mapping[str, pd.DataFrame], costs: pd.DataFrame) -> None:
 def drawn_means(tables: list[pd.DataFrame], configs: pd.Index, cluster, n_boot: int, seed: int) -> np.ndarray:
     """Return [1 + B, K, C] means per config and criterion; row 0 is the data, the others redraw clusters and runs.
 
-    tables: items by (config, run) of each criterion. Of S runs S - 1 are drawn, as `runs.crossed_draws` does and why; a config with one run keeps it in every draw.
+    tables: items by (config, run) of each criterion. Of S runs S - 1 are drawn, as `runs.crossed_draws` does and why; a
+    config with one run keeps it in every draw.
     """
     sums, sizes = [], None
     codes = np.arange(len(tables[0])) if cluster is None else pd.factorize(np.asarray(cluster))[0]

@@ -1,28 +1,96 @@
-"""What the deployment chapter decides, as tables: choices within tiers, and a guide with a line per device."""
+"""What the deployment chapter decides, as tables: its record, and a line per device, tier and part of memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from edgelib.decide.choice import TierChoice, choose_for_tier
-from edgelib.decide.frontier import uncertain_frontier
-from edgelib.decide.pareto import TIERS, pareto_frontier
+from edgelib.decide.decision import Decision, decide
+from edgelib.decide.margins import ALPHA, joint_draws, means_table, pair_bounds
+from edgelib.decide.pareto import TIERS
+from edgelib.decide.record import (
+    CLEAN,
+    CORRUPTED,
+    Accuracy,
+    Caveat,
+    Configuration,
+    DecisionRecord,
+    DeviceOptions,
+    Writer,
+)
+from edgelib.devices.deploy.memory import PARTS
 from edgelib.devices.device import Device
-from edgelib.report.claims.choices import tier_claim
+from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text
 from edgelib.report.claims.text import spread_text
 
-CRITERIA, COSTS = ("accuracy", "corrupted"), ("bytes", "latency_ms")
 MIB, GIB = 2**20, 2**30
+DRAWS = 400
 
 Wanted = Mapping[str, tuple[Device, Mapping[str, float]]]
 
 
-def on_device(cost: pd.DataFrame, device: str, configs: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of `deployment_costs` of one device, indexed by config, in the order of `configs`."""
-    return cost[cost["device"] == device].set_index("config").loc[list(configs)]
+def decision_record(
+    outcomes: Mapping[str, pd.DataFrame],
+    devices: list[DeviceOptions],
+    labels: Mapping[str, str],
+    commands: Mapping[str, str],
+    caveats: Mapping[str, list[Caveat]],
+    *,
+    n_boot: int,
+    level: float,
+    seed: int,
+    latency_level: float,
+    writer: Writer | None = None,
+    **facts,
+) -> DecisionRecord:
+    """Return the record of a decision from outcomes and costs; everything that choosing needs is computed here.
+
+    outcomes: {criterion: items by (config, run)}, "clean", "corrupted" and each corruption. labels, commands: by
+    configuration, in the order of the options of `devices`. facts: further fields of `DecisionRecord`.
+    """
+    bounds = pair_bounds(outcomes, n_boot=n_boot, seed=seed)
+    means = means_table(outcomes, n_boot=n_boot, level=level, seed=seed)
+    draws = joint_draws(outcomes, n_boot=DRAWS, seed=seed)
+
+    def paired(column: str) -> dict[str, dict[str, dict[str, float]]]:
+        found: dict[str, dict[str, dict[str, float]]] = {c: {k: {} for k in labels} for c in outcomes}
+        for row in bounds.itertuples():
+            found[row.criterion][row.config][row.other] = round(getattr(row, column), 6)
+        return found
+
+    accuracy = {
+        (row.config, row.criterion): Accuracy(
+            value=round(row.value, 6), low=round(max(0.0, row.low), 6), high=round(min(1.0, row.high), 6)
+        )
+        for row in means.itertuples()
+    }
+    configs = [
+        Configuration(
+            key=key,
+            label=label,
+            command=commands[key],
+            accuracy={criterion: accuracy[key, criterion] for criterion in outcomes},
+            caveats=list(caveats.get(key, [])),
+        )
+        for key, label in labels.items()
+    ]
+    whole = {c: {k: [round(1e4 * mean) for mean in draws[c][k]] for k in labels} for c in outcomes}
+    return DecisionRecord(
+        n_images=len(next(iter(outcomes.values()))),
+        n_draws=DRAWS,
+        alpha=ALPHA,
+        level=level,
+        latency_level=latency_level,
+        criteria=list(outcomes),
+        configs=configs,
+        bounds=paired("low"),
+        effects=paired("effect"),
+        draws=whole,
+        devices=devices,
+        writer=writer,
+        **facts,
+    )
 
 
 def wanted_tiers(tiers: Mapping[str, str], budgets: Mapping[str, float] | None, known: Mapping[str, Device]) -> Wanted:
@@ -36,92 +104,117 @@ def wanted_tiers(tiers: Mapping[str, str], budgets: Mapping[str, float] | None, 
     return wanted
 
 
-def tier_tables(
-    outcomes: Mapping[str, pd.DataFrame], cost: pd.DataFrame, wanted: Wanted, configs: Sequence[str], **options
-) -> dict[str, pd.DataFrame]:
-    """Return the `uncertain_frontier` of what runs on the device of each tier; tiers on whose device nothing runs lack.
-
-    outcomes: criterion -> items by (config, run). options: cost_spread, n_boot, level and seed. Each table has the ends
-    of the projected latency too.
-    """
-    tables = {}
-    for name, (device, _) in wanted.items():
-        costs = on_device(cost, device.key, configs)
-        runs = costs[costs["reason"] == ""][list(COSTS)].astype(float)
-        if len(runs):
-            part = {k: t[[c for c in t.columns if c[0] in runs.index]] for k, t in outcomes.items()}
-            ends = costs[["low", "high"]].add_prefix("latency_ms_")
-            tables[name] = uncertain_frontier(part, runs, **options).table.join(ends)
-    return tables
-
-
-def tier_choices(
-    tables: Mapping[str, pd.DataFrame], cost: pd.DataFrame, wanted: Wanted, configs: Sequence[str]
-) -> dict[str, TierChoice]:
-    """Return the configuration of least regret within the budgets of each tier, or what forbids one."""
-    choices = {}
+def tier_decisions(record: DecisionRecord, wanted: Wanted, *, margin: float, order) -> dict[str, tuple]:
+    """Return {tier: (decision by the upper end of the time, decision by its middle)}."""
+    found = {}
     for name, (device, budgets) in wanted.items():
-        reasons = on_device(cost, device.key, configs)["reason"]
-        table = tables.get(name, pd.DataFrame(columns=COSTS)).reindex(list(configs))
-        illegal = {config: reason for config, reason in reasons.items() if reason}
-        options: dict[str, Any] = dict(maximize=CRITERIA, minimize=COSTS, illegal=illegal, name=name)
-        choices[name] = choose_for_tier(table, budgets, device.name, **options)
-    return choices
+        limits = dict(memory=budgets.get("bytes"), latency_ms=budgets.get("latency_ms"), margin=margin, order=order)
+        found[name] = tuple(decide(record, device.key, end=end, **limits) for end in ("upper", "middle"))
+    return found
+
+
+def options_table(record: DecisionRecord, device: str, chosen: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a row per configuration that runs on a device, index config: clean and corrupted accuracy, memory,
+    latency_ms, each accuracy and the latency with its ends, and whether it is among `chosen`."""
+    place = next(d for d in record.devices if d.key == device)
+    scores = {config.key: config.accuracy for config in record.configs}
+    rows = {}
+    for option in place.options:
+        if option.reason:
+            continue
+        row: dict = {"memory": option.total, "chosen": option.config in chosen, "latency_ms": option.latency_ms}
+        row |= {"latency_ms_low": option.low, "latency_ms_high": option.high}
+        for name, criterion in (("accuracy", CLEAN), ("corrupted", CORRUPTED)):
+            seen = scores[option.config][criterion]
+            row |= {name: seen.value, f"{name}_low": seen.low, f"{name}_high": seen.high}
+        rows[option.config] = row
+    columns = ["memory", "chosen", "latency_ms", "latency_ms_low", "latency_ms_high"]
+    columns += [f"{name}{end}" for name in ("accuracy", "corrupted") for end in ("", "_low", "_high")]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def memory_rows(devices: Mapping[str, Sequence], labels: Mapping[str, str], scale: float = MIB) -> pd.DataFrame:
+    """Return a line per configuration: MiB of each part of memory, of their sum, and what runs it.
+
+    devices: {name: options or needs}; a column says which, where there are several. Parts that nothing has are
+    left out.
+    """
+    rows = []
+    for name, options in devices.items():
+        for option in options:
+            row = {"Device": name, "Configuration": labels.get(option.config, option.config)}
+            row |= {part: option.memory.get(part, 0.0) / scale for part in PARTS}
+            rows.append(row | {"In all": option.total / scale, "Runtime": option.runtime or "none"})
+    table = pd.DataFrame(rows)
+    empty = [part for part in PARTS if not table[part].any()]
+    return table.drop(columns=[*empty, *(["Device"] if len(devices) == 1 else [])])
 
 
 def deployment_guide(
-    cost: pd.DataFrame, devices: Iterable[Device], accuracies: pd.DataFrame, labels: Mapping[str, str]
+    record: DecisionRecord, devices: Iterable[str], *, margin: float, order, latency_ms: float | None = None
 ) -> pd.DataFrame:
-    """Return a line per device: the configuration of least regret that runs and fits there, its costs, and the others.
+    """Return a line per device: what to ship there, how sure that is, what to beware of, why not the others."""
+    labels = {config.key: config.label for config in record.configs}
+    caveats = {config.key: config.caveats for config in record.configs}
+    lines = []
+    for key in devices:
+        found = decide(record, key, margin=margin, order=order, latency_ms=latency_ms)
+        line = {"Device": found.name}
+        if not found.tied:
+            lines.append(
+                line | {"Ship": "nothing: see the last column"} | {"Why not the others": _barred(found, labels)}
+            )
+            continue
+        first = found.tied[0]
+        beware = dict.fromkeys(
+            f"{labels[choice.config]}: {caveat_text(caveat)}"
+            for choice in found.tied
+            for caveat in caveats[choice.config][:1]
+        )
+        lines.append(
+            line
+            | {
+                "Ship": choice_text(found, labels),
+                "How sure": certainty_text(found),
+                "Memory, GiB": f"{min(c.memory for c in found.tied) / GIB:.2f}",
+                "Time, ms": spread_text(first.latency_ms, first.low, first.high),
+                "Runtime": ", ".join(dict.fromkeys(choice.runtime for choice in found.tied)),
+                "Beware": "; ".join(beware),
+                "Why not the others": _barred(found, labels),
+            }
+        )
+    return pd.DataFrame(lines).fillna("")
 
-    accuracies: index config, columns `CRITERIA`. labels: config -> what to call it, in the order of the configurations.
-    """
-    return pd.DataFrame([_guide_line(cost, device, accuracies, labels) for device in devices]).fillna("")
+
+def _barred(found: Decision, labels: Mapping[str, str]) -> str:
+    """Why configurations are out: those with one reason together; one that names the configuration alone."""
+    reasons: dict[str, list[str]] = {}
+    for config, reason in found.out.items():
+        reasons.setdefault(reason, []).append(labels[config])
+    later = [config for config in found.kept if config not in {choice.config for choice in found.tied}]
+    if later:
+        what = {"speed": "slower", "bytes": "larger", "energy": "takes more energy"}[found.order]
+        reasons.setdefault(what, []).extend(labels[config] for config in later)
+    if found.open:
+        reasons.setdefault("not shown to keep the margin", []).extend(labels[config] for config in found.open)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
-def _guide_line(cost, device: Device, accuracies: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, str]:
-    costs = on_device(cost, device.key, list(labels))
-    runs = costs[costs["reason"] == ""]
-    table = runs[list(COSTS)].join(accuracies[list(CRITERIA)]).astype(float)
-    budgets = {"bytes": device.usable_gib * GIB if device.usable_gib else float("inf")}
-    line = {"Device": device.name}
-    if not len(table):
-        return line | {"Least regret": "nothing can be projected", "Why not the others": costs["reason"].iloc[0]}
-    pick = choose_for_tier(table, budgets, device.name, maximize=CRITERIA, minimize=COSTS)
-    if pick.choice is None:
-        why = tier_claim(pick, table, labels, list(COSTS))
-        return line | {"Least regret": "nothing fits", "Why not the others": why}
-    row = runs.loc[pick.choice]
-    refused = costs[costs["reason"] != ""].groupby("reason", sort=False)
-    barred = [f"{', '.join(labels[c] for c in part.index)}: {reason}" for reason, part in refused]
-    front = pareto_frontier(table, maximize=CRITERIA, minimize=COSTS).index
-    return line | {
-        "Least regret": labels[pick.choice],
-        "Packed, MiB": f"{row.bytes / MIB:.0f}",
-        "Projected, ms": spread_text(row.latency_ms, row.low, row.high),
-        "Bound by": row.binds,
-        "Also on the frontier": ", ".join(labels[c] for c in front if c != pick.choice),
-        "Why not the others": "; ".join(barred),
-    }
-
-
-def device_cloud(
-    cost: pd.DataFrame, table: pd.DataFrame, devices: Mapping[str, Device], labels: Mapping[str, str]
-) -> pd.DataFrame:
-    """Return a row per device and configuration that runs there, in the words and units of a reader.
-
-    table: of a frontier: index config, `CRITERIA` and probability. devices: key -> device.
-    """
-    shown = table[[*CRITERIA, "probability"]].rename_axis("config").reset_index()
-    rows = cost[cost["reason"] == ""].merge(shown, on="config")
-    return pd.DataFrame(
-        {
-            "Device": [devices[key].name for key in rows["device"]],
-            "Configuration": [labels[config] for config in rows["config"]],
-            "Projected latency (ms)": rows["latency_ms"].map("{:.3g}".format).astype(float),
-            "Packed size (MiB)": (rows["bytes"] / MIB).round(1),
-            "Clean accuracy (%)": (100 * rows["accuracy"]).round(1),
-            "Corrupted accuracy (%)": (100 * rows["corrupted"]).round(1),
-            "P(on frontier)": rows["probability"].round(2),
-        }
-    )
+def device_cloud(record: DecisionRecord) -> pd.DataFrame:
+    """Return a row per device and configuration that runs there, in the words and units of a reader."""
+    labels = {config.key: config.label for config in record.configs}
+    rows = []
+    for device in record.devices:
+        for config, row in options_table(record, device.key).iterrows():
+            rows.append(
+                {
+                    "Device": device.name,
+                    "Configuration": labels[str(config)],
+                    "Projected latency (ms)": float(f"{row['latency_ms']:.3g}"),
+                    "Its interval (ms)": f"{row['latency_ms_low']:.3g} to {row['latency_ms_high']:.3g}",
+                    "Memory in all (MiB)": round(row["memory"] / MIB, 1),
+                    "Clean accuracy (%)": round(100 * row["accuracy"], 1),
+                    "Corrupted accuracy (%)": round(100 * row["corrupted"], 1),
+                }
+            )
+    return pd.DataFrame(rows)

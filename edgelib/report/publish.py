@@ -26,7 +26,7 @@ from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
 from edgelib.source import code_digest, files_behind, imported_names
 
-SAVED = (".csv", ".svg")  # what a chapter saves for the book: the tables behind figures, and figures to show elsewhere
+SAVED = (".csv", ".svg", ".json")  # what a chapter saves for the book: tables behind figures, figures, a decision
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
 

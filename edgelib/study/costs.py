@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
-from edgelib.devices.device import Device, reason_against
+from edgelib.decide.record import DeviceOptions, Need, Option, Writer
+from edgelib.devices.deploy.memory import MIB, memory_parts, system_bytes
+from edgelib.devices.deploy.runtimes import Runtime, Step, runtime_for
+from edgelib.devices.device import GIB, Device, reason_against
 from edgelib.devices.projection import Projector
-from edgelib.devices.shapes import Encoder
+from edgelib.devices.shapes import Decoder, Encoder
 from edgelib.devices.workload import encode_work
 from edgelib.errors import EdgelibError
+from edgelib.files.parts import part_bytes
 from edgelib.files.size import other_bits, stored_bytes, weight_bits
 from edgelib.quant.scheme import scheme
 
@@ -27,12 +33,12 @@ def deployment_costs(
     *,
     batch: int = 1,
 ) -> pd.DataFrame:
-    """Return one row per device and configuration: bytes, latency_ms with low and high, binds, reason.
+    """Return one row per device and configuration: bytes, latency_ms with low and high, binds, runtime, reason.
 
     bytes: of `stored_bytes`. model: what is packed and shipped; tower: the part that sees each image, of dimensions
     `shape`; both may be on the meta device. latency_ms: projected, of a batch through the tower. reason: why a
-    configuration has no latency there, because its numbers do not run or because a rate is not published; empty
-    otherwise.
+    configuration has no latency there, because its numbers do not run, because no runtime is known to have a kernel
+    for them, or because a rate is not published; empty otherwise. runtime: key of the one that has a kernel.
     """
     bytes_of = {config: stored_bytes(model, config) for config in configs}
     work = {
@@ -43,16 +49,112 @@ def deployment_costs(
     for device in devices:
         for config in configs:
             units = scheme(config).units
-            reason = reason_against(device, *units) or ""
+            runtime, reason = runs(device, config, "encode")
             row = dict(device=device.key, config=config, bytes=bytes_of[config])
-            row |= dict(latency_ms=np.nan, low=np.nan, high=np.nan, binds="", reason=reason)
+            row |= dict(latency_ms=np.nan, low=np.nan, high=np.nan, binds="")
+            row |= dict(runtime="" if runtime is None else runtime.key, reason=reason)
             if not row["reason"]:
                 try:
                     found = project(work[config], device, *units, step="encode")
                 except EdgelibError as error:
-                    row["reason"] = str(error)
+                    row |= dict(runtime="", reason=str(error))
                 else:
                     low, high = found.interval
                     row |= dict(latency_ms=found.ms, low=low, high=high, binds=found.binds)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def runs(device: Device, config: str, step: Step, *, context: int = 0) -> tuple[Runtime | None, str]:
+    """Return (the runtime that runs a configuration on a device, ""), or (None, the reason why nothing does)."""
+    made = scheme(config)
+    reason = reason_against(device, *made.units)
+    if reason:
+        return None, reason
+    try:
+        return runtime_for(device, made.weight, made.activation, step, context=context), ""
+    except EdgelibError as error:
+        return None, str(error)
+
+
+def deployment_memory(
+    model: nn.Module,
+    configs: Sequence[str],
+    *,
+    encoder: Encoder,
+    decoder: Decoder | None = None,
+    context: int = 0,
+    batch: int = 1,
+) -> dict[str, dict[str, float]]:
+    """Return {config: {part: bytes}} of what a model holds in memory at once, without runtime and system.
+
+    model: all of it, towers and connector, maybe on the meta device. context: tokens of text that a decoder keeps.
+    Activations, keys and values are as wide as what the configuration does not quantize.
+    """
+    found = {}
+    for config in configs:
+        wide = other_bits(config)
+        sizes = part_bytes(model, config)
+        options = dict(encoder=encoder, decoder=decoder, context=context, batch=batch)
+        parts = memory_parts(sizes, bits=wide, kv_bits=wide, **options)
+        parts.pop("runtime")
+        found[config] = parts
+    return found
+
+
+def _whole(parts: dict[str, float], runtime: Runtime | None, device: Device) -> dict[str, float]:
+    """Parts with those of runtime and system, as far as they are known."""
+    known = device.memory_gib is not None and device.usable_gib is not None
+    held = 0.0 if runtime is None else runtime.memory_mib * MIB
+    return parts | {"runtime": held, "system": system_bytes(device) if known else 0.0}
+
+
+def device_options(
+    cost: pd.DataFrame, memory: dict[str, dict[str, float]], devices: Iterable[Device], spread: float
+) -> list[DeviceOptions]:
+    """Return what each configuration needs on each device, for a `DecisionRecord`.
+
+    cost: of `deployment_costs`; memory: of `deployment_memory`; spread: `own_spread` of the projections.
+    """
+    found = []
+    for device in devices:
+        own = cost[cost["device"] == device.key].set_index("config")
+        options = []
+        for config, parts in memory.items():
+            row = own.loc[config]
+            runtime = None if row["reason"] else runs(device, config, "encode")[0]
+            facts: dict = dict(config=config, memory=_whole(parts, runtime, device), reason=row["reason"])
+            if runtime is not None:
+                facts |= dict(runtime=runtime.name, command=runtime.command, source="projected", spread=spread)
+                facts |= {name: float(row[name]) for name in ("latency_ms", "low", "high")}
+            options.append(Option(**facts))
+        memory_bytes = None if device.memory_gib is None else device.memory_gib * GIB
+        most = max(device.power_w, default=None)
+        found.append(
+            DeviceOptions(key=device.key, name=device.name, memory_bytes=memory_bytes, power_w=most, options=options)
+        )
+    return found
+
+
+def writer_needs(name: str, memory: dict[str, dict[str, float]], devices: Iterable[Device], context: int) -> Writer:
+    """Return what a model that writes needs on each device, for a `DecisionRecord`; memory: of `deployment_memory`."""
+    needs: dict[str, list[Need]] = {}
+    for device in devices:
+        needs[device.key] = []
+        for config, parts in memory.items():
+            runtime, reason = runs(device, config, "generate", context=context)
+            facts = dict(config=config, memory=_whole(parts, runtime, device), reason=reason)
+            if runtime is not None:
+                facts |= dict(runtime=runtime.name, command=runtime.command)
+            needs[device.key].append(Need(**facts))
+    return Writer(model=name, context=context, devices=needs)
+
+
+def pack_command(model: str, config: str, mix: str, n: int) -> str:
+    """Return the command that makes a configuration of a model and writes its packed folder.
+
+    mix, n: the calibration images, for a configuration that looks at them.
+    """
+    images = f", e.calibration_set({json.dumps(mix)}, n={n})" if scheme(config).needs_calibration else ""
+    made = f"e.quantize(e.load({json.dumps(model)}), {json.dumps(config)}{images})"
+    return f"python -c {shlex.quote(f'import edgelib as e; e.save_packed({made}, {json.dumps(config)})')}"

@@ -41,6 +41,19 @@ def outcome_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def criterion_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables of `outcome_tables` as "clean" and "corrupted", and one for each corruption over severities.
+
+    A single corruption is "corrupted" itself and has its own table as well. Raises EdgelibError as `outcome_tables`.
+    """
+    both = outcome_tables(rows)
+    tables = {"clean": both["accuracy"], "corrupted": both["corrupted"]}
+    for name, part in rows[rows["severity"] > 0].groupby("corruption", sort=False):
+        own = part.pivot_table("correct", "item", ["config", "run"], aggfunc="mean", sort=False)
+        tables[str(name)] = own.sort_index()
+    return tables
+
+
 def mixed_outcomes(
     grid: ClassifierGrid, model: ZeroShotModel, formats: Mapping[str, Mapping[str, str]]
 ) -> pd.DataFrame:

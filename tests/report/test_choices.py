@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from edgelib.decide.allocation import Allocation
-from edgelib.decide.choice import choose_for_tier
 from edgelib.errors import EdgelibError
-from edgelib.report.claims.choices import allocation_claim, tier_claim
+from edgelib.report.claims.choices import allocation_claim
 from edgelib.report.figures.choices import bits_by_depth, frontier
 from edgelib.stats.family import Family
 from edgelib.stats.paired import PairedDifference
@@ -21,41 +20,6 @@ TABLE = pd.DataFrame(
     dict(accuracy=[0.90, 0.895, 0.80], bytes=[577, 225, 166], latency_ms=[50.0, 20.0, 18.0]),
     index=["fp32", "w8a8-minmax", "w4a8-minmax"],
 )
-BOTH = dict(maximize="accuracy", minimize=("bytes", "latency_ms"))
-LABELS = {"fp32": "FP32", "w8a8-minmax": "W8A8", "w4a8-minmax": "W4A8"}
-
-
-def test_a_choice_is_told_with_its_costs_and_probability():
-    found = choose_for_tier(TABLE, dict(bytes=600, latency_ms=60), "board", **BOTH)
-    said = tier_claim(found, TABLE.assign(probability=0.97), LABELS, ["bytes", "latency_ms"])
-    assert "W8A8 has the least regret" in said and "20 ms" in said and "probability 0.97" in said
-
-
-@pytest.mark.parametrize(
-    ("budgets", "illegal", "column"),
-    [
-        (dict(bytes=600, latency_ms=10), {}, "latency_ms"),
-        (dict(bytes=200, latency_ms=19), {"w4a8-minmax": "no"}, "bytes"),
-        (dict(bytes=100, latency_ms=1), {}, "latency_ms"),
-    ],
-    ids=["one budget", "the nearer of two legal ones", "both"],
-)
-def test_without_a_choice_the_budget_that_binds_is_told(budgets, illegal, column):
-    found = choose_for_tier(TABLE, budgets, "board", illegal=illegal, name="tiny", **BOTH)
-    said = tier_claim(found, TABLE, LABELS, ["bytes"])
-    assert f"that of {column}" in said and "no legal configuration" in said
-
-
-def test_without_a_legal_configuration_the_reasons_are_told():
-    found = choose_for_tier(TABLE, "mobile", "board", illegal=dict.fromkeys(TABLE.index, "no units"), **BOTH)
-    assert tier_claim(found, TABLE, LABELS, []).endswith("none of 3 configurations runs there (no units)")
-
-
-def test_projected_costs_come_with_their_interval():
-    own = TABLE.assign(latency_ms_low=1.5, latency_ms_high=1340.4)
-    found = choose_for_tier(own, {"bytes": 1e12}, "board", **BOTH)
-    said = tier_claim(found, own, LABELS, ["bytes", "latency_ms"])
-    assert "projected " in said and "(1.5 to 1,340) ms" in said and "MiB" in said
 
 
 def test_a_mix_is_called_better_only_where_a_test_says_so():

@@ -1,35 +1,37 @@
-"""Choices and guides of the deployment chapter are those of the rooms below, a line per tier and device."""
+"""Records, guides and sentences of the deployment chapter say what the decisions below them say."""
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import pytest
+from small_record import GIB, options_of, outcomes_of, record_of
 
-from edgelib.decide.choice import choose_for_tier
+from edgelib.decide.decision import decide
 from edgelib.decide.pareto import TIERS
+from edgelib.decide.record import Caveat
 from edgelib.devices.table import devices
 from edgelib.report import deployment
-from edgelib.report.figures.choices import frontier_panels, tier_panels
+from edgelib.report.claims.choices import (
+    caveat_text,
+    certainty_text,
+    choice_text,
+    decision_opening,
+    points_text,
+    tier_claim,
+)
+from edgelib.report.figures.choices import tier_panels
 
 KNOWN = devices()
-CONFIGS = {"fp32": "FP32", "w8a8-minmax": "W8A8", "fp8": "FP8"}
-COST = pd.DataFrame(
-    [
-        (key, config, size, ms, 0.5 * ms, 2 * ms, "memory", "no units" if np.isnan(ms) else "")
-        for key in ("jetson-nano", "orin-nx-16gb")
-        for config, size, ms in (("fp32", 577e6, 50.0), ("w8a8-minmax", 225e6, 20.0), ("fp8", 225e6, np.nan))
-    ],
-    columns=["device", "config", "bytes", "latency_ms", "low", "high", "binds", "reason"],
-)
-ACCURACY = pd.DataFrame({"accuracy": [0.9, 0.89, 0.88], "corrupted": [0.6, 0.59, 0.5]}, index=list(CONFIGS))
+COSTS = {"fp32": (2.0, 50.0), "w8a8-minmax": (1.0, 20.0), "w4a8-minmax": (0.9, 19.0), "w3a8-minmax": (0.8, 5.0)}
+TRUTH = {"fp32": 0.9, "w8a8-minmax": 0.9, "w4a8-minmax": 0.9, "w3a8-minmax": 0.6}
+LABELS = {key: key.upper() for key in COSTS}
 
 
-def outcomes():
-    rng, columns = np.random.default_rng(0), pd.MultiIndex.from_product([list(CONFIGS), ["once"]])
-    return {
-        name: pd.DataFrame(rng.random((40, 3)) < 0.8, columns=columns).astype(float) for name in deployment.CRITERIA
-    }
+@pytest.fixture(scope="module")
+def record():
+    made = record_of(outcomes_of(TRUTH, 500, 0, 1.0), options_of(COSTS))
+    failed = Caveat(kind="twin", where="activation:128", drop=0.38, value=0.51, instead_of=0.89, chapter="elsewhere")
+    made.configs[2].caveats.append(failed)
+    return made
 
 
 def test_tiers_are_published_ones_and_budgets_of_ones_own():
@@ -39,52 +41,67 @@ def test_tiers_are_published_ones_and_budgets_of_ones_own():
     assert list(deployment.wanted_tiers({"mobile": "jetson-nano"}, None, KNOWN)) == ["mobile"]
 
 
-def test_a_choice_is_made_among_what_runs():
-    wanted = {"mine": (KNOWN["jetson-nano"], {"bytes": 3e8})}
-    tables = deployment.tier_tables(outcomes(), COST, wanted, list(CONFIGS), n_boot=100)
-    assert list(tables["mine"].index) == ["fp32", "w8a8-minmax"] and tables["mine"]["latency_ms_high"]["fp32"] == 100
-    choice = deployment.tier_choices(tables, COST, wanted, list(CONFIGS))["mine"]
-    assert (choice.choice, choice.n, choice.n_feasible) == ("w8a8-minmax", 3, 1) and choice.illegal == {
-        "fp8": "no units"
-    }
+def test_a_record_is_made_of_outcomes_and_costs(record):
+    outcomes = outcomes_of(TRUTH, 500, 0, 1.0)
+    facts = dict(model="m", costs="m", latency_level=0.9, n_boot=200, level=0.95, seed=0)
+    made = deployment.decision_record(outcomes, record.devices, LABELS, LABELS, {}, **facts)
+    assert made.n_images == 500 and made.n_draws == deployment.DRAWS and made.writer is None
+    assert decide(made, "board").kept == decide(record, "board").kept
 
 
-def test_where_nothing_runs_there_is_no_table_and_no_choice():
-    none = COST.assign(reason="no units")
-    wanted = {"mine": (KNOWN["jetson-nano"], {"bytes": 3e8})}
-    assert deployment.tier_tables(outcomes(), none, wanted, list(CONFIGS), n_boot=100) == {}
-    choice = deployment.tier_choices({}, none, wanted, list(CONFIGS))["mine"]
-    assert choice.choice is None and choice.binds is None
+def test_a_recommendation_carries_its_caveat_with_its_number(record):
+    guide = deployment.deployment_guide(record, ["board"], margin=0.01, order="speed").iloc[0]
+    assert guide["Ship"] == "any of W4A8-MINMAX and W8A8-MINMAX, which cannot be told apart in speed"
+    assert guide["Beware"] == "W4A8-MINMAX: 51.0 instead of 89.0 % with planted outliers (activation:128), in elsewhere"
+    assert "W3A8-MINMAX: " in guide["Why not the others"] and "FP32: slower" in guide["Why not the others"]
+    opening = decision_opening(*(decide(record, "board", end=e) for e in ("upper", "middle")), record, "8 GB")
+    assert "51.0 instead of 89.0 %" in opening.advice and opening.answer.startswith("Ship any of W4A8-MINMAX and")
+    assert "95 % interval" in opening.number
 
 
-def test_the_guide_names_the_least_regret_and_why_not_the_others():
-    guide = deployment.deployment_guide(COST, [KNOWN["orin-nx-16gb"]], ACCURACY, CONFIGS).iloc[0]
-    table = ACCURACY.join(deployment.on_device(COST, "orin-nx-16gb", list(CONFIGS))[["bytes", "latency_ms"]])[:2]
-    pick = choose_for_tier(table, {"bytes": 1e12}, "x", maximize=deployment.CRITERIA, minimize=deployment.COSTS)
-    assert guide["Least regret"] == CONFIGS[pick.choice] and guide["Why not the others"] == "FP8: no units"
+def test_where_nothing_fits_the_reason_is_told(record):
+    sure, middle = (decide(record, "board", memory=GIB / 2, end=end) for end in ("upper", "middle"))
+    assert "nothing fits (needs 2.00 GiB in all of 0.50 GiB" in tier_claim(sure, middle, LABELS, "tiny")
+    assert "ship none of 4 configurations" in decision_opening(sure, middle, record, "512 MB").answer.lower()
+    tiny = record.model_copy(update={"devices": [record.devices[0].model_copy(update={"memory_bytes": GIB / 2})]})
+    assert deployment.deployment_guide(tiny, ["board"], margin=0.01, order="speed")["Ship"][0].startswith("nothing")
 
 
-@pytest.mark.parametrize(
-    ("cost", "said"),
-    [(COST.assign(reason="no rate"), "nothing can be projected"), (COST.assign(bytes=1e15), "nothing fits")],
-    ids=["nothing runs", "nothing fits"],
-)
-def test_a_device_without_a_choice_has_a_line_that_says_so(cost, said):
-    guide = deployment.deployment_guide(cost, [KNOWN["orin-nx-16gb"]], ACCURACY, CONFIGS)
-    assert guide["Least regret"].tolist() == [said] and guide["Why not the others"][0]
+def test_a_time_whose_upper_end_is_over_the_budget_is_not_called_sure(record):
+    sure, middle = (decide(record, "board", latency_ms=25, end=end) for end in ("upper", "middle"))
+    assert [choice.config for choice in middle.tied] == ["w4a8-minmax", "w8a8-minmax"]
+    assert [choice.config for choice in sure.tied] == ["w3a8-minmax"]
+    said = tier_claim(sure, middle, LABELS, "mine")
+    assert "would do, and then W3A8-MINMAX is -" in said
+    narrow = [decide(record, "board", latency_ms=7, memory=0.85 * GIB, end=end) for end in ("upper", "middle")]
+    assert "time it on the device" in tier_claim(*narrow, LABELS, "mine")
 
 
-def test_the_cloud_has_what_runs_in_units_of_a_reader():
-    cloud = deployment.device_cloud(COST, ACCURACY.assign(probability=0.456), KNOWN, CONFIGS)
-    assert len(cloud) == 4 and set(cloud["Configuration"]) == {"FP32", "W8A8"}
-    assert cloud.iloc[0].tolist() == [KNOWN["jetson-nano"].name, "FP32", 50.0, 550.3, 90.0, 60.0, 0.46]
+def test_a_probability_stands_beside_whether_it_is_shown(record):
+    found = decide(record, "board", margin=0.5)
+    assert certainty_text(found) == "within 50 points with probability 1.00 (shown)"
+    assert choice_text(found, LABELS) == "W3A8-MINMAX" and points_text(0.01) == "1 point"
+    assert caveat_text(Caveat(kind="mix", where="gray", drop=0.2, chapter="c")) == (
+        "20.0 points lost calibrated on gray, in c"
+    )
 
 
-def test_frontiers_are_drawn_side_by_side():
-    wanted = {"mine": (KNOWN["jetson-nano"], {"bytes": 3e8, "latency_ms": 30})}
-    tables = deployment.tier_tables(outcomes(), COST, wanted, list(CONFIGS), n_boot=100)
-    both = frontier_panels(tables["mine"])
-    assert [ax.get_title(loc="left") or ax.get_title() for ax in both.axes] == ["clean", "corrupted"]
-    tiers = tier_panels(tables, wanted, crowded=True)
-    assert tiers.axes[0].patches and tiers.axes[0].get_legend() is not None
+def test_memory_is_told_by_part(record):
+    rows = deployment.memory_rows({"Board": record.devices[0].options}, LABELS)
+    assert list(rows) == ["Configuration", "vision tower", "In all", "Runtime"]
+    assert rows["In all"].tolist() == [2048, 1024, pytest.approx(921.6), pytest.approx(819.2)]
+
+
+def test_the_cloud_has_what_runs_in_units_of_a_reader(record):
+    cloud = deployment.device_cloud(record)
+    assert len(cloud) == 4 and cloud["Its interval (ms)"][0] == "33.3 to 75"
+
+
+def test_panels_draw_the_interval_of_a_time_and_ring_what_is_shipped(record):
+    wanted = {"mine": (KNOWN["jetson-nano"], {"bytes": 4e9, "latency_ms": 30})}
+    table = deployment.options_table(record, "board", ["w8a8-minmax"])
+    tiers = tier_panels({"mine": table}, wanted, crowded=True)
+    rings = [line for line in tiers.axes[0].lines if line.get_label() == "shipped"]
+    assert rings[0].get_xdata().tolist() == [20.0] and tiers.axes[0].patches
+    assert len(tier_panels({"mine": table[:0]}, wanted, crowded=True).axes) == 1
     assert len(tier_panels({}, {}, crowded=True).axes) == 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
 from edgelib.decide.allocation import Allocation
-from edgelib.decide.choice import TierChoice
+from edgelib.decide.decision import Decision
 from edgelib.decide.frontier import Frontier
+from edgelib.decide.record import Caveat, DecisionRecord
 from edgelib.report.claims.differences import difference_claims
+from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import interval_text, spread_text
 from edgelib.stats.family import Family
 
@@ -24,46 +24,101 @@ def amount(column: str, value: float) -> str:
     return f"{shown:,.0f} {unit}" if abs(shown) >= 100 else f"{shown:.3g} {unit}"
 
 
-def tier_claim(choice: TierChoice, table: pd.DataFrame, labels: Mapping[str, str], costs: list[str]) -> str:
-    """Say what to ship within a tier, or which budget forbids it and by how much.
+def choice_text(found: Decision, labels: Mapping[str, str]) -> str:
+    """What a decision recommends, in words: "FP16", or "any of FP16 and W8A8, which cannot be told apart in speed"."""
+    names = [labels[choice.config] for choice in found.tied]
+    if len(names) < 2:
+        return "".join(names) or "nothing"
+    return f"any of {', '.join(names[:-1])} and {names[-1]}, which cannot be told apart in {found.order}"
 
-    table: index config with criteria and costs, and <cost>_low and _high where a cost is projected; labels: config ->
-    label; costs: columns to quote.
+
+def certainty_text(found: Decision) -> str:
+    """How sure a recommendation is: the probability that it keeps the margin, and whether a test shows it."""
+    least = min(choice.p_within for choice in found.tied)
+    shown = "shown" if found.shown else "observed, not shown"
+    worst = "at least " if len(found.tied) > 1 else ""
+    return f"within {points_text(found.margin)} with probability {worst}{least:.2f} ({shown})"
+
+
+def points_text(margin: float) -> str:
+    """A margin in points: "1 point", "0.5 points"."""
+    return f"{100 * margin:g} point{'' if round(100 * margin, 9) == 1 else 's'}"
+
+
+def caveat_text(caveat: Caveat) -> str:
+    """What another chapter found: "51.0 instead of 89.5 % with outliers activation:128 (calibration_sensitivity)"."""
+    where = f"with planted outliers ({caveat.where})" if caveat.kind == "twin" else f"calibrated on {caveat.where}"
+    if caveat.value is None or caveat.instead_of is None:
+        return f"{100 * caveat.drop:.1f} points lost {where}, in {caveat.chapter}"
+    return f"{100 * caveat.value:.1f} instead of {100 * caveat.instead_of:.1f} % {where}, in {caveat.chapter}"
+
+
+def tier_claim(sure: Decision, middle: Decision, labels: Mapping[str, str], tier: str) -> str:
+    """Say what to ship within a tier: by the upper end of the interval of a time, else by its middle, else why nothing.
+
+    sure, middle: decisions of the same budgets by the two ends.
     """
-    where = f"{choice.tier} ({choice.device})"
-    refused = (
-        f"; {len(choice.illegal)} of {choice.n} do not run there or lack a published rate" if choice.illegal else ""
-    )
-    if choice.choice is None:
-        if choice.binds is None:
-            reasons = "; ".join(dict.fromkeys(choice.illegal.values()))
-            return f"{where}: none of {choice.n} configurations runs there ({reasons})"
-        binds = choice.binds
-        only = (
-            "alone would have to grow"
-            if binds["alone"]
-            else "is what the nearest one exceeds most and would have to grow"
+    where = f"{tier} ({sure.name})"
+    found = sure if sure.tied else middle
+    if found.tied:
+        first = found.tied[0]
+        time = spread_text(first.latency_ms, first.low, first.high)
+        largest = max(choice.memory for choice in found.tied)
+        text = (
+            f"{where}: ship {choice_text(found, labels)}; {certainty_text(found)}, "
+            f"{amount('bytes', largest)} of memory in all, {first.source} {time} ms"
         )
+        if not sure.tied:
+            return f"{text}; the upper end of no time is within the budget, so time it on the device first"
+        lost = [f"{labels[c.config]} is {middle.out[c.config]}" for c in sure.tied if c.config in middle.out]
+        more = [labels[c.config] for c in middle.tied if c.config not in {choice.config for choice in sure.tied}]
+        text += f"; by the middle of the projection {', '.join(more)} would do" if more else ""
+        return text + (f", and then {'; '.join(lost)}" if lost else "")
+    if found.fits:
         return (
-            f"{where}: no legal configuration is within the budgets; that of {binds['column']}, "
-            f"{amount(binds['column'], binds['budget'])}, {only} by {amount(binds['column'], binds['short_by'])}, to "
-            f"{amount(binds['column'], binds['needed'])}{refused}"
+            f"{where}: {len(found.fits)} configurations fit, and none is within {points_text(found.margin)} of the "
+            "others on clean and on corrupted images alike; allow more, or take more images"
         )
-    row = table.loc[choice.choice]
-    quoted = ", ".join(_quoted(column, row) for column in costs)
-    sure = f", on the frontier with probability {row['probability']:.2f}" if "probability" in table else ""
-    evidence = f"{choice.regret:.2f} of the range{sure}; {quoted}"
-    within = f"of {choice.n_feasible} within the budgets"
-    return f"{where}: {within}, {labels[choice.choice]} has the least regret ({evidence}){refused}"
+    reasons = dict.fromkeys(found.out.values())
+    shown = list(reasons)[:3]
+    rest = f" and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+    return f"{where}: nothing fits ({'; '.join(shown)}{rest})"
 
 
-def _quoted(column: str, row: pd.Series) -> str:
-    """A cost with its unit, and with its interval where it is projected."""
-    if pd.isna(row.get(f"{column}_low")):
-        return amount(column, row[column])
-    scale, unit = _UNITS.get(column, (1, column))
-    numbers = (row[name] / scale for name in (column, f"{column}_low", f"{column}_high"))
-    return f"projected {spread_text(*numbers)} {unit}"
+def decision_opening(sure: Decision, middle: Decision, record: DecisionRecord, limits: str) -> Opening:
+    """Open the chapter on choosing: what to ship on one device, what it scores there, and what to do first.
+
+    limits: the budgets in words, such as "4 GB and 150 ms".
+    """
+    labels = {config.key: config.label for config in record.configs}
+    found = sure if sure.tied else middle
+    where = f"on {found.name} with {limits}"
+    if not found.tied:
+        reason = next(iter(found.out.values()), "nothing runs there")
+        number = f"{len(found.fits)} of {len(record.configs)} configurations fit"
+        return Opening(
+            f"ship none of {len(record.configs)} configurations {where}", number, f"start with this: {reason}"
+        )
+    first = found.tied[0]
+    scores = {config.key: config for config in record.configs}[first.config]
+    clean, corrupted = scores.accuracy["clean"], scores.accuracy[found.criteria[1]]
+    spans = [interval_text((seen.low, seen.high), record.level, 100) for seen in (clean, corrupted)]
+    number = (
+        f"{labels[first.config]} answers {100 * clean.value:.1f} % of clean images ({spans[0]}) and "
+        f"{100 * corrupted.value:.1f} % of corrupted ones ({spans[1]}), and is {certainty_text(found)}"
+    )
+    beware = [
+        f"beware of {labels[c.key]}: {caveat_text(c.caveats[0])}"
+        for c in record.configs
+        if c.caveats and c.key in {t.config for t in found.tied}
+    ]
+    time = spread_text(first.latency_ms, first.low, first.high)
+    first_do = (
+        f"run it with {first.runtime}, {first.source} {time} ms"
+        if sure.tied
+        else f"time it on the device before you decide: {first.source} {time} ms, whose upper end is over the budget"
+    )
+    return Opening(f"ship {choice_text(found, labels)} {where}", number, "; ".join([first_do, *beware[:1]]))
 
 
 def frontier_claim(frontier: Frontier, labels: Mapping[str, str], costs: Sequence[str]) -> str:

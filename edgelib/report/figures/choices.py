@@ -25,12 +25,14 @@ def frontier(
     scale: float = 1.0,
     log: bool = False,
     names: bool = True,
+    step: bool = True,
 ) -> Axes:
     """Configurations by cost and criterion with its interval, their step frontier, and the part over budget shaded.
 
     table: index config; columns cost, criterion, <criterion>_low, <criterion>_high (fractions), optional legal (False
     is drawn open and joins no frontier). budget: the most the cost may be, in its own unit; scale divides both.
-    names: write each name beside its point; without, the labels are there for a legend.
+    names: write each name beside its point; without, the labels are there for a legend. step: join the frontier; where
+    the cost has <cost>_low and _high, its interval is drawn too.
     Raises EdgelibError for NaN, because a point without a place is no point.
     """
     wanted = table[[cost, criterion, f"{criterion}_low", f"{criterion}_high"]]
@@ -69,10 +71,14 @@ def frontier(
                 fontsize=7,
                 color=style.ink,
             )
+    if f"{cost}_low" in table:
+        ends = (table[[f"{cost}_low", f"{cost}_high"]] / scale).to_numpy(float)
+        for config, (low, high) in zip(table.index, ends, strict=True):
+            ax.plot([low, high], [y[config]] * 2, color=styles[config].colour, linewidth=0.8, alpha=0.6, zorder=0)
     inside = legal & ((table[cost] <= budget) if budget is not None else True)
     best = pd.DataFrame({"x": at[inside], "y": y[inside]}).sort_values(["x", "y"], ascending=[True, False])
     best = best[best["y"] > best["y"].cummax().shift(fill_value=-np.inf)]
-    if len(best):
+    if step and len(best):
         ax.step(best["x"], best["y"], where="post", color=GREY, linewidth=1.2, zorder=0)
     if log:
         log_axes(ax, "x")
@@ -103,17 +109,29 @@ def frontier_panels(table: pd.DataFrame, cost: str = "bytes", scale: float = 2**
 
 
 def tier_panels(tables: Mapping[str, pd.DataFrame], places: Mapping[str, tuple], crowded: bool) -> Figure:
-    """Draw corrupted accuracy against projected latency, a panel per tier, what is over its budget of time shaded.
+    """Draw corrupted accuracy against the time of one image, a panel per tier, what is over its budget of time shaded.
 
-    tables: tier -> frontier of what runs there. places: tier -> (device, budgets).
+    tables: tier -> `options_table` of what runs there; latency has its interval, and what is chosen has a ring around
+    it. places: tier -> (device, budgets).
     """
     figure, axes = plt.subplots(1, max(1, len(tables)), figsize=(7.4, 3.5), sharey=True, squeeze=False)
     for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
         device, budgets = places[name]
-        budget = budgets.get("latency_ms")
-        frontier(table, ax, "latency_ms", "corrupted", budget=budget, log=True, names=not crowded)
+        if len(table):
+            budget = budgets.get("latency_ms")
+            frontier(table, ax, "latency_ms", "corrupted", budget=budget, log=True, names=not crowded, step=False)
+            chosen = table[table["chosen"]]
+            ax.plot(
+                chosen["latency_ms"],
+                100 * chosen["corrupted"],
+                "o",
+                markersize=13,
+                markerfacecolor="none",
+                markeredgecolor=GREY,
+                label="shipped",
+            )
         ax.set_title(f"{name}\n{device.name}", fontsize=9)
-        ax.set_xlabel("Projected latency (ms)", fontsize=9)
+        ax.set_xlabel("Time of one image (ms)", fontsize=9)
     axes.flat[0].set_ylabel("Simulated corrupted accuracy (%)")
     drawn = [ax.get_legend_handles_labels() for ax in axes.flat]
     entries = {name: handle for handles, names in drawn for handle, name in zip(handles, names, strict=True)}
