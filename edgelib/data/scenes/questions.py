@@ -7,15 +7,19 @@ same whatever n; training, validation and test share no scene.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from edgelib.data.scenes.questions_mme import mme_rows
 from edgelib.data.scenes.questions_pope import pope_rows
-from edgelib.data.scenes.questions_scene import Draws, Scene, draws_of, visible_scenes
+from edgelib.data.scenes.questions_scene import Draws, QuestionImages, Scene, draws_of, visible_scenes
 from edgelib.data.scenes.questions_vqa import vqa_rows
+from edgelib.data.scenes.records import IMAGE_SIZE
+from edgelib.data.streams import HELD_BYTES, Stream
 from edgelib.errors import EdgelibError, choose
 
 # Task -> function of (scenes with their draws, split, seed) that yields the rows of one scene after the other.
@@ -26,8 +30,12 @@ WRITERS: dict[str, Callable[[Iterator[tuple[Scene, Draws]], str, int], Iterator[
 }
 
 
-def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test") -> tuple[pd.DataFrame, Tensor]:
+def scene_questions(
+    task: str, n_images: int, seed: int = 0, split: str = "test"
+) -> tuple[pd.DataFrame, Tensor | Stream]:
     """Return (rows, images uint8 [n_images, 3, 48, 48]): questions about the first n scenes of a split.
+
+    Many images are not kept, but drawn again whenever they are looked at (`edgelib.data.streams`).
 
     rows: one per question, with the columns of the data set on the Hugging Face hub, and `image`, a position in images.
 
@@ -44,17 +52,21 @@ def scene_questions(task: str, n_images: int, seed: int = 0, split: str = "test"
     write = choose(WRITERS, task, "task of scenes questions")
     if n_images < 1:
         raise EdgelibError(f"n_images must be 1 or more, got {n_images!r}")
-    images: list[Tensor] = []
+    stream = Stream(QuestionImages(split, seed), np.zeros(n_images, np.int64), (IMAGE_SIZE, IMAGE_SIZE))
+    keep, index, images = stream.nbytes <= HELD_BYTES, [], []
 
     def scenes() -> Iterator[tuple[Scene, Draws]]:
         for part, drawn, _, _ in visible_scenes(split, seed):
-            images.append(drawn)
+            index.extend(scene.index for scene in part)
+            images.extend([drawn] if keep else [])
             yield from zip(part, draws_of(task, split, seed, [scene.index for scene in part]), strict=True)
 
     rows: list[dict] = []
     for position, asked in zip(range(n_images), write(scenes(), split, seed)):  # noqa: B905 (scenes have no end)
         rows += [{**row, "image": position} for row in asked]
-    return pd.DataFrame(rows), torch.cat(images)[:n_images]
+    if keep:
+        return pd.DataFrame(rows), torch.cat(images)[:n_images]
+    return pd.DataFrame(rows), replace(stream, places=np.array(index[:n_images], np.int64))
 
 
 def true_answers(rows: pd.DataFrame) -> pd.Series:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from itertools import accumulate
 from typing import TypeVar
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -94,6 +95,18 @@ def question_records(split: str, index: Tensor, seed: int) -> Records:
     records = draw_records(split, index, seed)
     centre = records.centre.clamp(-_REACH, _REACH)
     return replace(records, radius=records.radius * torch.tensor(_SCALE), centre=centre)
+
+
+@dataclass(frozen=True)
+class QuestionImages:
+    """Draws the images of scenes that questions are about: their indices in a split [n] -> uint8 [n, 3, 48, 48]."""
+
+    split: str
+    seed: int
+
+    def __call__(self, index: np.ndarray) -> Tensor:
+        parts = torch.from_numpy(index).split(_CHUNK)
+        return torch.cat([render(question_records(self.split, part, self.seed))[0] for part in parts])
 
 
 def describe(records: Records, index: Tensor) -> list[Scene]:

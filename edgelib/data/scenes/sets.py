@@ -1,8 +1,12 @@
-"""Generated sets: worlds that are drawn instead of read, with no last item."""
+"""Generated sets: worlds that are drawn instead of read, with no last item.
+
+Images of a large set are not kept: they are drawn again whenever they are looked at (`edgelib.data.streams`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -15,16 +19,31 @@ from edgelib.data.question_tables import Asked, question_rows
 from edgelib.data.readers.sources import Labelled, Options, Source, first_given, indexed_names, refuse_columns
 from edgelib.data.scenes import records as scenes
 from edgelib.data.scenes.questions import WRITERS, scene_questions
+from edgelib.data.streams import Stream, held
 from edgelib.tasks.benchmarks import TASKS
 
 DEFAULT_LENGTH = 1000  # items of a split when the caller names no number
-_RENDER_BATCH = 256  # bounds the memory of drawing, not the result
+_RENDER_BATCH = 64  # bounds the memory of drawing, not the result
 
 
 @lru_cache(maxsize=4)  # a study draws many calibration sets from one pool
 def _scene_rows(split: str, length: int, seed: int) -> pd.DataFrame:
     names = [f"scenes/{split}/{seed}/{i:06d}" for i in range(length)]
     return scenes.record_table(scenes.draw_records(split, torch.arange(length), seed), names)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws scenes of a split: their indices [n] -> uint8 [n, 3, 48, 48]."""
+
+    split: str
+    seed: int
+
+    def __call__(self, index: np.ndarray) -> Tensor:
+        images = torch.empty(len(index), 3, scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, dtype=torch.uint8)
+        for part, own in zip(torch.from_numpy(index).split(_RENDER_BATCH), images.split(_RENDER_BATCH), strict=True):
+            own.copy_(scenes.render(scenes.draw_records(self.split, part, self.seed))[0])
+        return images
 
 
 def open_scenes(length: int, seed: int) -> Source:
@@ -34,9 +53,8 @@ def open_scenes(length: int, seed: int) -> Source:
         refuse_columns(options, "scenes")
         names = indexed_names(first_given(options.class_names, tuple(scenes.SHAPES)), "scenes")
 
-        def fetch(positions: np.ndarray) -> Tensor:
-            parts = torch.from_numpy(positions).split(_RENDER_BATCH)
-            return torch.cat([scenes.render(scenes.draw_records(split, part, seed))[0] for part in parts])
+        def fetch(positions: np.ndarray) -> Tensor | Stream:
+            return held(Stream(_Drawn(split, seed), np.asarray(positions), (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE)))
 
         return Labelled(_scene_rows(split, length, seed).copy(), names, fetch)
 

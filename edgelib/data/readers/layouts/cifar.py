@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgelib.data.images import images_from_array
+from edgelib.data.readers.arrays import array_images, open_arrays
 from edgelib.data.readers.layouts.files import Listing
 from edgelib.data.readers.layouts.pickles import read_pickle
 from edgelib.data.readers.sources import (
@@ -101,33 +101,23 @@ def open_corrupted(listing: Listing) -> Source | None:
 def _read_corrupted(folder: Path, file: Path, severity: int, options: Options) -> Labelled:
     where = f"{file.name} of {folder.name!r}"
     _refuse(options, where)
-    images, labels = (_load(path) for path in (file, folder / "labels.npy"))
-    if len(images) % SEVERITIES or len(labels) != len(images):
+    images, told = (next(iter(open_arrays(path).values())) for path in (file, folder / "labels.npy"))
+    fetch = array_images(images, where)
+    if images.shape[0] % SEVERITIES or told.shape != images.shape[:1]:
         raise EdgelibError(
             f"{where} must hold {SEVERITIES} severities of the same images and labels.npy one label for each, got "
-            f"{len(images)} images and {len(labels)} labels; download both again"
+            f"{images.shape[0]} images and {told.shape[0] if told.shape else 1} labels; download both again"
         )
-    size = len(images) // SEVERITIES
+    size = images.shape[0] // SEVERITIES
     part = slice((severity - 1) * size, severity * size)
-    images = images_from_array(images, where)[part]
-    hundred = labels.max(initial=0) >= len(CIFAR10) or "100" in folder.name
+    labels = told.read()
+    hundred = (labels.dtype.kind in "iu" and labels.max(initial=0) >= len(CIFAR10)) or "100" in folder.name
     known = CIFAR100 if hundred else CIFAR10
     class_names = indexed_names(first_given(options.class_names, read_names_file(folder), known), where)
     rows = label_rows(f"{file.stem}:{severity}", integer_labels(labels[part], class_names, where))
-
-    def fetch(positions: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images[positions].transpose(0, 3, 1, 2)))
-
-    return Labelled(rows, class_names, fetch)
+    return Labelled(rows, class_names, lambda positions: fetch(part.start + positions))
 
 
 def _refuse(options: Options, where: str) -> None:
     refuse_columns(options, where)
     refuse_images(options, where)
-
-
-def _load(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise EdgelibError(f"{file.name} is no array of plain numbers ({error}); download it again") from None
