@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgelib.data.questions import QuestionSet
     from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
 
-ASKED = ("vqa", "pope", "mme")
+ASKED = kinds.ASKED
 TRANSLATION = "translation"  # the set of the sub-task text_translation alone
 
 

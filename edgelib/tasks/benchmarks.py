@@ -37,10 +37,10 @@ def task_of(names: Iterable[str], where: str) -> Task:
     contain one another, and for one with some, but not all, of the columns that tell a benchmark from a smaller one.
     """
     names = list(names)
-    if _own_questions(names):
-        return EXACT
     present, wanted = set(names), {task: set(task.wanted) for task in TASKS.values() if task is not EXACT}
     complete = [task for task in wanted if wanted[task] <= present]
+    if not complete and _own_questions(names):
+        return EXACT
     if not complete:
         raise _of_none(names, where)
     largest = [task for task in complete if not any(wanted[task] < wanted[other] for other in complete)]

@@ -37,8 +37,13 @@ def _answers(value: object, row: int, name: object, where: str) -> list[str]:
 
 def exact_matches(predictions, answers) -> list[bool]:
     """Return of n predictions whether each is, in normal form, one of its answers; answers: a text or texts of each."""
-    given = [{normalise(text) for text in ([some] if isinstance(some, str) else some)} for some in answers]
-    return [normalise(text) in some for text, some in zip(predictions, given, strict=True)]
+    given = [{_form(text) for text in ([some] if isinstance(some, str) else some)} for some in answers]
+    return [_form(text) in some for text, some in zip(predictions, given, strict=True)]
+
+
+def _form(text: str) -> str:
+    """The normal form, or what is written where nothing is left of it: "a" is an article, and no empty answer."""
+    return normalise(text) or text.strip().lower()
 
 
 def _judge(predictions: list[str], references: list) -> dict:

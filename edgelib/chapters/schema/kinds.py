@@ -19,7 +19,11 @@ CLASSIFIES = (
     "classifies images, but a model that writes answers is wanted here; the chapters robustness_gap, "
     "calibration_sensitivity, pareto, efficiency and embedded_world"
 )
-ASKS = "holds questions, but labelled images are wanted here; the chapters vlm_accuracy and fp8_kv_ablation"
+ASKED = ("vqa", "pope", "mme")  # the benchmarks that every study of answers asks, each a parameter
+ASKS = (
+    "holds questions{}, but labelled images are wanted here; the chapters vlm_accuracy and fp8_kv_ablation (parameters "
+    "{} and dataset)"
+)
 LABELS = (
     "holds labelled images, but questions are wanted here; the chapters robustness_gap, calibration_sensitivity and "
     "pareto"
@@ -77,17 +81,41 @@ def name_of_writer(name: str) -> None:
 
 
 def name_of_labels(name: str) -> None:
-    """Refuse the name of a generated set of questions."""
+    """Refuse the name of a generated set of questions, and a folder of questions as they are downloaded."""
+    from edgelib.data.readers.sources import LABELS as LABELLED
     from edgelib.data.scenes.sets import QUESTIONS
 
-    _refuse(name, ASKS, name in QUESTIONS)
+    if name in QUESTIONS:
+        _refuse(name, _asks(name.removeprefix("scenes-")), True)
+    kind, looks_like = _held(name)
+    if kind not in (None, LABELLED):
+        _refuse(name, _asks(kind, looks_like), True)
 
 
 def name_of_questions(name: str) -> None:
-    """Refuse the name of a generated set of labelled images."""
+    """Refuse the name of a generated set of labelled images, and a folder of them as they are downloaded."""
+    from edgelib.data.readers.sources import LABELS as LABELLED
     from edgelib.data.scenes.sets import GENERATED, QUESTIONS
 
     _refuse(name, LABELS, name in GENERATED and name not in QUESTIONS)
+    kind, looks_like = _held(name)
+    _refuse(f"{name} looks like {looks_like}: it" if looks_like else name, LABELS, kind == LABELLED)
+
+
+def _held(name: str) -> tuple[str | None, str]:
+    """What a folder or file on this machine holds, and what it looks like, where its layout tells that unread."""
+    from edgelib.data.readers.layouts.table import recognised
+    from edgelib.ground.paths import from_home
+
+    path = from_home(name)
+    source = recognised(path.resolve()) if name and os.path.exists(path) else None
+    return (None, "") if source is None else (source.kind, source.looks_like)
+
+
+def _asks(task: str, looks_like: str = "") -> str:
+    """Which parameters take the questions of a benchmark."""
+    taken = task if task in ASKED else f"more: {{{task}: ...}}"
+    return ASKS.format(f" ({looks_like})" if looks_like else "", taken)
 
 
 def classifier(model: object, name: str) -> ZeroShotModel:
@@ -118,7 +146,8 @@ def labels(data: object, name: str) -> Dataset:
     """Return labelled images; raises EdgelibError for questions."""
     from edgelib.data.labelled import Dataset
 
-    _refuse(name, ASKS, not isinstance(data, Dataset))
+    if not isinstance(data, Dataset):
+        _refuse(name, _asks(data.task.name), True)
     return data  # type: ignore[return-value]
 
 

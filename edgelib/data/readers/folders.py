@@ -11,6 +11,7 @@ import numpy as np
 from edgelib.data.images import ImageList
 from edgelib.data.readers.sources import (
     IMAGE_SUFFIXES,
+    LABELS,
     SPLIT_NAMES,
     UNSPLIT,
     Labelled,
@@ -34,7 +35,7 @@ def class_folders(root: Path) -> Source | None:
     classes = sorted({folder.name for split_root in splits.values() for folder in sub_folders(split_root)})
     if not classes:
         return None
-    return Source(root.name, {s: partial(read_class_folders, f, root, s, classes) for s, f in splits.items()})
+    return Source(root.name, {s: partial(read_class_folders, f, root, s, classes) for s, f in splits.items()}, LABELS)
 
 
 def read_class_folders(

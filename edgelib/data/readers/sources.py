@@ -29,6 +29,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+LABELS = "labels"
 UNSPLIT = "test"  # the name under which a source without splits is read
 CLASS_NAMES_FILE = "class_names.json"
 SHARD = re.compile(r"(?P<split>\w[\w.]*)-(?P<place>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?")
@@ -71,10 +72,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Source:
-    """A named source and a reader for each of its splits, which returns Labelled, or Asked for questions."""
+    """A named source and a reader for each of its splits, which returns Labelled, or Asked for questions.
+
+    kind: the benchmark whose questions it holds, `LABELS` for labelled images, or None where that shows only when it is
+    read. looks_like: what its files are, in words, where they tell.
+    """
 
     name: str
     splits: Mapping[str, Callable[[Options], Any]]
+    kind: str | None = None
+    looks_like: str = ""
 
     def read(self, split: str, options: Options) -> Any:
         """Read one split. Raises EdgelibError for a split that is not there, naming those present."""

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ class Listing:
         """Files that are no images, sorted by path."""
         return [self.path] if self.path.is_file() else self._walked[0]
 
+    @cached_property
+    def inside(self) -> dict[Path, list[Path]]:
+        """The folders in each folder that has any, sorted."""
+        found: dict[Path, list[Path]] = {}
+        for folder in self.folders:
+            if folder != self.root:
+                found.setdefault(folder.parent, []).append(folder)
+        return found
+
     @property
     def folders(self) -> list[Path]:
         """The folder and those below it, sorted by path."""
@@ -75,6 +85,15 @@ def _folders_and_files(root: Path, depth: int) -> Iterator[tuple[Path, list[str]
         yield from _folders_and_files(root / name, depth - 1)
 
 
+def first_names(folder: Path) -> list[str]:
+    """Some names of what a folder holds, enough to tell what it is; none of one that cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, _TRIED)]
+    except OSError:
+        return []
+
+
 def image_folder(listing: Listing, names: Sequence[str], options: Options, what: str) -> Path:
     """The folder that holds the image files of these names: as given, below the data, or beside it.
 
@@ -84,7 +103,7 @@ def image_folder(listing: Listing, names: Sequence[str], options: Options, what:
     if options.images is not None:
         looked = [options.images, *_below(options.images, _DEEPEST)]
     else:
-        looked = [*listing.folders, listing.root.parent, *_below(listing.root.parent, _BESIDE)]
+        looked = [*listing.folders, *beside(listing)]
     for folder in looked:
         if any((folder / name).is_file() for name in tried):
             return folder
@@ -93,6 +112,11 @@ def image_folder(listing: Listing, names: Sequence[str], options: Options, what:
         f"no folder with the images of {listing.name!r} ({what}), such as {names[0]}, was found in {place}; say where "
         "they lie with images=... (in parameter files: images)"
     )
+
+
+def beside(listing: Listing) -> list[Path]:
+    """The folder above, and the folders beside the data, to a small depth."""
+    return [listing.root.parent, *_below(listing.root.parent, _BESIDE)]
 
 
 def _below(root: Path, depth: int) -> list[Path]:

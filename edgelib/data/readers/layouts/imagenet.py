@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
-from itertools import islice
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgelib.data.readers.folders import labelled_files, read_class_folders, sub_folders
-from edgelib.data.readers.layouts.files import Listing, text_of
+from edgelib.data.readers.folders import labelled_files, read_class_folders
+from edgelib.data.readers.layouts.files import Listing, first_names, text_of
 from edgelib.data.readers.sources import (
     SPLIT_NAMES,
     UNSPLIT,
@@ -33,12 +32,13 @@ from edgelib.data.readers.sources import (
 )
 from edgelib.errors import EdgelibError
 
-LOOKS_LIKE = "ImageNet-1k or ImageNet-C"
+LOOKS_LIKE = "ImageNet-1k"
 CORRUPTED = frozenset(
     """gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness
     contrast elastic_transform pixelate jpeg_compression speckle_noise gaussian_blur spatter saturate""".split()
 )
-_LOOKED_AT = 64  # files of a folder, to tell what it holds
+_APART = {"n02012849": "crane bird", "n03126707": "construction crane"}  # as CLIP's class names have them
+_SEVERITIES = tuple("12345")
 SYNSET = re.compile(r"n\d{8}")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
@@ -48,14 +48,12 @@ _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 
 def open_corrupted(listing: Listing) -> Source | None:
     """Open folders <corruption>/<severity>/<class>: a split for each, such as "fog:3"."""
-    found = [
-        folder
-        for folder in listing.folders
-        if folder.name in "12345" and folder.parent.name in CORRUPTED and folder != listing.path and sub_folders(folder)
-    ]
+    if listing.path.is_file():
+        return None
+    found = [f for f in listing.inside if f.name in _SEVERITIES and f.parent.name in CORRUPTED]
     if not found:
         return None
-    classes = sorted({child.name for folder in found for child in sub_folders(folder)})
+    classes = sorted({child.name for folder in found for child in listing.inside[folder]})
     made: dict[str, Any] = {
         f"{folder.parent.name}:{folder.name}": partial(
             _read_folders, folder, listing.root, f"{folder.parent.name}:{folder.name}", classes
@@ -76,19 +74,20 @@ def open_validation(listing: Listing) -> Source | None:
     flat = next((folder for folder in listing.folders if _first_image(folder)), None)
     if flat is not None:
         return Source(listing.name, {"validation": partial(_read_flat, flat, listing)})
-    holders = [f for f in listing.folders if any(SYNSET.fullmatch(child.name) for child in sub_folders(f))]
+    holders = {f: inner for f, inner in listing.inside.items() if any(SYNSET.fullmatch(child.name) for child in inner)}
+    classes = sorted({child.name for inner in holders.values() for child in inner})
     made: dict[str, Any] = {}
     for folder in holders:
-        split = canonical_split(folder.name) if folder.name.lower() in SPLIT_NAMES else UNSPLIT
+        named = folder != listing.root and folder.name.lower() in SPLIT_NAMES
+        split = canonical_split(folder.name) if named else UNSPLIT
         if split in made:
             raise EdgelibError(f"{listing.name!r} holds several folders of synsets for {split!r}; point to one of them")
-        classes = [child.name for child in sub_folders(folder)]
         made[split] = partial(_read_folders, folder, listing.root, split, classes)
     return Source(listing.name, made) if made else None
 
 
 def _first_image(folder: Path) -> bool:
-    return any(_VALIDATION.fullmatch(entry.name) for entry in islice(folder.iterdir(), _LOOKED_AT))
+    return not SYNSET.fullmatch(folder.name) and any(map(_VALIDATION.fullmatch, first_names(folder)))
 
 
 def _read_flat(folder: Path, listing: Listing, options: Options) -> Labelled:
@@ -109,7 +108,8 @@ def _read_flat(folder: Path, listing: Listing, options: Options) -> Labelled:
     synsets = _synsets()
     names = folder_names(first_given(options.class_names, read_names_file(listing.root)), synsets, where)
     if names == tuple(synsets):
-        names = tuple(synset_names(synsets, listing.root, labels_file.parent)[s] for s in synsets)
+        meant = synset_names(synsets, listing.root, labels_file.parent)
+        names = tuple(meant[synset] for synset in synsets)
     labels = np.array([told[file.name] for file in files], dtype=np.int64)
     return labelled_files(files, labels, names, listing.root, "validation")
 
@@ -141,19 +141,26 @@ def _synsets() -> list[str]:
     return sorted(ImageNetInfo().label_names())
 
 
+@cache
+def _wordnet(subset: str) -> dict[str, str]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo(subset)
+    return {name: info.label_name_to_description(name, detailed=False) for name in info.label_names()}
+
+
 def synset_names(classes: Sequence[str], *folders: Path) -> dict[str, str]:
     """What synsets mean, by the mapping file in a folder or else by WordNet's list; other folders mean their name.
 
-    Two synsets with one first word keep all of their words. Raises EdgelibError for a synset that is nowhere.
+    Two synsets with one first word keep all of their words; the cranes are told apart as by CLIP. Raises
+    EdgelibError for a synset that is nowhere.
     """
     file = next((f / _MAPPING for f in folders for f in (f, f.parent) if (f / _MAPPING).is_file()), None)
     if file is not None:
         words = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in text_of(file).splitlines()}
     elif any(SYNSET.fullmatch(name) for name in classes):
-        from timm.data import ImageNetInfo
-
-        info = ImageNetInfo("imagenet-22k")
-        words = {name: info.label_name_to_description(name, detailed=False) for name in info.label_names()}
+        words = _wordnet("imagenet-1k")
+        words = words if set(classes) <= set(words) else {**_wordnet("imagenet-22k"), **words}
     else:
         words = {}
     lost = [name for name in classes if SYNSET.fullmatch(name) and not words.get(name)]
@@ -161,4 +168,6 @@ def synset_names(classes: Sequence[str], *folders: Path) -> dict[str, str]:
         raise EdgelibError(f"nothing says what the synset {lost[0]} is; put {_MAPPING} or class_names.json beside it")
     first = {name: words.get(name, name).split(",")[0].strip() for name in classes}
     count = Counter(first.values())
-    return {name: word if count[word] == 1 else words.get(name, name) for name, word in first.items()}
+    told = {name: word if count[word] == 1 else words.get(name, name) for name, word in first.items()}
+    count = Counter(told.values())
+    return {name: word if count[word] == 1 else _APART.get(name, f"{word} {name}") for name, word in told.items()}

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edgelib.data.readers.layouts import cifar, easy_vqa, imagenet, llava_bench, mme, pope, texts, textvqa, vqa
-from edgelib.data.readers.layouts.files import Listing
-from edgelib.data.readers.sources import Source
+from edgelib.data.readers.layouts.files import Listing, first_names
+from edgelib.data.readers.sources import LABELS, Source
 from edgelib.errors import EdgelibError
 
-_OPENERS = (
-    vqa.open_vqa,
-    pope.open_pope,
-    textvqa.open_textvqa,
-    llava_bench.open_llava_bench,
-    easy_vqa.open_easy_vqa,
-    mme.open_mme,
-    cifar.open_cifar,
-    cifar.open_corrupted,
-    imagenet.open_corrupted,
-    imagenet.open_validation,
-    texts.open_texts,
+# What opens a layout, what its files hold, and what they look like.
+_OPENERS: tuple[tuple[Callable[[Listing], Source | None], str | None, str], ...] = (
+    (vqa.open_vqa, "vqa", vqa.LOOKS_LIKE),
+    (pope.open_pope, "pope", pope.LOOKS_LIKE),
+    (textvqa.open_textvqa, "textvqa", textvqa.LOOKS_LIKE),
+    (llava_bench.open_llava_bench, "llava-bench", llava_bench.LOOKS_LIKE),
+    (easy_vqa.open_easy_vqa, "exact", easy_vqa.LOOKS_LIKE),
+    (mme.open_mme, "mme", mme.LOOKS_LIKE),
+    (cifar.open_cifar, LABELS, cifar.LOOKS_LIKE),
+    (cifar.open_corrupted, LABELS, "CIFAR-10-C or CIFAR-100-C"),
+    (imagenet.open_corrupted, LABELS, "ImageNet-C"),
+    (imagenet.open_validation, LABELS, imagenet.LOOKS_LIKE),
+    (texts.open_texts, None, ""),
 )
 LAYOUT_NAMES = (
     "VQAv2, POPE, MME, TextVQA, LLaVA-Bench, easy-VQA, CIFAR-10, CIFAR-100 and their corrupted versions, ImageNet and "
@@ -37,10 +39,10 @@ def recognised(path: Path) -> Source | None:
     Raises EdgelibError for images of COCO without questions, which are no classes.
     """
     listing = Listing(path)
-    for opener in _OPENERS:
+    for opener, kind, looks_like in _OPENERS:
         source = opener(listing)
         if source is not None:
-            return source
+            return replace(source, kind=kind, looks_like=looks_like)
     if path.is_dir():
         _refuse_bare_images(listing)
     return None
@@ -48,9 +50,8 @@ def recognised(path: Path) -> Source | None:
 
 def _refuse_bare_images(listing: Listing) -> None:
     for folder in listing.folders[:16]:
-        first = next((e for e in islice(folder.iterdir(), 64) if _COCO.fullmatch(e.name)), None)
-        if first is not None:
-            part = _COCO.fullmatch(first.name)[1]  # type: ignore[index]
+        part = next((match[1] for match in map(_COCO.fullmatch, first_names(folder)) if match), None)
+        if part is not None:
             raise EdgelibError(
                 f"{listing.name!r} looks like the images of COCO {part}, which have no classes and no questions of "
                 "their own. VQAv2 and POPE ask about them: name the folder of their JSON files (parameters vqa and "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 from functools import partial
@@ -133,25 +134,18 @@ def _listed(value: Any) -> Any:
 
 
 def _name(cell: str) -> str:
-    return cell if len(cell) <= _LONGEST_PATH else f"{hash_of(cell)}"
-
-
-def hash_of(cell: str) -> str:
-    """Return a short name of a long cell; equal cells, equal names."""
-    import hashlib
-
-    return hashlib.sha256(cell.encode()).hexdigest()[:16]
+    return cell if len(cell) <= _LONGEST_PATH else hashlib.sha256(cell.encode()).hexdigest()[:16]
 
 
 def _fetch(cells: pd.Series, positions: np.ndarray, file: Path, options: Options) -> ImageList:
     chosen = [cells.iloc[int(p)] for p in positions]
     if all(len(cell) > _LONGEST_PATH for cell in chosen):
-        names = [f"in row {p} of {file.name}" for p in positions]
-        return ImageList([_decoded(cell, name) for cell, name in zip(chosen, names, strict=True)], names)
-    names = [PurePosixPath(cell.replace("\\", "/")) for cell in chosen]
-    if all(name.is_absolute() for name in names):
-        return image_files([Path(name) for name in names], file.name)
-    relative = [name.as_posix() for name in names]
+        rows = [f"in row {p} of {file.name}" for p in positions]
+        return ImageList([_decoded(cell, row) for cell, row in zip(chosen, rows, strict=True)], rows)
+    paths = [PurePosixPath(cell.replace("\\", "/")) for cell in chosen]
+    if all(path.is_absolute() for path in paths):
+        return image_files([Path(path) for path in paths], file.name)
+    relative = [path.as_posix() for path in paths]
     folder = image_folder(Listing(file.parent), relative, options, "images that the table names")
     return image_files([folder / name for name in relative], file.name)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edgelib.data.question_tables import Asked
-from edgelib.data.readers.layouts.files import Listing, asked, image_folder, parsed, table_of
+from edgelib.data.readers.layouts.files import Listing, asked, beside, image_folder, parsed, table_of
 from edgelib.data.readers.sources import Options, Source
 from edgelib.errors import EdgelibError
 from edgelib.tasks.vqa import VQA
@@ -36,7 +36,8 @@ def open_vqa(listing: Listing) -> Source | None:
 
 def _read(listing: Listing, file: Path, split: str, options: Options) -> Asked:
     name = file.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
-    paths = [f for f in (*Listing(listing.root).files, *Listing(listing.root.parent).files) if f.name == name]
+    folders = (*listing.folders, *beside(listing))
+    paths = [folder / name for folder in folders if (folder / name).is_file()]
     if not paths:
         raise EdgelibError(
             f"{file.name} asks questions without answers: there is no {name} in {listing.root.name!r} or beside it; "
