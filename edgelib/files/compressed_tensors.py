@@ -28,7 +28,7 @@ from edgelib.formats.blocks import split
 from edgelib.formats.microscaling import NVFP4
 from edgelib.formats.table import Encoded
 from edgelib.ground.records import one_line
-from edgelib.ground.separate import SeparateAttention, SeparateExperts
+from edgelib.ground.separate import SEPARATE, SeparateAttention, SeparateConvolution, SeparateExperts
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
 
@@ -182,9 +182,14 @@ def _format(layer: QuantLinear) -> str:
 
 
 def _require_whole(module: nn.Module, layers: dict[str, QuantLinear]) -> None:
-    """transformers loads a packed attention and a mixture as one, so no part of one can be quantized."""
+    """transformers loads a packed attention and a mixture as one, and convolutions in floating point."""
     for name, layer in module.named_modules():
         inside = [key for key in layers if key.startswith(f"{name}.")]
+        if isinstance(layer, SeparateConvolution) and inside:
+            raise EdgelibError(
+                f"layer {name!r} is a convolution, for which compressed-tensors has no format: quantize with "
+                f'{{"exclude": ["{name}"]}}, or use save_packed'
+            )
         if isinstance(layer, SeparateAttention | SeparateExperts) and inside:
             kind = "a packed attention" if isinstance(layer, SeparateAttention) else "a mixture of experts"
             raise EdgelibError(
@@ -193,8 +198,10 @@ def _require_whole(module: nn.Module, layers: dict[str, QuantLinear]) -> None:
             )
 
 
-def _together(layer: SeparateAttention | SeparateExperts) -> dict[str, Tensor]:
+def _together(layer: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a layer that was taken apart under the names that transformers has for them."""
+    if isinstance(layer, SeparateConvolution):
+        return {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
     if isinstance(layer, SeparateAttention):
         parts = (layer.q_proj, layer.k_proj, layer.v_proj)
         weights = [part.weight for part in parts]
@@ -223,7 +230,7 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
     for name, layer in module.named_modules():
-        if isinstance(layer, SeparateAttention | SeparateExperts):
+        if isinstance(layer, SEPARATE):
             tensors |= {f"{name}.{key}": tensor.detach() for key, tensor in _together(layer).items()}
             apart.append(f"{name}.")
     quantized = tuple(f"{name}." for name in layers)

@@ -16,7 +16,7 @@ from edgelib.files.seal import DESCRIPTION
 from edgelib.files.slots import OTHER_DTYPES, Storage
 from edgelib.formats.table import FORMATS, Format
 from edgelib.ground.records import Record, checked, shown
-from edgelib.ground.separate import SeparateAttention, SeparateExperts
+from edgelib.ground.separate import left_apart
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in OTHER_DTYPES}
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]
@@ -108,7 +108,7 @@ def described(module: nn.Module, storage: Mapping[str, Storage], other_dtype: to
     dtypes = {name: _short(tensor.dtype) for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
     usual = Counter(dtypes.values()).most_common(1)[0][0] if dtypes else "float32"
     return {
-        "separate": any(isinstance(m, SeparateAttention | SeparateExperts) for m in module.modules()),
+        "separate": bool(left_apart(module)),
         "dtype": usual,
         "other_dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != usual and dtype in _DTYPES},
         "stored_dtype": _short(other_dtype),

@@ -30,6 +30,7 @@ from edgelib.files.pack_file import (
 from edgelib.files.seal import DESCRIPTION, seal, unsealed
 from edgelib.files.slots import Slot, slots, storage_of
 from edgelib.formats.table import Encoded
+from edgelib.ground.convolutions import MATRIX
 from edgelib.ground.modules import shared_copy, swapped
 from edgelib.ground.records import one_line
 from edgelib.ground.separate import separated
@@ -94,7 +95,8 @@ def load_packed(folder: str | os.PathLike, *, like=None):
     folder = Path(os.path.abspath(os.path.expanduser(folder)))
     known = read_description(unsealed(folder), folder.name)
     base = build_module(folder, known) if like is None else shared_copy(module_of(like)).cpu()
-    base = separated(base) if known.facts.separate else base  # as it was when it was saved
+    if known.facts.separate:  # as it was when it was saved, patch embeddings included
+        base = separated(base, [name.removesuffix(MATRIX) for name in known.layers])
     module = _filled(base, known, folder / WEIGHTS)
     if (folder / COMPUTED).is_file():
         read_computed(module, folder / COMPUTED)

@@ -29,8 +29,13 @@ def packed_size(
     file adds a header of a few kB, and buffers that a model does not save, such as rotary frequencies, lie in another.
     Raises EdgelibError for a scheme that the model does not take and an other_dtype that is not floating.
     """
-    module = module_of(model) if scheme is None else separated(module_of(model))
-    storage = storage_of(module) if scheme is None else storage_by(module, scheme_for(model, scheme))
+    module = module_of(model)
+    if scheme is None:
+        storage = storage_of(module)
+    else:
+        chosen = scheme_for(model, scheme)
+        module = separated(module, chosen.targets)
+        storage = storage_by(module, chosen)
     by_class: dict[str, int] = {}
     for slot, _ in slots(module, storage, other_dtype):
         by_class[slot.kind] = by_class.get(slot.kind, 0) + slot.bytes

@@ -1,56 +1,67 @@
-"""Networks whose weights all lie in Linear layers: packed attention and the experts of a mixture, taken apart.
+"""Networks whose weights all lie in Linear layers: packed attention, the experts of a mixture and convolutions.
 
 torch keeps q, k, v of `nn.MultiheadAttention` in one parameter, and transformers the experts of a layer in one of three
-dimensions. Neither is a Linear, so nothing that observes, rounds, packs or runs Linears would see them.
+dimensions; a convolution has a kernel. None is a Linear, so nothing that observes, rounds, packs or runs Linears would
+see them.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgelib.ground.convolutions import SeparateConvolution, is_patch_embedding, own_way, separable
 from edgelib.ground.modules import shared_copy, swapped
 
 
-def separated(module: nn.Module) -> nn.Module:
+def separated(module: nn.Module, patterns: Sequence[str] = ()) -> nn.Module:
     """Return the module if all its weights lie in Linears as far as is known here, else a copy in which they do.
 
     The copy computes the same up to the order of sums and shares the memory of all weights. `nn.MultiheadAttention`
     becomes q_proj, k_proj, v_proj and out_proj; expert i of a mixture of transformers becomes i.gate_up_proj (or
-    i.up_proj) and i.down_proj.
+    i.up_proj) and i.down_proj; the kernel of a two-dimensional convolution becomes its `matrix`. Patch embeddings stay
+    as they are, but for those that a pattern names which names no Linear.
     """
-    if not any(_maker(layer) for layer in module.modules()):
+    patches = _patches(module, patterns)
+    if not any(_maker(layer, name, patches) for name, layer in module.named_modules()):
         return module
     result = shared_copy(module)
-    made = {layer: make(layer) for layer in result.modules() if (make := _maker(layer)) is not None}
+    named = result.named_modules()
+    made = {layer: make(layer) for name, layer in named if (make := _maker(layer, name, patches)) is not None}
     for layer, replacement in made.items():
         replacement.train(layer.training)
     return swapped(result, made)
 
 
+def _patches(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the patch embeddings that are meant by patterns: those of which no Linear has the name."""
+    found = [name for name, layer in module.named_modules() if is_patch_embedding(layer)]
+    names = linears(module) if found and patterns else []
+    own = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    return [name for name in found if any(fnmatchcase(name, pattern) for pattern in own)]
+
+
 def rejoined(module: nn.Module) -> nn.Module:
-    """Return the module, or a copy in which attention and experts that `separated` took apart are as they came.
+    """Return the module, or a copy in which all that `separated` took apart is as it came.
 
     What has other layers than Linears in it by now, quantized ones, stays apart. Joined weights are copies.
     """
-    apart = [layer for layer in module.modules() if isinstance(layer, SeparateAttention | SeparateExperts)]
+    apart = [layer for layer in module.modules() if isinstance(layer, SEPARATE)]
     if not any(_is_whole(layer) for layer in apart):
         return module
     result = shared_copy(module)
-    made = {
-        layer: layer.joined()
-        for layer in result.modules()
-        if isinstance(layer, SeparateAttention | SeparateExperts) and _is_whole(layer)
-    }
+    made = {layer: layer.joined() for layer in result.modules() if isinstance(layer, SEPARATE) and _is_whole(layer)}
     return swapped(result, made)
 
 
 def left_apart(module: nn.Module) -> list[str]:
-    """Names of attention and experts that `separated` took apart."""
-    return [n for n, layer in module.named_modules() if isinstance(layer, SeparateAttention | SeparateExperts)]
+    """Names of attention, experts and convolutions that `separated` took apart."""
+    return [n for n, layer in module.named_modules() if isinstance(layer, SEPARATE)]
 
 
 def _is_whole(layer: nn.Module) -> bool:
@@ -70,15 +81,18 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def weights_outside_linears(module: nn.Module) -> dict[str, list[str]]:
-    """Layer -> its parameters that are stacks of matrices, or attention packed in a way that is not known here.
+    """Layer -> its parameters that are stacks of matrices, or packed or convolved in a way that is not known here.
 
-    Convolutions are none, nor are tables with one entry (positions, class tokens) or one number for each head.
+    Patch embeddings and convolutions over one or three dimensions are none, nor are tables with one entry (positions,
+    class tokens) or one number for each head.
     """
     found: dict[str, list[str]] = {}
     for name, layer in module.named_modules():
         own = [(f"{name}.{key}" if name else key, p) for key, p in layer.named_parameters(recurse=False)]
         if isinstance(layer, nn.MultiheadAttention):
             found[name] = [key for key, p in layer.named_parameters(prefix=name) if p.dim() > 1]
+        elif own_way(layer):
+            found[name] = [key for key, p in own if p.dim() > 1]
         elif not isinstance(layer, nn.modules.conv._ConvNd):
             stacks = [key for key, p in own if p.dim() > 2 and p.shape[0] > 1 and min(p.shape[-2:]) > 1]
             found |= {name: stacks} if stacks else {}
@@ -231,8 +245,13 @@ def _linear(weight: Tensor, bias: Tensor | None, trained: bool) -> nn.Linear:
     return layer
 
 
-def _maker(layer: nn.Module):
+SEPARATE = (SeparateAttention, SeparateExperts, SeparateConvolution)
+
+
+def _maker(layer: nn.Module, name: str, patches: Collection[str]):
     """What takes a layer apart, None where there is nothing to do or the layer is of a kind that is not known."""
+    if separable(layer, name, patches):
+        return SeparateConvolution
     if type(layer) is nn.MultiheadAttention:
         return None if layer.bias_k is not None or layer.add_zero_attn else SeparateAttention
     first = "gate_up_proj" if getattr(layer, "has_gate", None) else "up_proj"

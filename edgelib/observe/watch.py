@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from edgelib.ground.convolutions import SeparateConvolution
 from edgelib.observe.tallies import MODALITIES, RowIndex, Tally, Wanted
 
 _PRODUCTS = {"mul", "__mul__", "__rmul__"}  # how an RMSNorm of transformers ends: weight times what it normalised
@@ -79,6 +80,10 @@ class Observer(TorchFunctionMode):
         self._pass: Pass | None = None
         self._rows: Counter[str] = Counter()  # that each Linear has read in all
         self._rows_of_item: Counter[str] = Counter()  # that it has read of every item in this pass
+
+    def saw_rows(self, rows: Tensor, weight: Tensor) -> None:
+        """Take rows [N, places, in] for the input of the Linear with this weight: what a convolution reads."""
+        self._saw_linear(rows, weight)
 
     def begin(self, step: Pass) -> None:
         """Say what the next run is about; without it the rows of a Linear are numbered as they come."""
@@ -245,11 +250,16 @@ def _tensors(value) -> Iterator[Tensor]:
 def observing(module: nn.Module, wanted: Wanted | None = None) -> Iterator[Observer]:
     """Watch `module` in evaluation mode while the block runs; training flags come back on exit, error or not."""
     training = {layer: layer.training for layer in module.modules()}
+    convolutions = [layer for layer in module.modules() if isinstance(layer, SeparateConvolution)]
     module.eval()
     try:
         with Observer(module, wanted) as observer, torch.no_grad():
+            for layer in convolutions:
+                layer.watch = observer.saw_rows
             yield observer
     finally:
+        for layer in convolutions:
+            del layer.watch
         for layer, flag in training.items():
             layer.training = flag
 

@@ -41,11 +41,19 @@ class QuantLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.round_input(x), self.weight, self.bias)
+
+    def round_input(self, x: Tensor) -> Tensor:
+        """Round x [..., in] as the layer rounds its input."""
         if self.input_scale is None:
-            rounded = self.activation.round_rows(x)
-        else:
-            rounded = self.activation.round_static(x, self.input_scale)
-        return F.linear(rounded, self.weight, self.bias)
+            return self.activation.round_rows(x)
+        return self.activation.round_static(x, self.input_scale)
+
+    @property
+    def rounds_alone(self) -> bool:
+        """Whether each value of the input is rounded by itself, whatever stands beside it."""
+        static = self.input_scale is not None and getattr(self.activation, "block", None) is None
+        return static or not self.activation.scaled
 
     def codes(self) -> Tensor:
         """Return the stored codes [out, in]: int8 for integers, float8 for 8-bit floats, 4 bits in uint8 for e2m1.

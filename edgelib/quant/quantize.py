@@ -16,6 +16,7 @@ from tqdm import tqdm
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.formats.blocks import widened
 from edgelib.formats.table import FORMATS, Encoded, Format, check_group_size, decode
+from edgelib.ground.convolutions import MATRIX
 from edgelib.ground.modules import shared_copy, swapped
 from edgelib.ground.separate import linears, separated, weights_outside_linears
 from edgelib.observe.calibrate import Statistics, calibrate, module_of, weight_norm
@@ -25,8 +26,6 @@ from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
-from edgelib.quant.mixes.resolve import Part, layer_schemes, rounded_table, table_type
-from edgelib.quant.mixes.stacked import Stacked
 from edgelib.quant.scheme import Scheme, scheme_for
 
 
@@ -39,9 +38,6 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
     for a scheme whose `needs` are empty, where Statistics only serve to tell the losses.
 
-    "gguf-q4_k_m" and its like give each tensor the type that it has in llama.cpp's file of that name, the output and the
-    table of tokens included (`edgelib.mix_report` lists them).
-
     "fp16" and "bf16" round every parameter, every buffer that a checkpoint holds and the inputs of every Linear to 16
     bits and compute in the model's own dtype; "fp32" only copies. All other schemes replace every Linear that they
     select; of a GenerativeModel the decoder's, unless they name others. A migration (smoothquant, awq, mbq) needs
@@ -51,8 +47,10 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     `quantization_report` tells what was decided for each layer; losses=False leaves out its columns of losses, for
     those who make many models and never look.
 
-    `nn.MultiheadAttention` and the experts of a mixture come back as Linears, one for each projection of each expert
-    (`edgelib.ground.separate`). `parameter_report` accounts for all parameters, quantized or not.
+    `nn.MultiheadAttention` and the experts of a mixture come back as Linears, one for each projection of each expert,
+    and convolutions as products of one matrix (`edgelib.ground.separate`): rows of a matrix are output channels, tokens
+    are the patches that the kernel covers, and groups share statistics. Patch embeddings stay as they are unless a
+    pattern names them alone, such as "*patch_embedding". `parameter_report` accounts for all parameters, quantized or not.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, weights in a form that
@@ -65,6 +63,9 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     if module is not module_of(model):
         model = module if bare else model.with_module(module)
     scheme = scheme_for(model, scheme)
+    if (named := separated(module, scheme.targets)) is not module:
+        module = named
+        model = module if bare else model.with_module(module)
     _check_model(module)
     targets = target_layers(module, scheme)
     check_groups(module, scheme, targets)
@@ -89,7 +90,6 @@ def _rebuild(
         _cast(result, FORMATS[scheme.weight])
     layers = dict(result.named_modules())
     migrations, swaps, where = {}, {}, places(scheme, targets, statistics)
-    mixed = layer_schemes(module, scheme, targets)
     # shown on a terminal only, and only for what takes long
     with tqdm(
         total=len(where) + len(targets), desc=scheme.name, unit="step", delay=5, disable=None, leave=False
@@ -98,38 +98,11 @@ def _rebuild(
             migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, scheme, statistics))
             bar.update()
         for name in targets:
-            parts = mixed.get(name, [Part("", layers[name].out_features, scheme)])
-            swaps[layers[name]] = _quant_linears(name, layers[name], migrations.get(name), parts, statistics, losses)
+            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), scheme, statistics, losses)
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
-    table = table_type(module, scheme, targets)
-    if table is not None:
-        embedding = layers[table[0]]
-        embedding.weight = nn.Parameter(rounded_table(embedding.weight.detach(), table[1]), requires_grad=False)
     return swapped(result, swaps)
-
-
-def _quant_linears(
-    name: str,
-    linear: nn.Linear,
-    migration: Migration | None,
-    parts: list[Part],
-    statistics: Statistics | None,
-    losses: bool,
-) -> nn.Module:
-    """Round one layer, whose rows a mix may give schemes of their own."""
-    if len(parts) == 1:
-        return _quant_linear(name, linear, migration, parts[0].scheme, statistics, losses)
-    rows = [part.rows for part in parts]
-    biases = [None] * len(parts) if linear.bias is None else linear.bias.detach().split(rows)
-    made = {}
-    for part, weight, bias in zip(parts, linear.weight.detach().split(rows), biases, strict=True):
-        own = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        own.weight = nn.Parameter(weight, requires_grad=False)
-        own.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        made[part.name] = _quant_linear(name, own, migration, part.scheme, statistics, losses)
-    return Stacked(made)
 
 
 def _quant_linear(
@@ -205,8 +178,9 @@ def target_layers(module: nn.Module, scheme: Scheme) -> list[str]:
     names, outside = linears(module), weights_outside_linears(module)
     if not names:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer, so there is nothing to quantize")
+    convolutions = [name.removesuffix(MATRIX) for name in names if name.endswith(MATRIX)]
     for pattern in (*scheme.targets, *scheme.exclude):
-        if not any(fnmatchcase(name, pattern) for name in (*names, *outside)):
+        if not any(fnmatchcase(name, pattern) for name in (*names, *convolutions, *outside)):
             hint = f"{did_you_mean(pattern, names)}, such as {', '.join(names[:3])}"
             raise EdgelibError(f"pattern {pattern!r} matches none of the {len(names)} Linear layers{hint}")
     # nn.MultiheadAttention reads the weight of its out_proj and never calls it

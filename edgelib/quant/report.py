@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.convolutions import is_patch_embedding
 from edgelib.ground.separate import separated, weights_outside_linears
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
@@ -117,6 +118,8 @@ def _why(owner: nn.Module, key: str, stack: bool) -> str:
         return "weights outside any Linear, which the scheme leaves out"
     if key.endswith("bias"):
         return "a bias"
+    if is_patch_embedding(owner):
+        return "a patch embedding"
     if "norm" in type(owner).__name__.lower():
         return "a norm"
     kinds = {

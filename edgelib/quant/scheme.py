@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.formats.gguf.mix import Mix
-from edgelib.formats.table import FORMATS, WEIGHTS
+from edgelib.formats.table import FORMATS
+from edgelib.ground.convolutions import MATRIX
 from edgelib.ground.records import shown
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
@@ -39,16 +39,15 @@ class Scheme(Setting):
     def __post_init__(self):
         for field in ("targets", "exclude"):
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
-        if self.weight not in WEIGHTS:
-            choose(FORMATS, self.weight, "weight format")
+        choose(FORMATS, self.weight, "weight format")
         choose(FORMATS, self.activation, "activation format")
         choose(METHODS, self.method, "quantization method")
         choose(dict.fromkeys(GRANULARITIES), self.activation_granularity, "activation granularity")
-        if WEIGHTS[self.weight].scaled == (self.method == "cast"):
+        if FORMATS[self.weight].scaled == (self.method == "cast"):
             raise EdgelibError(
                 f"weights {self.weight!r} and method {self.method!r} do not go together: {vocabulary().grammar}"
             )
-        methods = WEIGHTS[self.weight].methods
+        methods = FORMATS[self.weight].methods
         if methods and self.method not in methods:
             raise EdgelibError(
                 f"{self.weight} weights choose their codes by {' or '.join(methods)}, not by {self.method}: write "
@@ -101,8 +100,10 @@ class Scheme(Setting):
         return write_label(self)
 
     def selects(self, layer: str) -> bool:
-        """Return whether the Linear called `layer` is quantized."""
-        return any(fnmatchcase(layer, p) for p in self.targets) and not any(fnmatchcase(layer, p) for p in self.exclude)
+        """Return whether the Linear called `layer` is quantized; that of a convolution goes by either name."""
+        names = {layer, layer.removesuffix(MATRIX)}
+        chosen, left = (any(fnmatchcase(n, p) for n in names for p in ps) for ps in (self.targets, self.exclude))
+        return chosen and not left
 
     def to_dict(self) -> dict:
         """Return the scheme as plain values; `scheme` reads it back."""
@@ -144,7 +145,7 @@ def _check_options(scheme: Scheme) -> None:
 
 
 def _check_grids(scheme: Scheme) -> None:
-    size, block = scheme.group_size, WEIGHTS[scheme.weight].block
+    size, block = scheme.group_size, FORMATS[scheme.weight].block
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_INPUTS):
         raise EdgelibError(
             f"group_size is a positive integer, or None for one scale per output channel, got {shown(size)}; no layer "
@@ -161,7 +162,7 @@ def _check_grids(scheme: Scheme) -> None:
             f"from {usable}"
         )
     if scheme.scale_rule is not None:
-        if not any(WEIGHTS[format].scale_rules for format in (scheme.weight, scheme.activation)):
+        if not any(FORMATS[format].scale_rules for format in (scheme.weight, scheme.activation)):
             raise EdgelibError(f"scale_rule={scheme.scale_rule!r} belongs to the mx formats, not to {scheme.weight}")
     _ = scheme.weight_format, scheme.activation_format  # refuses grids that the formats do not have
 
@@ -221,10 +222,6 @@ def scheme_for(model, spec: str | Mapping | Scheme) -> Scheme:
         return chosen
     towers = model.towers()
     wanted = ("decoder",) if chosen.targets == ("*",) else chosen.targets
-    mix = chosen.weight_format
-    if isinstance(mix, Mix):  # the head is in the decoder's file, and the tower that a mix names is meant, too
-        wanted += ("head",) if "decoder" in wanted else ()
-        wanted += ("vision",) if mix.vision and "vision" not in wanted else ()
     targets, exclude = (tuple(n for p in some for n in towers.get(p, [p])) for some in (wanted, chosen.exclude))
     return replace(chosen, targets=targets, exclude=exclude)
 
