@@ -26,6 +26,8 @@ from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.layer import Layer, Migration
 from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
+from edgelib.quant.mixes.resolve import Part, layer_schemes, rounded_table, table_type
+from edgelib.quant.mixes.stacked import Stacked
 from edgelib.quant.scheme import Scheme, scheme_for
 
 
@@ -37,6 +39,9 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
     for a scheme whose `needs` are empty, where Statistics only serve to tell the losses.
+
+    "gguf-q4_k_m" and its like give each tensor the type that it has in llama.cpp's file of that name, the output and the
+    table of tokens included (`edgelib.mix_report` lists them).
 
     "fp16" and "bf16" round every parameter, every buffer that a checkpoint holds and the inputs of every Linear to 16
     bits and compute in the model's own dtype; "fp32" only copies. All other schemes replace every Linear that they
@@ -90,6 +95,7 @@ def _rebuild(
         _cast(result, FORMATS[scheme.weight])
     layers = dict(result.named_modules())
     migrations, swaps, where = {}, {}, places(scheme, targets, statistics)
+    mixed = layer_schemes(module, scheme, targets)
     # shown on a terminal only, and only for what takes long
     with tqdm(
         total=len(where) + len(targets), desc=scheme.name, unit="step", delay=5, disable=None, leave=False
@@ -98,11 +104,38 @@ def _rebuild(
             migrations |= dict.fromkeys(readers, fold(layers, absorber, readers, scheme, statistics))
             bar.update()
         for name in targets:
-            swaps[layers[name]] = _quant_linear(name, layers[name], migrations.get(name), scheme, statistics, losses)
+            parts = mixed.get(name, [Part("", layers[name].out_features, scheme)])
+            swaps[layers[name]] = _quant_linears(name, layers[name], migrations.get(name), parts, statistics, losses)
             if spend and statistics is not None:
                 statistics.layers.pop(name, None)
             bar.update()
+    table = table_type(module, scheme, targets)
+    if table is not None:
+        embedding = layers[table[0]]
+        embedding.weight = nn.Parameter(rounded_table(embedding.weight.detach(), table[1]), requires_grad=False)
     return swapped(result, swaps)
+
+
+def _quant_linears(
+    name: str,
+    linear: nn.Linear,
+    migration: Migration | None,
+    parts: list[Part],
+    statistics: Statistics | None,
+    losses: bool,
+) -> nn.Module:
+    """Round one layer, whose rows a mix may give schemes of their own."""
+    if len(parts) == 1:
+        return _quant_linear(name, linear, migration, parts[0].scheme, statistics, losses)
+    rows = [part.rows for part in parts]
+    biases = [None] * len(parts) if linear.bias is None else linear.bias.detach().split(rows)
+    made = {}
+    for part, weight, bias in zip(parts, linear.weight.detach().split(rows), biases, strict=True):
+        own = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        own.weight = nn.Parameter(weight, requires_grad=False)
+        own.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        made[part.name] = _quant_linear(name, own, migration, part.scheme, statistics, losses)
+    return Stacked(made)
 
 
 def _quant_linear(

@@ -1,6 +1,7 @@
 """Schemes: which numbers the weights and activations become, by which method, in which layers.
 
-A scheme is written as a name, a dictionary or a `Scheme`; `edgelib.quant.names` has the grammar of names.
+A scheme is written as a name, a dictionary or a `Scheme`; `edgelib.quant.names` has the grammar of names, and
+`edgelib.quant.layers` that of the layers behind one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from edgelib.errors import EdgelibError, choose, did_you_mean
-from edgelib.formats.table import FORMATS
+from edgelib.formats.gguf.mix import Mix
+from edgelib.formats.table import FORMATS, WEIGHTS
 from edgelib.ground.convolutions import MATRIX
 from edgelib.ground.records import shown
+from edgelib.quant.layers import label_layers, split_layers, write_layers
 from edgelib.quant.methods import METHODS
 from edgelib.quant.methods.ranges import RANGES
-from edgelib.quant.names import PRESET_NAMES, read_name, vocabulary, write_label, write_name
+from edgelib.quant.names import PRESET_NAMES, VISION_TOO, read_name, vocabulary, write_label, write_name
 from edgelib.quant.setting import Setting
 
 GRANULARITIES = ("token", "tensor")
@@ -39,15 +42,16 @@ class Scheme(Setting):
     def __post_init__(self):
         for field in ("targets", "exclude"):
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
-        choose(FORMATS, self.weight, "weight format")
+        if self.weight not in WEIGHTS:
+            choose(FORMATS, self.weight, "weight format")
         choose(FORMATS, self.activation, "activation format")
         choose(METHODS, self.method, "quantization method")
         choose(dict.fromkeys(GRANULARITIES), self.activation_granularity, "activation granularity")
-        if FORMATS[self.weight].scaled == (self.method == "cast"):
+        if WEIGHTS[self.weight].scaled == (self.method == "cast"):
             raise EdgelibError(
                 f"weights {self.weight!r} and method {self.method!r} do not go together: {vocabulary().grammar}"
             )
-        methods = FORMATS[self.weight].methods
+        methods = WEIGHTS[self.weight].methods
         if methods and self.method not in methods:
             raise EdgelibError(
                 f"{self.weight} weights choose their codes by {' or '.join(methods)}, not by {self.method}: write "
@@ -95,9 +99,17 @@ class Scheme(Setting):
         return write_name(self)
 
     @property
+    def spelling(self) -> str:
+        """The name with the layers that the scheme is for, as `scheme` reads it back: "w8a8-minmax(exclude=lm_head)".
+
+        Equal for two schemes that round the same by the same rule.
+        """
+        return self.name + write_layers(self.targets, self.exclude, VISION_TOO)
+
+    @property
     def label(self) -> str:
-        """What figures and tables print, such as "W4A8 min-max, groups of 32"."""
-        return write_label(self)
+        """What figures and tables print, such as "W4A8 min-max, groups of 32" and "W8A8 min-max, without lm_head"."""
+        return ", ".join([write_label(self), *label_layers(self.targets, self.exclude, VISION_TOO)])
 
     def selects(self, layer: str) -> bool:
         """Return whether the Linear called `layer` is quantized; that of a convolution goes by either name."""
@@ -145,7 +157,7 @@ def _check_options(scheme: Scheme) -> None:
 
 
 def _check_grids(scheme: Scheme) -> None:
-    size, block = scheme.group_size, FORMATS[scheme.weight].block
+    size, block = scheme.group_size, WEIGHTS[scheme.weight].block
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_INPUTS):
         raise EdgelibError(
             f"group_size is a positive integer, or None for one scale per output channel, got {shown(size)}; no layer "
@@ -162,7 +174,7 @@ def _check_grids(scheme: Scheme) -> None:
             f"from {usable}"
         )
     if scheme.scale_rule is not None:
-        if not any(FORMATS[format].scale_rules for format in (scheme.weight, scheme.activation)):
+        if not any(WEIGHTS[format].scale_rules for format in (scheme.weight, scheme.activation)):
             raise EdgelibError(f"scale_rule={scheme.scale_rule!r} belongs to the mx formats, not to {scheme.weight}")
     _ = scheme.weight_format, scheme.activation_format  # refuses grids that the formats do not have
 
@@ -192,7 +204,8 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
     if isinstance(spec, Scheme):
         return spec
     if isinstance(spec, str):
-        return Scheme(**read_name(spec))
+        name, layers = split_layers(spec)
+        return replace(Scheme(**read_name(name)), **layers)  # type: ignore[arg-type]
     if not isinstance(spec, Mapping):
         raise EdgelibError(f"a scheme is a name, a mapping or a Scheme, got {spec!r}; {vocabulary().grammar}")
     values = dict(spec)
@@ -222,6 +235,10 @@ def scheme_for(model, spec: str | Mapping | Scheme) -> Scheme:
         return chosen
     towers = model.towers()
     wanted = ("decoder",) if chosen.targets == ("*",) else chosen.targets
+    mix = chosen.weight_format
+    if isinstance(mix, Mix):  # the head is in the decoder's file, and the tower that a mix names is meant, too
+        wanted += ("head",) if "decoder" in wanted else ()
+        wanted += ("vision",) if mix.vision and "vision" not in wanted else ()
     targets, exclude = (tuple(n for p in some for n in towers.get(p, [p])) for some in (wanted, chosen.exclude))
     return replace(chosen, targets=targets, exclude=exclude)
 
