@@ -23,14 +23,20 @@ ray = pytest.importorskip("ray", reason="comes with the extra 'ray'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
+NAMES = ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_agent_register_timeout_ms")
+# what Ray allows its own processes to start: a machine that runs other tests takes longer than its default
+SLOW_START = {"RAY_agent_register_timeout_ms": "240000"}
+
+
 @pytest.fixture(scope="module")
 def nodes():
     """Two nodes with room for one worker each; the second is the one that can leave."""
     from ray.cluster_utils import Cluster as Nodes
 
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
+    before = {name: os.environ.get(name) for name in NAMES}
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    os.environ |= SLOW_START
     memory = 100 * 2**20
     cluster = Nodes(
         initialize_head=True,
