@@ -17,7 +17,15 @@
 # %% [markdown]
 # # Can a small drawn world stand in for a large one?
 #
-# {glue:text}`answer`
+# :::{admonition} Answer
+# :class: tip answer
+#
+# {glue:text}`answer` {glue:text}`number`
+#
+# **Do this:** {glue:text}`advice`
+# :::
+#
+# {glue:text}`scope`
 #
 # :::{note}
 # This page takes about half a minute on two CPU cores. It has no prerequisite; {doc}`robustness_gap` builds on it.
@@ -71,6 +79,7 @@ from edgelib.data.scenes.captions import TEMPLATES, captions
 from edgelib.infer.evaluate import evaluate
 from edgelib.models.load import EMBEDDED, embedded_models, load
 from edgelib.models.twins import outlier_ratios, planted
+from edgelib.report.claims.openings import scope_claim, world_opening
 from edgelib.report.figures.world import accuracy_bars, class_gallery, training_curves
 from edgelib.report.tables import interval, number, with_interval
 from edgelib.stats.outcomes import attribute_table
@@ -217,10 +226,7 @@ least = f"{twins.change.max():.1g}"
 points = [f"The model {base.name} {share} held-out scenes: enough to have something to lose"]
 points += [f"The hardest shape is the {hardest.value}, at {100 * hardest['mean']:.1f} % of {hardest['size']} scenes"]
 say([*points, f"No twin changes a class score by more than {least} in float64"])
-answer = (
-    f"A model of this world {share} scenes it never saw, and its twins with planted outliers compute the same function"
-)
-conclude(f"{answer} to within {least}.")
+conclude(world_opening(base.name, held_out, len(data), least), scope_claim(P.model, "scenes"))
 
 # %% [markdown]
 # **What this does not show.** A stand-in keeps the code honest and the experiments controlled. It does not tell what a

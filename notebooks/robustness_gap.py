@@ -17,7 +17,15 @@
 # %% [markdown]
 # # Does quantization widen the robustness gap?
 #
-# {glue:text}`answer`
+# :::{admonition} Answer
+# :class: tip answer
+#
+# {glue:text}`answer` {glue:text}`number`
+#
+# **Do this:** {glue:text}`advice`
+# :::
+#
+# {glue:text}`scope`
 #
 # :::{note}
 # Accuracies on this page are *simulated*: values are rounded to each format and computed with in floating point.
@@ -95,14 +103,15 @@ import pandas as pd
 from edgelib.models.twins import PLAIN
 from edgelib.report.claims.differences import difference_claims
 from edgelib.report.claims.gaps import gap_claims, gap_summary, matched_claim, twin_name
+from edgelib.report.claims.openings import gap_opening, scope_claim
 from edgelib.report.figures.base import accuracy_by_severity, forest, long_axis
-from edgelib.report.figures.palette import label
+from edgelib.report.figures.palette import label, readable
 from edgelib.report.figures.robustness import accuracy_heat, corrupted_picture, dose_panels, gap_scales
 from edgelib.report.notebook import conclude, facts, say, setup, show
-from edgelib.report.tables import escaped, interval, named
+from edgelib.report.tables import escaped, interval, named, spread
 from edgelib.stats.family import against, compare
 from edgelib.stats.gap import by_dose, dosed, dosed_gaps, gap_table, robustness_gaps, rs_table
-from edgelib.stats.outcomes import cell_table, severity_table
+from edgelib.stats.outcomes import cell_table, corruption_costs, severity_table
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 
@@ -188,8 +197,20 @@ accuracy_heat(cells, chance)
 plt.show()
 
 # %% [markdown]
-# A cell is a mean over a few severities and carries no interval here; the table behind the figure has one for each severity.
+# ### What fog costs, and every other corruption
 #
+# Points of accuracy that each corruption takes from a configuration's own clean accuracy, by severity. {numref}`tab-costs` answers what
+# to be ready for: type the name of a corruption or of a configuration into the field above it. Compare rows of one corruption: if
+# their intervals hardly differ, the weather costs what it costs in every format.
+
+# %% tags=["hide-input", "full-width"]
+costs = work.save("costs", corruption_costs(main, **boot))
+caption = f"Points of simulated accuracy that a corruption costs, by configuration and severity, with {100 * P.level:g} % bootstrap intervals over images."
+wide = spread(costs.assign(corruption=costs.corruption.map(readable)), "severity", "cost")
+columns = {"Corruption": "corruption", "Configuration": named()}
+show(wide, caption, "tab-costs", columns | {f"Severity {s}": interval(f"cost_{s}") for s in P.severities})
+
+# %% [markdown]
 # ## The gap
 #
 # Zero in {numref}`fig-gap` means that quantization and corruption act independently on the log-odds scale. To the right,
@@ -310,11 +331,11 @@ points = [gap_summary(known), matched_claim(known)]
 points += [f"on the twins, {gap_summary(doses)}; {matched_claim(doses)}"] if len(doses) else []
 points += [f"lowest clean accuracy: {claims[lowest]}"] if lowest in claims else []
 say(points)
-conclude(f"On {subject} and {len(study.data):,} images, {'; '.join(points[:2])}.")
+conclude(gap_opening(tests, scores, costs, reference), scope_claim(P.model, P.dataset))
 
 # %% [markdown]
-# **What this does not show.** The embedded model and scenes are small and synthetic: the verdict is about them. Other models,
-# data sets and calibration draws need their own run. Simulated accuracy says nothing about speed.
+# **What this does not show.** The verdict is about this model, these images and one calibration draw; others need their own run.
+# Simulated accuracy says nothing about speed.
 #
 # **Rerun it.**
 #

@@ -17,11 +17,18 @@
 # %% [markdown]
 # # Does a quantized model still answer the same?
 #
-# {glue:text}`answer`
+# :::{admonition} Answer
+# :class: tip answer
+#
+# {glue:text}`answer` {glue:text}`number`
+#
+# **Do this:** {glue:text}`advice`
+# :::
+#
+# {glue:text}`scope`
 #
 # :::{note}
-# Accuracies on this page are *simulated*. The questions are synthetic stand-ins in the columns of VQAv2, POPE and MME: no score
-# here is a score on those benchmarks. The page takes about five minutes on two CPU cores; {doc}`robustness_gap` introduces
+# Accuracies on this page are *simulated*. The page takes about five minutes on two CPU cores; {doc}`robustness_gap` introduces
 # the comparison of configurations that it builds on.
 # :::
 #
@@ -116,6 +123,7 @@ from edgelib.models.twins import PLAIN
 from edgelib.report.claims.answers import condition_claim, margin_claim, nothing_settled_claim
 from edgelib.report.claims.differences import difference_claims, difference_summary
 from edgelib.report.claims.gaps import gap_claims
+from edgelib.report.claims.openings import answers_opening, scope_claim
 from edgelib.report.figures.base import forest, long_axis, panels
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.figures.vlm import disagreements, question_samples, share_dots, sub_task_panels
@@ -364,12 +372,12 @@ rows.groupby("task", sort=False)[["tokens", "logprob", "margin"]].mean().round(3
 # %% tags=["remove-input"]
 summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"))
 say([*[summary, *(claims[key] for key in tests.settled())][:4], *spoken[:1]])
-total = sum(len(study.sets[task]) for task in NAMES)
-conclude(f"On {study.model.name} and {total:,} questions of {len(NAMES)} benchmarks, {summary}.")
+points = {task: name for task, name in NAMES.items() if TASKS[task].unit == "%"}
+conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, P.vqa, "answers"))
 
 # %% [markdown]
-# **What this does not show.** The model, its pictures and its questions are small and synthetic, and the twins' outliers are planted. A
-# verdict about them is not one about VQAv2, POPE or MME. Simulated accuracy says nothing about speed.
+# **What this does not show.** The twins' outliers are planted, and drawn questions are stand-ins in the columns of VQAv2, POPE and
+# MME, whose names a score has only with the data set itself. Simulated accuracy says nothing about speed.
 #
 # **Rerun it.**
 #

@@ -13,6 +13,7 @@ import pandas as pd
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
 from edgelib.ground.quiet import quiet_libraries
+from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import Sentence, bullets, without_tags
 from edgelib.report.tables import Column, myst_table, selected
 
@@ -104,14 +105,16 @@ def facts(title: str, values: Mapping[str, object] | None = None, **named: objec
     return pd.Series(lines).to_frame(title)
 
 
-def conclude(answer: str) -> None:
-    """Hand the chapter's answer, one or two sentences, to its own first line and to the pages that quote it.
+def conclude(opening: Opening, scope: str) -> None:
+    """Hand a chapter's opening to its own first lines and to the pages that quote it: answer, number, advice, scope.
 
-    The first letter becomes a capital.
+    scope: whose numbers they are, as `scope_claim` says it.
     """
     from myst_nb import glue
 
-    glue("answer", Sentence(answer[:1].upper() + answer[1:]), display=False)
+    said = {"answer": opening.answer, "number": opening.number, "advice": opening.advice, "scope": Sentence(scope)}
+    for name, text in said.items():
+        glue(name, Sentence(without_tags(text.rstrip(".") + ".")), display=False)
 
 
 def _draw_svg() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,11 @@ from edgelib.report.figures.palette import label
 
 
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
-    """ "93.1 (92.0 to 94.1)" from fractions; "not defined" for NaN."""
+    """ "93.1 (92.0 to 94.1)" from fractions; "not defined" for NaN; an end that is infinite is "open"."""
     if pd.isna(value):
         return "not defined"
-    return f"{scale * value:.{digits}f} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+    ends = [f"{scale * end:.{digits}f}" if math.isfinite(end) else "open" for end in (low, high)]
+    return f"{scale * value:.{digits}f} ({' to '.join(ends)})"
 
 
 def escaped(text: object) -> str:
@@ -103,6 +105,18 @@ def cross(rows: pd.DataFrame, index: str, columns: str, cell: Column, title: str
     table = table.loc[list(dict.fromkeys(rows[index])), list(dict.fromkeys(rows[columns]))]
     table = table.rename(index=label, columns=label).rename_axis(index=title or index, columns=None)
     return table.reset_index()
+
+
+def spread(rows: pd.DataFrame, across: str, value: str) -> pd.DataFrame:
+    """Return the rows with one column of `value` per value of `across`, and its low and high: value_1, value_1_low, ...
+
+    Rows keep their order of appearance; what else they hold must not differ between the rows that become one.
+    """
+    keys = [column for column in rows if column not in (across, value, "low", "high")]
+    wide = rows.pivot(index=keys, columns=across, values=[value, "low", "high"])
+    ends = {value: "", "low": "_low", "high": "_high"}
+    wide.columns = [f"{value}_{at}{ends[part]}" for part, at in wide.columns]
+    return wide.loc[list(dict.fromkeys(rows[keys].itertuples(index=False, name=None)))].reset_index()
 
 
 def myst_table(

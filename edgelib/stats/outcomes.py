@@ -154,6 +154,34 @@ def severity_table(
     return pd.DataFrame(table)
 
 
+def corruption_costs(
+    rows: pd.DataFrame, *, cluster: str = "item", n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Return one row per corruption, config and severity: cost, clean minus corrupted accuracy of the same config, with
+    low and high, and n items.
+
+    A cost is a fraction of all items; positive: corruption costs accuracy. Its interval is a percentile bootstrap over
+    clusters (images), which keeps the clean and the corrupted outcome of an image together.
+    Raises EdgelibError as `cell_sums`.
+    """
+    outcomes = cell_sums(rows, cluster)
+    accuracy, items = resampled(outcomes, n_boot, seed)
+    costs = accuracy[..., :1] - accuracy[..., 1:]
+    order = sorted(range(len(outcomes.cells)), key=lambda place: outcomes.cells[place])
+    table = []
+    for corruption in dict.fromkeys(outcomes.cells[place][0] for place in order):
+        for k, config in enumerate(outcomes.configs):
+            for place in order:
+                name, severity = outcomes.cells[place]
+                if name != corruption:
+                    continue
+                draws = costs[:, k, place]
+                low, high = percentile_interval(draws[1:], level, len(outcomes.sizes))
+                place_of = dict(corruption=name, config=config, severity=severity)
+                table.append(place_of | dict(cost=float(draws[0]), low=low, high=high, n=int(items[0, 0])))
+    return pd.DataFrame(table)
+
+
 def accuracy_table(
     rows: pd.DataFrame,
     by: list[str],

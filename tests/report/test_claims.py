@@ -11,7 +11,7 @@ import pytest
 from edgelib.errors import EdgelibError
 from edgelib.report.claims import answers, caches, devices, gaps, runs
 from edgelib.report.claims.differences import difference_claim, difference_claims, difference_summary
-from edgelib.report.claims.text import bullets, p_text
+from edgelib.report.claims.text import bullets, interval_text, p_text
 from edgelib.stats.family import Family
 from edgelib.stats.gap import Gap
 from edgelib.stats.ladder import Recovery, attribute
@@ -176,20 +176,6 @@ def recovery(passed: bool):
     return Recovery(Equivalence(-0.001, (-0.004, 0.002), 0.01, 0.001, 0.001, 300), 0.01 if passed else 0.4, 0.05)
 
 
-@pytest.mark.parametrize(
-    ("passed", "verdict", "failed"),
-    [
-        ((True, True), "No", []),
-        ((True, False), "Not in general", ["key:8"]),
-        ((False, True), "Not shown either way", ["plain"]),
-    ],
-    ids=["everywhere", "not on a twin", "not on the model"],
-)
-def test_the_verdict_on_a_cache_names_where_it_fails(passed, verdict, failed):
-    on = dict(zip(("plain", "key:8"), map(recovery, passed), strict=True))
-    assert caches.cache_verdict(on, "plain") == (verdict, failed)
-
-
 def test_the_cheapest_cache_is_one_that_passed_on_every_twin():
     bytes_of = pd.Series({"exact": 64, "e4m3": 32, "int4": 16})
     tests = {("plain", "e4m3"): True, ("key:8", "e4m3"): True, ("plain", "int4"): True, ("key:8", "int4"): False}
@@ -201,7 +187,7 @@ def test_the_cheapest_cache_is_one_that_passed_on_every_twin():
     assert caches.cheapest_claim(nothing, bytes_of, "exact", labels).startswith("no cache of the list")
 
 
-def test_the_largest_loss_is_said_with_its_largest_part():
+def test_the_largest_loss_is_found():
     def cells(lost):
         return {(): np.ones(40), ("keys",): np.arange(40) >= 40 * lost, ("values",): np.ones(40)} | {
             ("keys", "values"): np.arange(40) >= 40 * lost
@@ -210,8 +196,6 @@ def test_the_largest_loss_is_said_with_its_largest_part():
     found = {("plain", "part"): attribute(cells(0.1), ["keys", "values"], n_boot=100)}
     found["key:8", "part"] = attribute(cells(0.5), ["keys", "values"], n_boot=100)
     assert caches.largest_loss(found) == ("key:8", "part")
-    said = caches.largest_loss_claim(found)
-    assert said == "the largest loss of the ladder, 50.0 points on key:8, is mostly keys (50.0 points)"
 
 
 ANSWERS = pd.DataFrame(
@@ -251,3 +235,17 @@ def test_refusals_and_sizes_are_said_with_names():
 
 def test_bullets_are_sentences():
     assert bullets(["one is more", "b is less"]) == "- One is more.\n- B is less."
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.01, 0.02), "95 % interval 1.0 to 2.0"),
+        ((-np.inf, np.inf), "no interval: too few images to say"),
+        ((-np.inf, 0.02), "95 % interval below 2.0"),
+        ((0.01, np.inf), "95 % interval above 1.0"),
+    ],
+    ids=["both", "none", "upper", "lower"],
+)
+def test_an_interval_has_no_infinite_ends(ends, text):
+    assert interval_text(ends, 0.95, 100) == text

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from edgelib.report import notebook
+from edgelib.report.claims.openings import Opening
 from edgelib.report.tables import number
 
 
@@ -57,5 +58,10 @@ def test_the_answer_is_glued_without_quotation_marks(monkeypatch):
 
     glued = {}
     monkeypatch.setattr(myst_nb, "glue", lambda name, value, display: glued.update({name: repr(value)}))
-    notebook.conclude("it's so.")
-    assert glued == {"answer": "It's so."}
+    notebook.conclude(Opening("it's so", "1 point", "do it."), "of <b>this</b> model")
+    assert glued == {
+        "answer": "It's so.",
+        "number": "1 point.",
+        "advice": "Do it.",
+        "scope": "of &lt;b>this&lt;/b> model.",
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -41,17 +41,6 @@ def largest_loss(attributions: Mapping[tuple[str, str], Attribution]) -> tuple[s
     return max(attributions, key=lambda key: attributions[key].total.effect)
 
 
-def largest_loss_claim(attributions: Mapping[tuple[str, str], Attribution]) -> str:
-    """Say where the largest loss of several factorial experiments is, and which part of it is the largest."""
-    twin, game = key = largest_loss(attributions)
-    parts, total = attributions[key].parts, attributions[key].total
-    worst = max(parts, key=lambda factor: parts[factor].effect)
-    return (
-        f"the largest loss of the ladder, {100 * total.effect:.1f} points on {twin}, is mostly {worst} "
-        f"({100 * parts[worst].effect:.1f} points)"
-    )
-
-
 def cheapest_claim(
     recovered: Mapping[tuple[str, str], Recovery], bytes_of: pd.Series, exact: str, labels: Mapping[str, str]
 ) -> str:
@@ -69,14 +58,3 @@ def cheapest_claim(
         f"of caches shown to be non-inferior on the plain model and on every twin, {least:,.0f} of "
         f"{bytes_of[exact]:,.0f} bytes per token (predicted) is the least: {cheapest}"
     )
-
-
-def cache_verdict(recovered: Mapping[str, Recovery], plain: str) -> tuple[str, Sequence[str]]:
-    """Return (whether a cache must be avoided, in a word or three; the twins on which it is not shown to be harmless).
-
-    recovered: twin -> recovery of this cache; plain: the model itself among them.
-    """
-    failed = [twin for twin, recovery in recovered.items() if not recovery.non_inferior]
-    if not failed:
-        return "No", failed
-    return "Not in general" if plain not in failed else "Not shown either way", failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -38,8 +39,12 @@ def p_texts(p: float, adjusted: float | None) -> str:
 
 
 def interval_text(interval: tuple[float, float], level: float, scale: float = 1.0, digits: int = 1) -> str:
-    """An interval as text: "95 % interval 1.2 to 3.4"."""
+    """An interval as text: "95 % interval 1.2 to 3.4"; one end, or no interval, where the other is infinite."""
     low, high = (scale * x + 0.0 for x in interval)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        known = f"above {low:.{digits}f}" if math.isfinite(low) else f"below {high:.{digits}f}"
+        none = "no interval: too few images to say"
+        return f"{100 * level:g} % interval {known}" if math.isfinite(low) or math.isfinite(high) else none
     return f"{100 * level:g} % interval {low:.{digits}f} to {high:.{digits}f}"
 
 

@@ -1,0 +1,257 @@
+"""How a chapter opens: one plain sentence, one number with its interval, and what to do; each made of tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from edgelib.report.claims.text import Sentence, interval_text
+from edgelib.report.figures.palette import label, readable
+from edgelib.report.tables import with_interval
+from edgelib.stats.family import Family
+from edgelib.stats.ladder import Recovery
+from edgelib.stats.recommend import Recommendation
+
+DRAWN = ("scenes", "scenes-vqa")  # data sets that ship with the code
+
+
+@dataclass(frozen=True)
+class Opening:
+    """answer: one sentence that can be acted on. number: one quantity with its interval. advice: what to do."""
+
+    answer: str
+    number: str
+    advice: str
+
+    def __post_init__(self) -> None:
+        for part in ("answer", "number", "advice"):
+            text = getattr(self, part)
+            object.__setattr__(self, part, Sentence(text[:1].upper() + text[1:]))
+
+
+def scope_claim(model: str, dataset: str, answers: str = "accuracies") -> str:
+    """Say whose accuracies a page shows: of a small model that ships with the code, or of the reader's own.
+
+    model, dataset: as the parameters name them.
+    """
+    from edgelib.models.load import embedded_models
+
+    known = model in (*embedded_models(), *embedded_models(writes=True))
+    drawn = dataset in DRAWN
+    if known and drawn:
+        return (
+            f"Synthetic: the {answers} are those of {model}, a small model trained on drawn scenes. "
+            "Read which way things move, and run it on your own model for how far"
+        )
+    if known or drawn:
+        part = f"{model} is a small embedded model" if known else f"the images of {dataset} are drawn"
+        return f"Partly synthetic: {part}; read which way things move, and not how far"
+    return f"The {answers} are those of {model} on {dataset}, simulated"
+
+
+def world_opening(name: str, scored: pd.Series, n: int, change: str) -> Opening:
+    """Open the chapter on the embedded world.
+
+    scored: accuracy with low and high, fractions, on n scenes. change: the most that a twin changes a class score.
+    """
+    share = with_interval(scored["accuracy"], scored["low"], scored["high"])
+    return Opening(
+        "drawn scenes can stand in for the experiments of this book, and not for the accuracy of your model",
+        f"{name} names the shape in {share} % of {n:,} unseen scenes; planting outliers changes no class score by "
+        f"more than {change}",
+        "read the other pages for what breaks a format and how one sees it, then run them on your own model",
+    )
+
+
+def names_text(names: Iterable[str], most: int = 3) -> str:
+    """Names as a list in words, at most so many of them: "A, B, C and 2 others"."""
+    names = list(names)
+    if len(names) > most + 1:
+        return f"{', '.join(names[:most])} and {len(names) - most} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def twin_text(twin: str) -> str:
+    """A twin in words: "weight:8" -> "outliers of strength 8 in the weights"."""
+    kind, _, dose = twin.partition(":")
+    places = {"weight": "the weights", "activation": "the activations", "key": "the keys", "value": "the values"}
+    if kind == "key-offset":
+        return f"a constant of {dose} in the keys"
+    return f"outliers of strength {dose} in {places[kind]}" if kind in places else twin
+
+
+def gap_opening(tests: Family, scores: pd.DataFrame, costs: pd.DataFrame, reference: str) -> Opening:
+    """Open the chapter on the robustness gap.
+
+    tests: gaps by configuration. scores: of `rs_table`, the reference among them. costs: of `corruption_costs`.
+    """
+    estimated = {str(config): test for config, test in tests.tests.items() if math.isfinite(test.effect)}
+    wider = [str(config) for config in tests.settled() if tests[config].effect > 0]
+    base = scores.set_index("config").loc[reference]
+    drop = (base["accuracy_drop_low"], base["accuracy_drop_high"])
+    level = next(iter(tests.tests.values())).level
+    number = (
+        f"corruption costs {label(reference)} {100 * base['accuracy_drop']:.1f} points of accuracy on average "
+        f"({interval_text(drop, level, 100)})"
+    )
+    if not estimated:
+        answer = (
+            "whether quantization widens the robustness gap cannot be said: every configuration is close to guessing"
+        )
+        return Opening(answer, number, "take more images, or configurations that still answer, and run it again")
+    most = max(estimated, key=lambda config: estimated[config].scales.loc["accuracy"].high)
+    added = 100 * estimated[most].scales.loc["accuracy"].high
+    number += (
+        "; what quantization adds to that, so few images cannot say"
+        if not math.isfinite(added)
+        else f"; quantization adds at most {added:.1f} points to that ({label(most)}, the upper end of its interval)"
+        if added > 0
+        else "; quantization is not shown to add to that"
+    )
+    if wider:
+        verb = "loses" if len(wider) == 1 else "lose"
+        answer = f"{names_text(map(label, wider))} {verb} more on degraded images than on clean ones"
+        others = [label(config) for config in estimated if config not in wider]
+        pick = f"prefer {names_text(others)}" if others else "test every format on degraded images before shipping it"
+    else:
+        answer = f"{_none_of(estimated)} shown to lose more on degraded images than on clean ones"
+        pick = "choose the format by its clean accuracy"
+    return Opening(answer, number, f"{pick}, and prepare for {_worst_weather(costs, reference)}")
+
+
+def _worst_weather(costs: pd.DataFrame, reference: str) -> str:
+    """The corruption that costs the reference most, and what it costs every configuration, in points."""
+    own = costs[costs.config == reference]
+    worst = own.loc[own["cost"].idxmax()]
+    same = costs[(costs.corruption == worst.corruption) & (costs.severity == worst.severity)].cost
+    least, most = f"{100 * same.min():.0f}", f"{100 * same.max():.0f}"
+    points = f"{least} to {most} points, by configuration" if least != most else f"{most} points in every configuration"
+    return f"{readable(worst.corruption)}: at severity {worst.severity} it costs {points}"
+
+
+def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], reference: str) -> Opening:
+    """Open the chapter on written answers.
+
+    tests: (task, config) -> difference to the reference. planted: (twin, config) -> the same on a twin. tasks: those
+    whose points are hundredths, and their names.
+    """
+    cells, twins = _pairs(tests), _pairs(planted)
+    configs = list(dict.fromkeys(config for _, config in cells))
+    lost = list(dict.fromkeys(config for _, config in _pairs(tests, lost=True)))
+    hurt = _pairs(planted, lost=True)
+    ref = label(reference)
+    if lost:
+        answer = f"{names_text(map(label, lost))} {'answers' if len(lost) == 1 else 'answer'} worse than {ref}"
+    else:
+        answer = f"{_none_of(configs)} shown to answer worse than {ref}"
+    if hurt:
+        twin, config = worst = min(hurt, key=lambda key: planted[key].effect)
+        answer += " on the plain model, but outliers change that" if not lost else ", and outliers cost more"
+        number = (
+            f"with {twin_text(twin)}, {label(config)} loses {-100 * planted[worst].effect:.1f} points "
+            f"({interval_text(_mirrored(planted[worst].interval), planted[worst].level, 100)})"
+        )
+    else:
+        key = min((key for key in cells if key[0] in tasks), key=lambda key: tests[key].interval[0])
+        number = (
+            f"the loss that stays possible is {max(0.0, -100 * tests[key].interval[0]):.1f} points of "
+            f"{tasks[key[0]]} ({label(key[1])}: {100 * tests[key].effect:+.1f} points, "
+            f"{interval_text(tests[key].interval, tests[key].level, 100)})"
+        )
+    bad = {config for _, config in hurt} | set(lost)
+    tried = list(dict.fromkeys(config for _, config in twins)) or configs
+    safe = [config for config in tried if config not in bad]
+    if not safe:
+        return Opening(answer, number, f"stay with {ref} until a configuration is shown to keep the answers")
+    found = [tests[task, config].interval[0] for config in safe for task in tasks if (task, config) in cells]
+    bound = f"; they lose at most {max(0.0, -100 * min(found)):.1f} points here" if found else ""
+    bound = bound.replace("they lose", "it loses") if len(safe) == 1 else bound
+    return Opening(answer, number, f"take {names_text(map(label, safe), 4)}{bound}")
+
+
+def cache_opening(
+    recovered: Mapping[str, Recovery],
+    name: str,
+    plain: str,
+    mended: Sequence[str],
+    lost_scale: float | None,
+) -> Opening:
+    """Open the chapter on the key-value cache.
+
+    recovered: twin -> recovery of the usual cache, the plain model among them. mended: what caches are called that are
+    shown to be non-inferior on every twin. lost_scale: points that a scale costs which is lost on the way, or None.
+    """
+    own, failed = recovered[plain], [twin for twin, r in recovered.items() if not r.non_inferior]
+    margin = f"{100 * own.test.margin:g} {'point' if own.test.margin == 0.01 else 'points'}"
+    numbers = (
+        f"{name} differs from the exact cache by {100 * own.test.effect:+.1f} points of accuracy "
+        f"({interval_text(own.test.interval, 1 - 2 * own.alpha, 100)}, margin {margin})"
+    )
+    hurt = [twin for twin in failed if twin != plain]
+    unsafe = f"not shown with {names_text(map(twin_text, hurt))}"
+    if plain in failed:
+        answer = f"whether {name} is safe is not shown: it may lose more than {margin}"
+    elif hurt:
+        answer = f"no: {name} keeps the answers of the model as it is; {unsafe}"
+    else:
+        answer = f"no: {name} keeps the answers, with every kind of planted outlier too"
+    advice = "calibrate the scales"
+    if lost_scale is not None and lost_scale > 0:
+        advice += f", check that they reach the kernel (a planted fault that loses them costs {lost_scale:.0f} points)"
+    if hurt or plain in failed:
+        other = f"; where the keys look like that, take {names_text(mended)}" if mended else "; then keep 16 bits"
+        advice += f", and run the doctor below on your model{other}"
+    return Opening(answer, numbers, advice)
+
+
+def calibration_opening(
+    choice: Recommendation, settings: Mapping, mixes: Family, where: str, drawn: str, first: str
+) -> Opening:
+    """Open the chapter on calibration images.
+
+    choice: the recommendation on the plain model, `settings` its columns or those of the best. mixes: mix ->
+    difference to the `first` mix of one configuration, `drawn`, on one twin, `where`.
+    """
+    name = f"{label(settings['config'])} with {settings['size']} images"
+    if choice.choice is None:
+        answer = (
+            f"no setting is shown to be within {100 * choice.margin:g} points of every other; the best mean has {name}"
+        )
+    else:
+        answer = f"{name} is enough: it is shown to be within {100 * choice.margin:g} points of every other setting"
+    on = "on the plain model" if ":" not in where else f"with {twin_text(where)}"
+    worse = [str(mix) for mix in mixes.settled() if mixes[mix].effect < 0]
+    if worse:
+        worst = min(worse, key=lambda mix: mixes[mix].effect)
+        test = mixes[worst]
+        number = (
+            f"the kind of images matters most for {label(drawn)} {on}: {readable(worst)} images cost it "
+            f"{-100 * test.effect:.1f} points against {readable(first)} ones "
+            f"({interval_text(_mirrored(test.interval), test.level, 100)})"
+        )
+        return Opening(answer, number, f"calibrate on {readable(first)} images; do it twice if you ship {label(drawn)}")
+    largest = max((test.mde for test in mixes.tests.values()), default=math.nan)
+    number = f"no other kind of images is shown to cost {label(drawn)} anything {on}"
+    number += f"; one such test finds {100 * largest:.1f} points four times in five" if math.isfinite(largest) else ""
+    return Opening(answer, number, f"calibrate on {readable(first)} images, and do not collect more than that")
+
+
+def _none_of(configs: Iterable[str]) -> str:
+    """The start of "none of so many is shown", or the name where there is one."""
+    configs = list(configs)
+    several = f"none of {len(configs)} quantized configurations is"
+    return f"{label(configs[0])} is not" if len(configs) == 1 else several
+
+
+def _pairs(family: Family, lost: bool = False) -> list[tuple[str, str]]:
+    """The keys of a family of two names, all of them or those whose loss is settled."""
+    keys = [key for key in family.settled() if family[key].effect < 0] if lost else list(family)
+    return [(key[0], key[1]) for key in keys]
+
+
+def _mirrored(interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a loss from that of a difference."""
+    return -interval[1], -interval[0]
