@@ -11,6 +11,7 @@ from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Columns,
     Conditions,
+    Config,
     Configs,
     Mixes,
     Name,
@@ -88,7 +89,7 @@ class VlmAccuracy(Answers):
     )
     twin_configs: Configs = Field(["w4a16", "w4a16-awq"], description="configurations evaluated on the twins")
     calibration_source: Literal["vqa", "pope", "mme"] = Field("vqa", description="whose questions calibrate")
-    translation_config: Annotated[Name, one(_calibrated)] = Field(
+    translation_config: Annotated[Config, one(_calibrated)] = Field(
         "w4a16-awq", description="configuration of the language experiment"
     )
     translation_mixes: Annotated[Mixes, Field(min_length=2, max_length=2)] = Field(

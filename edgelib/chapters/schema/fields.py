@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.records import shown
@@ -106,10 +106,20 @@ def scheme_of(name: str):
     return scheme(name)
 
 
+def _spelled(value: object) -> object:
+    """The one text of a scheme that is written as a mapping; whatever else stays."""
+    if not isinstance(value, Mapping):
+        return value
+    from edgelib.quant.scheme import scheme
+
+    return scheme(value).spelling
+
+
 def _rounding(name: str) -> object:
     """What a scheme rounds and how: a grid that a name spells out is the one that its format has anyway."""
     scheme = scheme_of(name)
-    plain = replace(scheme, symmetric=True, full_range=False, scale_rule=None)
+    layers = {field: tuple(sorted(set(getattr(scheme, field)))) for field in ("targets", "exclude")}
+    plain = replace(scheme, symmetric=True, full_range=False, scale_rule=None, **layers)
     return plain, scheme.weight_format, scheme.activation_format
 
 
@@ -170,6 +180,17 @@ def _architecture(name: str) -> str:
     return json.dumps(read_architecture(in_checkout(name)), sort_keys=True)
 
 
+def refuse_layers(architecture: str, config: str) -> None:
+    """Raise EdgelibError for a configuration that names layers which an architecture lacks."""
+    from edgelib.models.architectures import architecture as built
+    from edgelib.quant.report import parameter_plan
+
+    try:
+        parameter_plan(built(in_checkout(architecture)), config)
+    except EdgelibError as error:
+        raise EdgelibError(f"{config} does not fit the architecture {architecture}: {error}") from None
+
+
 def check_devices(keys: list[str] | None, table: str | None) -> None:
     """Raise EdgelibError for a device that neither the table nor the library knows."""
     from edgelib.devices.table import devices, select
@@ -197,9 +218,10 @@ DataName = Annotated[Name, Source()]
 Files = Annotated[Names, each(_architecture), Source()]
 TablePath = Annotated[Name, AfterValidator(in_checkout), Source()]
 Devices = Annotated[Names, AfterValidator(distinct)]
-_Usual = spelt(lambda name: scheme_of(name).name)
-SomeConfigs = Annotated[list[Name], each(_rounding), _Usual]
-Configs = Annotated[Names, each(_rounding), _Usual]
+Config = Annotated[Name, BeforeValidator(_spelled)]  # a name, or a mapping of a scheme's fields
+_Usual = spelt(lambda name: scheme_of(name).spelling)
+SomeConfigs = Annotated[list[Config], each(_rounding), _Usual]
+Configs = Annotated[list[Config], NotEmpty, each(_rounding), _Usual]
 Caches = Annotated[Names, each(_caching), spelt(lambda name: _cache(name).name)]
 Corruptions = Annotated[Names, each(_corruption)]
 Conditions = Annotated[Names, each(_condition)]
