@@ -221,8 +221,8 @@ def llava_onevision(out: Path, seed: int = 0) -> Path:
     return saved(transformers.LlavaOnevisionForConditionalGeneration, config, processor, out, seed)
 
 
-def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
-    """A BLIP that answers questions (encoder and decoder), or one that continues a text."""
+def blip(out: Path, seed: int = 0, answering: bool = True, kind: type | None = None) -> Path:
+    """A BLIP that answers questions (encoder and decoder), one that continues a text, or one of another class."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
     pieces = [*special, *(w.removeprefix("Ġ") for w in WORDS), *"?.,abcdefghijklmnopqrstuvwxyz"]
     pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
@@ -236,8 +236,8 @@ def blip(out: Path, seed: int = 0, answering: bool = True) -> Path:
         projection_dim=16,
     )
     processor = transformers.BlipProcessor(transformers.BlipImageProcessor(size={"height": 32, "width": 32}), words)
-    kind = transformers.BlipForQuestionAnswering if answering else transformers.BlipForConditionalGeneration
-    return saved(kind, config, processor, out, seed)
+    writes = transformers.BlipForQuestionAnswering if answering else transformers.BlipForConditionalGeneration
+    return saved(kind or writes, config, processor, out, seed)
 
 
 def paligemma(out: Path, seed: int = 0, window: int | None = None) -> Path:
@@ -291,4 +291,143 @@ def saved(family, config, processor, out: Path, seed: int) -> Path:
             parameter.data *= 4  # answers that differ between questions and end at different lengths
     model.save_pretrained(out)
     processor.save_pretrained(out)
+    return out
+
+
+def qwen2_5_vl(out: Path, seed: int = 0) -> Path:
+    """A Qwen2.5-VL, whose vision tower looks through windows in all blocks but one."""
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    words = tokenizer(QWEN)
+    token = words.convert_tokens_to_ids
+    vision = dict(depth=2, hidden_size=16, intermediate_size=32, out_hidden_size=32, num_heads=2, patch_size=6)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=small_decoder(words, rope_parameters=_rope(1, 1, 2)),
+        vision_config=vision | dict(window_size=24, fullatt_block_indexes=[1]),
+        image_token_id=token(IMAGE),
+        video_token_id=token(VIDEO),
+        vision_start_token_id=token(VISION_START),
+        vision_end_token_id=token(VISION_END),
+    )
+    sizes = dict(patch_size=6, temporal_patch_size=2, merge_size=2, size=dict(shortest_edge=144, longest_edge=9216))
+    processor = transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=words,
+        video_processor=Qwen2VLVideoProcessor(**sizes),
+        chat_template=_chat(VISION_START + IMAGE + VISION_END),
+    )
+    return saved(transformers.Qwen2_5_VLForConditionalGeneration, config, processor, out, seed)
+
+
+def llava(out: Path, seed: int = 0) -> Path:
+    """A LLaVA 1.5: CLIP tower, whose last block is left out, and Llama decoder."""
+    words = tokenizer([PAD, START, END, "<image>"])
+    image = words.convert_tokens_to_ids("<image>")
+    tower = VISION | dict(model_type="clip_vision_model", image_size=32, patch_size=8, projection_dim=16)
+    config = transformers.LlavaConfig(
+        text_config=small_decoder(words, model_type="llama"),
+        vision_config=tower,
+        image_token_index=image,
+        image_token_id=image,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    processor = transformers.LlavaProcessor(
+        transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        words,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>"),
+    )
+    return saved(transformers.LlavaForConditionalGeneration, config, processor, out, seed)
+
+
+def smolvlm(out: Path, seed: int = 0) -> Path:
+    """A SmolVLM, which cuts images up; its video processor is the only part that Idefics3 lacks."""
+    from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+
+    named = dict(
+        fake_image_token="<fake_token_around_image>",
+        image_token="<image>",
+        end_of_utterance_token="<end_of_utterance>",
+        global_image_token="<global-img>",
+    )
+    tiles = [f"<row_{i}_col_{j}>" for i in (1, 2, 3, 4) for j in (1, 2, 3, 4)]
+    words = tokenizer([PAD, START, END, *named.values(), *tiles], extra_special_tokens=named)
+    config = transformers.SmolVLMConfig(
+        text_config=small_decoder(words, 512, model_type="llama"),
+        vision_config=VISION | dict(image_size=32, patch_size=8),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=words.pad_token_id,
+    )
+    sizes = dict(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    processor = transformers.SmolVLMProcessor(
+        transformers.SmolVLMImageProcessor(**sizes, do_image_splitting=True),
+        words,
+        SmolVLMVideoProcessor(**sizes),
+        image_seq_len=4,
+        chat_template=_chat("<image>"),
+    )
+    return saved(transformers.SmolVLMForConditionalGeneration, config, processor, out, seed)
+
+
+def gemma3(out: Path, seed: int = 0) -> Path:
+    """A Gemma 3: SigLIP tower, and a decoder of which five layers in six see a window."""
+    named = dict(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    words = tokenizer([PAD, START, END, *named.values()], extra_special_tokens=named)
+    image, start, end = words.convert_tokens_to_ids(list(named.values()))
+    config = transformers.Gemma3Config(
+        text_config=small_decoder(words, num_hidden_layers=6, head_dim=8, sliding_window=16),
+        vision_config=SIGLIP,
+        mm_tokens_per_image=4,
+        image_token_index=image,
+        image_token_id=image,
+        boi_token_index=start,
+        eoi_token_index=end,
+    )
+    processor = transformers.Gemma3Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32}),
+        words,
+        image_seq_length=4,
+        chat_template=_chat("<start_of_image>"),
+    )
+    return saved(transformers.Gemma3ForConditionalGeneration, config, processor, out, seed)
+
+
+def clip(out: Path, seed: int = 0) -> Path:
+    """A CLIP with the tokenizer of the embedded one."""
+    from edgelib.models.load import EMBEDDED
+
+    words = transformers.AutoTokenizer.from_pretrained(EMBEDDED / "scenes-clip")
+    tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    ends = dict(pad_token_id=words.pad_token_id, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
+    config = transformers.CLIPConfig(
+        text_config=tower | ends | dict(vocab_size=len(words), max_position_embeddings=24),
+        vision_config=tower | dict(image_size=48, patch_size=12),
+        projection_dim=16,
+    )
+    torch.manual_seed(seed)
+    transformers.CLIPModel(config).save_pretrained(out)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size=dict(height=48, width=48)).save_pretrained(
+        out
+    )
+    words.save_pretrained(out)
+    return out
+
+
+def siglip2(out: Path, seed: int = 0) -> Path:
+    """A SigLIP 2 (NaFlex) that reads images of any shape in at most 16 patches of 12 pixels."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", ".", *"abcdefghijklmnopqrstuvwxyz"]
+    words = transformers.Siglip2Tokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], padding_side="right")
+    tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    config = transformers.Siglip2Config(
+        text_config=tower | dict(vocab_size=len(words), max_position_embeddings=64, pad_token_id=0),
+        vision_config=tower | dict(num_patches=16, patch_size=12),
+    )
+    torch.manual_seed(seed)
+    transformers.Siglip2Model(config).save_pretrained(out)
+    transformers.Siglip2ImageProcessor(patch_size=12, max_num_patches=16).save_pretrained(out)
+    words.save_pretrained(out)
     return out

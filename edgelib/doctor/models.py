@@ -142,7 +142,7 @@ def _network(found: Examined, weights: bool) -> tuple[Any, Finding]:
     fix = "use a machine with more memory, or close other programs" if weights else ""
     finding = Finding("weights", f"not read: {why}; what follows is of shapes alone", fix)
     module = separated(shapes)
-    if dual_encoder(module.config.model_type) is not None:
+    if dual_encoder(module.config.model_type, [type(module).__name__]) is not None:
         return ClipModel(found.name, module, from_transformers(folder), load_tokenizer(folder)), finding
     return GenerativeModel(found.name, module, load_processor(folder)), finding
 

@@ -127,7 +127,7 @@ def wrapped(module: nn.Module, folder: Path, facts: Facts):
     name, kind = facts.name or folder.name, getattr(getattr(module, "config", None), "model_type", "")
     if facts.wrapper is None:
         return module
-    if facts.wrapper == ClipModel.__name__ and dual_encoder(kind) is not None:
+    if facts.wrapper == ClipModel.__name__ and dual_encoder(kind, [type(module).__name__]) is not None:
         return ClipModel(name, module, from_transformers(folder), load_tokenizer(folder))
     if facts.wrapper == GenerativeModel.__name__ and loader_of(module.config.to_dict()) is not None:
         require_tokenizer(folder)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.modules import converted, shared_copy
+from edgelib.models.families.duals import dual_encoder
 from edgelib.models.zero_shot import ClipModel, ZeroShotModel
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.linear import QuantLinear
@@ -248,7 +249,8 @@ class Images(nn.Module):
         self.module = module
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.module.get_image_features(pixel_values=pixel_values).pooler_output
+        family = dual_encoder(self.module.config.model_type, [type(self.module).__name__])
+        return family.image_features(self.module, {"pixel_values": pixel_values})
 
 
 class Texts(nn.Module):
@@ -260,7 +262,8 @@ class Texts(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         masked = {} if attention_mask is None else {"attention_mask": attention_mask}
-        return self.module.get_text_features(input_ids=input_ids, **masked).pooler_output
+        family = dual_encoder(self.module.config.model_type, [type(self.module).__name__])
+        return family.text_features(self.module, {"input_ids": input_ids, **masked})
 
 
 class KernelClip(nn.Module):

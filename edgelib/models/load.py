@@ -63,7 +63,7 @@ def load(
     model: ZeroShotModel | GenerativeModel
     if "architecture" in config:
         model = _load_timm(name, folder, config)
-    elif dual_encoder(config.get("model_type")) is not None:
+    elif dual_encoder(config.get("model_type"), config.get("architectures")) is not None:
         model = _load_dual_encoder(name, folder, config)
     elif loader_of(config) is not None:
         require_tokenizer(folder)
@@ -135,7 +135,8 @@ def _unknown_family(folder: Path, config: dict) -> EdgelibError:
     import transformers
 
     kind, families = config.get("model_type", "model of unknown type"), writing_types()
-    kind = f"{kind!r}" + ("" if kind in families else did_you_mean(kind, [*families, *dual_types()]))
+    known_kinds = [*families, *dual_types()]
+    kind = f"{kind!r}" + ("" if kind in known_kinds else did_you_mean(kind, known_kinds))
     architectures = ", ".join(map(str, config.get("architectures") or ["of no architecture"]))
     known = ", ".join(sorted({name for family in WRITERS for name in family.types}))
     return EdgelibError(
@@ -156,11 +157,13 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
-    from transformers import AutoModel
+    import transformers
 
+    family = dual_encoder(config.get("model_type"), config.get("architectures"))
+    build = getattr(transformers, next(iter(family.classes), "AutoModel"))
     try:
         with quiet_transformers():
-            module, info = AutoModel.from_pretrained(
+            module, info = build.from_pretrained(
                 folder,
                 dtype=torch.float32,
                 use_safetensors=True,

@@ -24,7 +24,7 @@ _RESAMPLE = {
     "bicubic": InterpolationMode.BICUBIC,
 }
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")  # all that is done here
-_KINDS = ("CLIP", "Siglip", "Siglip2", "ViT")  # image processors of transformers that take no other steps
+_KINDS = ("CLIP", "Siglip", "Siglip2", "ViT", "Blip")  # image processors of transformers that take no other steps
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class ClipModel(ZeroShotModel):
     @property
     def family(self) -> DualEncoder:
         """What is special about models of this kind."""
-        return dual_encoder(self.module.config.model_type)
+        return dual_encoder(self.module.config.model_type, [type(self.module).__name__])
 
     def _input_traits(self) -> object:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -130,7 +130,7 @@ class ClipModel(ZeroShotModel):
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""
         inputs = self.family.image_inputs(pixels, self.module.config)
-        return _unit(self.module.get_image_features(**inputs).pooler_output)
+        return _unit(self.family.image_features(self.module, inputs))
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -162,7 +162,11 @@ class ClipModel(ZeroShotModel):
         return {k: tokens[k].to(self.device) for k in keys}
 
     def _read(self, tokens) -> Tensor:
-        return _unit(self.module.get_text_features(**self._named(tokens)).pooler_output)
+        return self.text_features(self._named(tokens))
+
+    def text_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What `text_inputs` returns -> float32 [N, D] of unit length."""
+        return _unit(self.family.text_features(self.module, inputs))
 
     @torch.inference_mode()
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:

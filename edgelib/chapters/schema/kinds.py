@@ -48,7 +48,8 @@ def _kind(name: str) -> str | None:
                 return None
             if "architecture" in config:
                 return "timm"
-            return "dual" if dual_encoder(config.get("model_type")) is not None else loader_of(config) and "writes"
+            dual = dual_encoder(config.get("model_type"), config.get("architectures"))
+            return "dual" if dual is not None else loader_of(config) and "writes"
     return None
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from edgelib.models.families import clip, siglip, siglip2
+from collections.abc import Sequence
+
+from edgelib.models.families import blip_itm, clip, siglip, siglip2
 from edgelib.models.families.dual import DualEncoder
 
-DUAL_ENCODERS: tuple[DualEncoder, ...] = (clip.FAMILY, siglip.FAMILY, siglip2.FAMILY)
+DUAL_ENCODERS: tuple[DualEncoder, ...] = (clip.FAMILY, siglip.FAMILY, siglip2.FAMILY, blip_itm.FAMILY)
 
 
-def dual_encoder(model_type: str | None) -> DualEncoder | None:
-    """The family of dual encoders that are called so in their config.json, None for one that is not known here."""
-    return next((family for family in DUAL_ENCODERS if model_type in family.types), None)
+def dual_encoder(model_type: str | None, architectures: Sequence[str] | None = None) -> DualEncoder | None:
+    """The family of dual encoders that are called so in their config.json, None for one that is not known here.
+
+    architectures: as config.json has them; they tell apart the classes of a family that also has models that write.
+    """
+    named = [family for family in DUAL_ENCODERS if model_type in family.types]
+    return next((f for f in named if not f.classes or set(f.classes) & set(architectures or ())), None)
 
 
 def dual_types() -> list[str]:

@@ -361,7 +361,7 @@ def _tower_step(asked: Asked, model, part: str, size: str, batch: int) -> Callab
         return Answering(model, asked.images.batch(size, batch)).encode
     if part == "text":
         texts = model.text_inputs([_TEXTS[i % 2] for i in range(batch)])
-        return torch.inference_mode()(lambda: model.module.get_text_features(**texts))
+        return torch.inference_mode()(lambda: model.text_features(texts))
     pixels = model.pixels(torch.stack(asked.images.batch(size, batch)))
     return torch.inference_mode()(lambda: model.image_features(pixels))
 
