@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ _BYTES = {"": 2**30, "b": 1, "kb": 2**10, "kib": 2**10, "mb": 2**20, "mib": 2**2
 _MILLISECONDS = {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-def amount(text: str, units: dict[str, float], what: str, example: str) -> float:
+def amount(text: str, units: Mapping[str, float], what: str, example: str) -> float:
     """Return a quantity such as "4GB" in its base unit. GB counts 2^30 bytes, as boards are sold.
 
     units: {unit in small letters: how many of the base unit}. Raises EdgelibError for text that is no quantity above 0.
@@ -117,7 +118,7 @@ def choose(
 
 def lines(record, found: list) -> list[str]:
     """Return the answers as lines of text. record: of the decision; found: (by the upper end, by the middle) each."""
-    from edgelib.report.claims.choices import caveat_text, tier_claim
+    from edgelib.report.claims.choices import caveat_text, open_text, tier_claim
 
     labels = {config.key: config.label for config in record.configs}
     about = {config.key: config for config in record.configs}
@@ -138,6 +139,7 @@ def lines(record, found: list) -> list[str]:
             text += [f"    beware: {caveat_text(caveat)}" for caveat in config.caveats]
             text += [f"    make: {config.command}", f"    run:  {choice.command}"]
         if len(found) == 1:
+            text += [f"  open: {labels[config]}: {open_text(images)}" for config, images in shipped.open.items()]
             text += [f"  out: {labels[config]}: {reason}" for config, reason in shipped.out.items()]
     if record.not_available:
         text += ["", *(f"not known: {line}" for line in record.not_available)]

@@ -35,8 +35,9 @@ class Choice:
     """One recommended configuration.
 
     cost: what the order counts (ms, bytes or mJ). p_within: share of resamplings of images and calibration draws in
-    which it stays within the margin of the best that fits. p_as_good: probability that its cost is no more than the
-    first one's. shown: whether the margin is shown, or only observed.
+    which it stays within the margin of the best that fits; it counts all pairs and criteria together, where a test takes
+    them one by one, so it may lie below 1 - alpha for what is shown. p_as_good: probability that its cost is no more
+    than the first one's. shown: whether the margin is shown, or only observed.
     """
 
     config: str
@@ -58,7 +59,8 @@ class Decision:
     """The answer for one device.
 
     fits: what is within the budgets. kept: of these, what keeps the margin. tied: the recommended ones, those of `kept`
-    whose cost cannot be told from the least. open: what fits and is observed within the margin, but not shown to be.
+    whose cost cannot be told from the least. open: {config: images that would show it} of what fits and is observed
+    within the margin, but is not shown to be: as many as make its bounds narrow enough, if nothing else changes.
     out: {config: why not}. shown: whether `kept` is shown; where nothing is, it is what is observed within the margin.
     end: "upper" or "middle" of the interval of the time that counted.
     """
@@ -72,7 +74,7 @@ class Decision:
     fits: tuple[str, ...]
     kept: tuple[str, ...]
     tied: tuple[Choice, ...]
-    open: tuple[str, ...]
+    open: dict[str, int]
     out: dict[str, str]
     shown: bool
 
@@ -144,7 +146,7 @@ def decide(
         fits=tuple(names),
         kept=tuple(ranked),
         tied=choices,
-        open=tuple(c for c in observed if c not in kept),
+        open={c: _images(record, criteria, c, names, margin) for c in observed if c not in shown},
         out=out,
         shown=bool(shown),
     )
@@ -173,6 +175,17 @@ def _within(
 def _keeps(table, criteria: Sequence[str], config: str, fits: Sequence[str], margin: float) -> bool:
     """Whether config is above every other that fits by more than -margin, in every criterion."""
     return all(table[c][config][other] > -margin for c in criteria for other in fits if other != config)
+
+
+def _images(record: DecisionRecord, criteria: Sequence[str], config: str, fits: Sequence[str], margin: float) -> int:
+    """How many images would show a configuration to keep the margin: widths of bounds fall with the root of images."""
+    shares = [
+        (record.effects[c][config][o] - record.bounds[c][config][o]) / (margin + record.effects[c][config][o])
+        for c in criteria
+        for o in fits
+        if o != config
+    ]
+    return math.ceil(record.n_images * max(shares) ** 2)
 
 
 def _worse(record: DecisionRecord, criteria: Sequence[str], config: str, fits: Sequence[str]) -> str:

@@ -125,6 +125,12 @@ def encoder(name_or_path: str | Path) -> Encoder:
     return _shape(name_or_path, "encoder", encoder_of)
 
 
+def has_encoder(name_or_path: str | Path) -> bool:
+    """Return whether an architecture has a vision encoder of a known form; raises EdgelibError for an unknown name."""
+    read_architecture(name_or_path)
+    return _has(str(name_or_path), encoder_of)
+
+
 def _shape(name_or_path: str | Path, kind: str, shape_of: Callable):
     config = read_architecture(name_or_path)
     try:
@@ -165,7 +171,7 @@ def encoder_of(config) -> Encoder:
     """Return the dimensions of the vision transformer in a configuration, of a whole model or of its vision part.
 
     config: a dict, or a configuration of transformers. Known forms: that of CLIP, BLIP and OWL-ViT, with a class token,
-    and that of Qwen2-VL. Raises EdgelibError for a configuration that lacks a dimension.
+    those of Qwen2-VL and Qwen3-VL, and SigLIP's, without one. Raises EdgelibError for a configuration that lacks a dimension.
     """
     config = config if isinstance(config, Mapping) else config.to_dict()
     vision = _part(config, "vision_config")
@@ -179,13 +185,29 @@ def encoder_of(config) -> Encoder:
             image=_ANY_SIZE,
             extra=0,
         )
-    return Encoder(
+    kind = str(vision.get("model_type"))
+    if kind.startswith("qwen3_vl"):
+        return Encoder(
+            hidden=_whole(vision, "hidden_size"),
+            layers=_whole(vision, "depth"),
+            heads=_whole(vision, "num_heads"),
+            mlp=_whole(vision, "intermediate_size"),
+            patch=_whole(vision, "patch_size"),
+            image=_ANY_SIZE,
+            extra=0,
+        )
+    blocks = dict(
         hidden=_whole(vision, "hidden_size"),
         layers=_whole(vision, "num_hidden_layers"),
         heads=_whole(vision, "num_attention_heads"),
         mlp=_whole(vision, "intermediate_size"),
         patch=_whole(vision, "patch_size"),
         image=_whole(vision, "image_size"),
+    )
+    if kind.startswith("siglip"):
+        return Encoder(**blocks, extra=0)
+    return Encoder(
+        **blocks,
         projection=0 if _detects(config) else _whole(vision, "projection_dim"),
     )
 

@@ -21,7 +21,7 @@ from edgelib.decide.record import (
 )
 from edgelib.devices.deploy.memory import PARTS
 from edgelib.devices.device import Device
-from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text
+from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text, open_text
 from edgelib.report.claims.text import spread_text
 
 MIB, GIB = 2**20, 2**30
@@ -195,8 +195,9 @@ def _barred(found: Decision, labels: Mapping[str, str]) -> str:
     if later:
         what = {"speed": "slower", "bytes": "larger", "energy": "takes more energy"}[found.order]
         reasons.setdefault(what, []).extend(labels[config] for config in later)
-    if found.open:
-        reasons.setdefault("not shown to keep the margin", []).extend(labels[config] for config in found.open)
+    for config, images in found.open.items():
+        if config not in {choice.config for choice in found.tied}:
+            reasons[open_text(images)] = [*reasons.get(open_text(images), []), labels[config]]
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from edgelib.devices.device import Device
+from edgelib.devices.device import GIB, Device
 from edgelib.devices.projection import Projector
-from edgelib.devices.shapes import Decoder
+from edgelib.devices.shapes import Decoder, decoder, encoder, has_encoder
 from edgelib.devices.validation import WIDE, calibrated, speedups
 from edgelib.devices.workload import Work
 from edgelib.errors import EdgelibError
@@ -18,6 +18,7 @@ from edgelib.quant.scheme import scheme
 from edgelib.report.claims.devices import projection_text
 from edgelib.report.figures.palette import label
 from edgelib.report.tables import Column
+from edgelib.study.costs import deployment_memory, writer_needs
 
 MIB = 2**20
 
@@ -77,6 +78,26 @@ def decoder_needs(shape: Decoder, bits: Mapping[str, float], context: int) -> di
         weights = (shape.body * each + (shape.head + shape.embedding) * wide) / 8
         needs[config] = weights + shape.kv_bytes(context, wide)
     return needs
+
+
+def fit_table(name: str, configs: Sequence[str], devices: Iterable[Device], context: int) -> pd.DataFrame:
+    """Return a row per device and configuration of a model that writes: need_gib, usable_gib, free_gib, fits, legal.
+
+    Everything that is in memory at once counts, as in the record of a decision: towers, connector, embeddings, head,
+    cache of `context` tokens, image, activations and the runtime that has a kernel. legal: whether one has. Devices
+    whose usable memory is not known are left out.
+    """
+    sees = encoder(name) if has_encoder(name) else None
+    memory = deployment_memory(architecture(name), configs, encoder=sees, decoder=decoder(name), context=context)
+    places = [device for device in devices if device.usable_gib is not None]
+    rows = []
+    for device in places:
+        for need in writer_needs(name, memory, [device], context).devices[device.key]:
+            taken = (need.total - need.memory["system"]) / GIB
+            free = device.fact("usable_gib") - taken
+            row = dict(device=device.key, config=need.config, need_gib=taken, usable_gib=device.usable_gib)
+            rows.append(row | dict(free_gib=free, fits=free >= 0, legal=not need.reason))
+    return pd.DataFrame(rows)
 
 
 def fit() -> Column:

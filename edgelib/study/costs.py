@@ -41,8 +41,9 @@ def deployment_costs(
     for them, or because a rate is not published; empty otherwise. runtime: key of the one that has a kernel.
     """
     bytes_of = {config: stored_bytes(model, config) for config in configs}
+    within = next((f"{name}." for name, part in model.named_modules() if name and part is tower), "")
     work = {
-        config: encode_work(shape, weight_bits(tower, config), batch=batch, other_bits=other_bits(config))
+        config: encode_work(shape, weight_bits(tower, config, within), batch=batch, other_bits=other_bits(config))
         for config in configs
     }
     rows = []
@@ -81,7 +82,7 @@ def deployment_memory(
     model: nn.Module,
     configs: Sequence[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | None,
     decoder: Decoder | None = None,
     context: int = 0,
     batch: int = 1,
@@ -95,8 +96,8 @@ def deployment_memory(
     for config in configs:
         wide = other_bits(config)
         sizes = part_bytes(model, config)
-        options = dict(encoder=encoder, decoder=decoder, context=context, batch=batch)
-        parts = memory_parts(sizes, bits=wide, kv_bits=wide, **options)
+        shapes: dict = dict(encoder=encoder, decoder=decoder)
+        parts = memory_parts(sizes, bits=wide, kv_bits=wide, context=context, batch=batch, **shapes)
         parts.pop("runtime")
         found[config] = parts
     return found
@@ -143,7 +144,7 @@ def writer_needs(name: str, memory: dict[str, dict[str, float]], devices: Iterab
         needs[device.key] = []
         for config, parts in memory.items():
             runtime, reason = runs(device, config, "generate", context=context)
-            facts = dict(config=config, memory=_whole(parts, runtime, device), reason=reason)
+            facts: dict = dict(config=config, memory=_whole(parts, runtime, device), reason=reason)
             if runtime is not None:
                 facts |= dict(runtime=runtime.name, command=runtime.command)
             needs[device.key].append(Need(**facts))

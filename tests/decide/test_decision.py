@@ -126,6 +126,24 @@ def test_equal_configurations_are_shown_to_be_once_there_are_images_enough():
     assert not decide(few, "board").shown and decide(few, "board").tied
 
 
+def test_as_many_images_as_it_says_would_show_it():
+    """A pair that differs as before, on so many images more, is shown; on half of them it is not."""
+    few = outcomes_of({"a": 0.9, "b": 0.9}, 100, 3, 1.0)
+    for table in few.values():
+        table.iloc[:2] = [[1.0, 0.0], [0.0, 1.0]]
+    options = options_of({"a": (1, 9), "b": (1, 3)})
+    found = decide(record_of(few, options), "board")
+    times = -(-found.open["b"] // 100)
+    assert not found.shown and times > 2
+
+    def repeated(k):
+        return {c: pd.concat([t] * k, ignore_index=True) for c, t in few.items()}
+
+    assert "b" in decide(record_of(repeated(times + 1), options), "board").kept
+    assert decide(record_of(repeated(times + 1), options), "board").shown
+    assert not decide(record_of(repeated(times // 2), options), "board").shown
+
+
 def test_bounds_count_the_luck_of_the_calibration_draw():
     rng = np.random.default_rng(0)
     base = (rng.random(500) < 0.9).astype(float)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import shlex
 
+import pandas as pd
 import pytest
+from helpers import ROOT
 
 from edgelib.devices.deploy.memory import MIB
 from edgelib.devices.device import GIB
@@ -15,6 +17,7 @@ from edgelib.devices.table import devices
 from edgelib.files.parts import part_bytes, part_of
 from edgelib.files.size import packed_size, stored_bytes
 from edgelib.models.architectures import architecture
+from edgelib.report.devices import fit_table
 from edgelib.study.costs import deployment_costs, deployment_memory, device_options, pack_command, runs, writer_needs
 
 KNOWN = devices()
@@ -88,3 +91,33 @@ def test_the_command_that_makes_a_configuration_brings_images_where_it_needs_the
     code = shlex.split(said)[2]
     assert 'e.load("my model")' in code and 'e.calibration_set("balanced", n=64)' in code and ast.parse(code)
     assert "calibration" not in pack_command("scenes-clip", "w4a16", "balanced", 64)
+
+
+def test_two_chapters_count_the_same_model_alike(models):
+    """What `efficiency` shows of a model that writes is what `pareto` records of it, and holds its vision tower."""
+    shapes = {"encoder": encoder("qwen2-vl-2b"), "decoder": decoder("qwen2-vl-2b"), "context": 1024}
+    places = [KNOWN["jetson-nano"], KNOWN["orin-nano-8gb"]]
+    memory = deployment_memory(models["qwen2-vl-2b"], CONFIGS, **shapes)
+    recorded = writer_needs("qwen2-vl-2b", memory, places, 1024)
+    shown = fit_table("qwen2-vl-2b", CONFIGS, places, 1024).set_index(["device", "config"])
+    for key, needs in recorded.devices.items():
+        for need in needs:
+            row, device = shown.loc[key, need.config], KNOWN[key]
+            assert row.need_gib == pytest.approx((need.total - need.memory["system"]) / GIB)
+            assert row.fits == (need.total <= device.memory_gib * GIB) and row.legal == bool(need.runtime)
+            assert row.need_gib * GIB > packed_size(models["qwen2-vl-2b"].model.visual, None)["total"] / 8
+
+
+TABLES = [ROOT / "book" / "data" / f"{name}.csv" for name in ("efficiency-sizes", "pareto-costs")]
+
+
+@pytest.mark.skipif(not all(path.is_file() for path in TABLES), reason="the chapters are not published")
+def test_published_tables_agree_on_the_bytes_of_one_file():
+    """All that is not quantized has 16 bits in a deployed file, in both chapters."""
+    sizes, costs = (pd.read_csv(path) for path in TABLES)
+    sizes = sizes[sizes["model"] == "clip-vit-base-patch32"].set_index("config")["bytes"]
+    costs = costs.drop_duplicates("config").set_index("config")["bytes"]
+    for config in sizes.index.intersection(costs.index):
+        if sizes[config] != pytest.approx(costs[config]):
+            wide = packed_size(architecture("clip-vit-base-patch32"), config)["total"]
+            assert sizes[config] == pytest.approx(wide), "a table of 32-bit remainders says so in its caption"

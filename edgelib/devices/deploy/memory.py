@@ -52,7 +52,7 @@ def image_tokens(shape: Encoder, decoder: Decoder | None = None, *, merge: int =
 def memory_parts(
     weights: Mapping[str, float],
     *,
-    encoder: Encoder,
+    encoder: Encoder | None,
     decoder: Decoder | None = None,
     context: int = 0,
     bits: float = 16,
@@ -62,7 +62,7 @@ def memory_parts(
 ) -> dict[str, float]:
     """Return {part: bytes} of all that a deployment holds at once, in the order of `PARTS`, but for the system.
 
-    weights: {part of `WEIGHTS`: bytes}. context: tokens of text that a decoder keeps; the image's tokens come on top,
+    weights: {part of `WEIGHTS`: bytes}. encoder: None for a model that sees nothing. context: tokens of text that a decoder keeps; the image's tokens come on top,
     as a part of their own. bits: of activations; kv_bits: of keys and values. runtime_mib: of `Runtime.memory_mib`.
     Raises EdgelibError for an unknown part, bytes below 0, and a context where nothing reads one.
     """
@@ -73,8 +73,8 @@ def memory_parts(
     if context < 0 or (context and decoder is None):
         raise EdgelibError(f"context must be 0 for a model without a decoder and at least 0 else, got {context}")
     found = {part: float(weights.get(part, 0)) for part in WEIGHTS}
-    seen = encoder_activations(encoder, bits, batch)
-    shown = image_tokens(encoder, decoder)
+    seen = 0.0 if encoder is None else encoder_activations(encoder, bits, batch)
+    shown = 0 if encoder is None else image_tokens(encoder, decoder)
     if decoder is None:
         found |= {"cache": 0.0, "image tokens": 0.0, "activations": seen}
     else:

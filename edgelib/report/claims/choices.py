@@ -45,6 +45,12 @@ def points_text(margin: float) -> str:
     return f"{100 * margin:g} point{'' if round(100 * margin, 9) == 1 else 's'}"
 
 
+def open_text(images: int) -> str:
+    """Why what is observed within the margin is not shipped: "not shown to keep the margin; about 900 images would"."""
+    digits = len(str(images)) - 2
+    return f"not shown to keep the margin; about {round(images, -max(0, digits)):,} images would show it"
+
+
 def caveat_text(caveat: Caveat) -> str:
     """What another chapter found: "51.0 instead of 89.5 % with outliers activation:128 (calibration_sensitivity)"."""
     where = f"with planted outliers ({caveat.where})" if caveat.kind == "twin" else f"calibrated on {caveat.where}"
