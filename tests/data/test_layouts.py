@@ -371,3 +371,58 @@ def test_labels_may_stand_in_a_table(tmp_path):
 )
 def test_tables_that_cannot_be_read_say_why(header, rows, words, tmp_path):
     assert words in says(dataset, write_table(tmp_path, "own.csv", ",", "utf-8", header, rows))
+
+
+# --- by hub id
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that is a folder, and the columns of every stream that is opened."""
+    datasets = pytest.importorskip("datasets")
+    from huggingface_hub import HfApi
+
+    load, opened = datasets.load_dataset, []
+
+    def local(repo, config=None, **options):
+        opened.append((config, options["split"], options.get("columns")))
+        return load("parquet", data_files=str(tmp_path / "hub" / "data" / f"{options['split']}-*.parquet"),
+                    **options | {"split": "train"})  # fmt: skip
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, repo, **options: None)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda repo, config: ["validation", "test", "testdev"])
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    return opened
+
+
+def test_questions_of_a_hub_id_are_those_of_its_folder(hub, tmp_path):
+    hub_folder(tmp_path / "hub", "vqa")
+    read = dataset("someone/vqa", "val", 3)
+    own = dataset(tmp_path / "hub", "val", 3)
+    assert read.rows.to_dict("records") == own.rows.to_dict("records") and read.fingerprint == own.fingerprint
+    assert {split for _, split, _ in hub} == {"validation"}
+    plain = [columns for _, _, columns in hub if columns and "image" not in columns]
+    assert plain and all("image" not in columns or columns == ["image"] for _, _, columns in hub if columns)
+
+
+def test_a_long_split_is_read_to_the_last_image_that_is_drawn(hub, tmp_path, monkeypatch):
+    from edgelib.data.readers import hub as reader
+
+    hub_folder(tmp_path / "hub", "vqa")
+    monkeypatch.setattr(reader, "LONG", 3)
+    first = dataset("someone/vqa", "val", 2)
+    assert first.rows["image_id"].unique().tolist() == VQA.rows["image_id"].unique()[:2].tolist()
+    assert len(first) == VQA.rows["image_id"].isin(first.rows["image_id"]).sum()
+    longer = dataset("someone/vqa", "val", 3)
+    assert longer.rows["item"].tolist()[: len(first)] == first.rows["item"].tolist()
+
+
+def test_a_cached_download_is_read_offline_as_the_folder_it_is(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    hub_folder(tmp_path / "hub", "pope")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **options: str(tmp_path / "hub"))
+    data = dataset("someone/POPE:Full", "random", offline=True)
+    assert data.name == "someone/POPE:Full" and set(data.rows["category"]) == {"random"}
+    assert len(dataset("someone/POPE", offline=True)) == len(POPE)
