@@ -23,6 +23,7 @@ _HOMES = {
     "gguf_encode": "formats.gguf.codec",
     "gguf_decode": "formats.gguf.codec",
     "quantize": "quant.quantize",
+    "mix_report": "quant.mixes.report",
     "needs_of": "quant.scheme",
     "quantization_report": "quant.report",
     "parameter_report": "quant.report",
@@ -30,6 +31,11 @@ _HOMES = {
     "packed_size": "files.size",
     "save_packed": "files.pack",
     "load_packed": "files.pack",
+    "save_gguf": "files.gguf.write",
+    "gguf_size": "files.gguf.write",
+    "load_gguf": "models.gguf.reader",
+    "load_imatrix": "files.gguf.imatrix",
+    "save_imatrix": "files.gguf.imatrix",
     "evaluate": "infer.evaluate",
     "robustness_score": "stats.metrics",
     "accuracy_drop": "stats.metrics",
@@ -52,6 +58,10 @@ if TYPE_CHECKING:
     from edgelib.decide.pareto import feasible as feasible
     from edgelib.decide.pareto import pareto_frontier as pareto_frontier
     from edgelib.errors import EdgelibError as EdgelibError
+    from edgelib.files.gguf.imatrix import load_imatrix as load_imatrix
+    from edgelib.files.gguf.imatrix import save_imatrix as save_imatrix
+    from edgelib.files.gguf.write import gguf_size as gguf_size
+    from edgelib.files.gguf.write import save_gguf as save_gguf
     from edgelib.files.pack import load_packed as load_packed
     from edgelib.files.pack import save_packed as save_packed
     from edgelib.files.size import packed_size as packed_size
@@ -60,8 +70,10 @@ if TYPE_CHECKING:
     from edgelib.formats.table import fake_quantize as fake_quantize
     from edgelib.infer.evaluate import evaluate as evaluate
     from edgelib.models.architectures import architecture as architecture
+    from edgelib.models.gguf.reader import load_gguf as load_gguf
     from edgelib.models.load import load as load
     from edgelib.models.twins import with_outliers as with_outliers
+    from edgelib.quant.mixes.report import mix_report as mix_report
     from edgelib.quant.quantize import quantize as quantize
     from edgelib.quant.report import parameter_report as parameter_report
     from edgelib.quant.report import quantization_report as quantization_report

@@ -13,7 +13,6 @@ from edgelib.ground.hub import ask_hub, first_line, local_hint
 from edgelib.ground.modules import converted
 from edgelib.ground.separate import separated
 from edgelib.models.checks import (
-    quantized_already,
     reason_of,
     require_baseline,
     require_finite,
@@ -47,12 +46,16 @@ def load(
     Weights are read from safetensors only, checked to be finite and kept in `dtype` (float32 if None): a torch dtype
     or its name; rotary frequencies stay in float32, as transformers keeps them. With `offline` a hub id is looked up in
     the local cache only. Code of a folder never runs. Packed attention and the experts of a mixture become Linears, as
-    `edgelib.ground.separate` says.
+    `edgelib.ground.separate` says. A GGUF file comes back as `load_gguf` reads it, dequantized.
     Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that leads nowhere, a hub
     that cannot be reached, pickled or damaged weights, a checkpoint that is quantized already, weights that are not
     finite, weights that the file lacks or the configuration has no place for, configurations that are broken,
     unsupported families, and packages that a family needs.
     """
+    if _local(name_or_path).suffix == ".gguf" and _local(name_or_path).is_file():
+        from edgelib.models.gguf.reader import load_gguf
+
+        return load_gguf(_local(name_or_path))
     _require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
@@ -81,8 +84,6 @@ def model_folder(name: str, *, offline: bool = False) -> Path:
         return EMBEDDED / name
     if _local(name).is_dir():
         return _local(name)
-    if _local(name).suffix == ".gguf":
-        raise quantized_already(_local(name), "GGUF", [_local(name).name])
     if _local(name).is_file():
         raise EdgelibError(f"{name!r} is a file; a model is a folder with config.json and its .safetensors files")
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:

@@ -189,7 +189,7 @@ def test_gguf_is_named(clip):
     (clip / "model.safetensors").rename(clip / "model-Q4_K_M.gguf")
     with pytest.raises(EdgelibError, match="is quantized already .GGUF; see model-Q4_K_M.gguf"):
         load(clip)
-    with pytest.raises(EdgelibError, match="is quantized already .GGUF; see model-Q4_K_M.gguf"):
+    with pytest.raises(EdgelibError, match="'model-Q4_K_M.gguf' is no GGUF file, or damaged"):
         load(clip / "model-Q4_K_M.gguf")
     with pytest.raises(EdgelibError, match="config.json' is a file; a model is a folder"):
         load(clip / "config.json")

@@ -1,0 +1,1 @@
+"""GGUF files written for llama.cpp: decoders and vision towers by a mix, bytes predicted, and importance."""

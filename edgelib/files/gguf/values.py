@@ -1,0 +1,68 @@
+"""Metadata of a GGUF file as typed values, with the bytes that each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edgelib.errors import EdgelibError
+
+_WIDTH = {"u32": 4, "i32": 4, "f32": 4, "bool": 1}
+ALIGNMENT = 32  # of every tensor's data
+
+
+class Value(NamedTuple):
+    """One value of the metadata: kind "u32", "f32", "bool", "str", or "i32s", "f32s", "strs" for lists of them."""
+
+    kind: str
+    value: object
+
+
+def require_gguf():
+    """Return the package `gguf`; raises EdgelibError saying how to install it."""
+    try:
+        import gguf
+    except ImportError:
+        raise EdgelibError(
+            "GGUF files need the package gguf, which is not installed: pip install 'edgelib[gguf]', in a checkout "
+            "pip install -e '.[gguf]'"
+        ) from None
+    return gguf
+
+
+def value_bytes(value: Value) -> int:
+    """Return the bytes of a value, without its key and type."""
+    if value.kind == "str":
+        return 8 + len(str(value.value).encode())
+    if value.kind.endswith("s"):
+        items: Sequence = value.value  # type: ignore[assignment]
+        inner = value.kind[:-1]
+        each = [8 + len(item.encode()) for item in items] if inner == "str" else [_WIDTH[inner]] * len(items)
+        return 4 + 8 + sum(each)
+    return _WIDTH[value.kind]
+
+
+def header_bytes(metadata: Mapping[str, Value], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> int:
+    """Return the bytes before the first tensor: version, metadata, and a line [name, shape, type, offset] a tensor."""
+    size = 4 + 4 + 8 + 8
+    size += sum(8 + len(key.encode()) + 4 + value_bytes(value) for key, value in metadata.items())
+    size += sum(8 + len(name.encode()) + 4 + 8 * len(shape) + 4 + 8 for name, shape in tensors)
+    return padded(size)
+
+
+def padded(size: int) -> int:
+    """Return a size rounded up to the alignment of tensors."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def add_all(writer, metadata: Mapping[str, Value]) -> None:
+    """Hand the metadata to a `GGUFWriter`, which knows the architecture already."""
+    types = require_gguf().GGUFValueType
+    single = {"u32": types.UINT32, "i32": types.INT32, "f32": types.FLOAT32, "bool": types.BOOL, "str": types.STRING}
+    for key, (kind, value) in metadata.items():
+        if key == "general.architecture":
+            continue
+        if kind in single:
+            writer.add_key_value(key, value, single[kind])
+        else:
+            writer.add_key_value(key, list(value), types.ARRAY, single[kind[:-1]])
