@@ -17,7 +17,15 @@
 # %% [markdown]
 # # Does it fit, and is it faster?
 #
-# {glue:text}`answer`
+# :::{admonition} Answer
+# :class: tip answer
+#
+# {glue:text}`answer` {glue:text}`number`
+#
+# **Do this:** {glue:text}`advice`
+# :::
+#
+# {glue:text}`scope`
 #
 # :::{note}
 # Sizes on this page are predicted from shapes, and checked on files of the embedded model. Times are *measured* on the machine that is named, or *projected* onto another device
@@ -76,7 +84,7 @@ import pandas as pd
 from edgelib.data.datasets import dataset as read_images
 from edgelib.devices.device import legality, memory_table
 from edgelib.devices.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
-from edgelib.devices.measurements import achieved, machine_device
+from edgelib.devices.measurements import achieved, machine_device, named_cases
 from edgelib.devices.projection import projector, published_points
 from edgelib.devices.shapes import decoder as decoder_shape
 from edgelib.devices.shapes import encoder as encoder_shape
@@ -99,6 +107,7 @@ from edgelib.report.figures.palette import labels
 from edgelib.report.notebook import conclude, facts, say, setup, show
 from edgelib.report.tables import between, cross, escaped, interval, named, number
 from edgelib.study.machine import measurements_of
+from edgelib.study.timing.identity import identity
 
 work = setup("efficiency", P.results)
 MIB, names = 2**20, labels(P.configs)
@@ -138,12 +147,13 @@ show(trip, caption, "tab-files", columns | {"Answers that differ": "flips"})
 # %% [markdown]
 # ## Time of a kernel
 #
-# The same encoder with random weights on every kernel that runs on one machine. Configurations take turns, so that whatever else
+# The same encoder on every kernel that was timed on one machine. Configurations take turns, so that whatever else
 # the machine did met all of them alike; where others used much of the machine, ratios can be trusted more than times.
 
 # %% tags=["hide-input"]
 measured = measurements_of(P.measurements, work.folder / "measured")
 here, machine = machine_device(measured), measured.machine
+towers, generated = named_cases(measured.encoders), named_cases(measured.generation)
 where = f"{escaped(machine['name'])}, {machine['threads']} thread(s)"
 facts("measured on", tables.machine_facts(machine))
 
@@ -152,9 +162,10 @@ facts("measured on", tables.machine_facts(machine))
 # time of its own. We expect eight bits to help where the processor multiplies them natively, and four bits to help memory more than
 # time.
 
-# %% mystnb={"figure": {"caption": "Measured speed of the vision encoder by kernel, as a multiple of torch in 32 bits on the same machine in the same run. Right of one is faster. One image at a time; medians.", "name": "fig-speed"}, "image": {"alt": "Dots of measured speed-up by kernel on a logarithmic axis with a line at one."}}
-encoders = work.save("encoders", speedup_table(measured.encoders, "p50"))
-single = encoders[(encoders.batch == 1) & (encoders.model == encoders.model.iloc[0])].assign(name=lambda t: t.config)
+# %% mystnb={"figure": {"caption": "Measured speed of the vision encoder by kernel, as a multiple of torch in 32 bits on the same machine in the same run. Right of one is faster. The smallest batch of the first model or part; medians.", "name": "fig-speed"}, "image": {"alt": "Dots of measured speed-up by kernel on a logarithmic axis with a line at one."}}
+encoders = work.save("encoders", speedup_table(towers, "p50"))
+smallest = (encoders.model == encoders.model.iloc[0]) & (encoders.batch == encoders.batch.min())
+single = encoders[smallest].assign(name=lambda t: t.config)
 draw.speedups(single.sort_values("speedup"), long_axis(len(single)), "Measured speed (multiple of torch-fp32)")
 plt.show()
 
@@ -163,13 +174,14 @@ plt.show()
 # and with the 32 bits of its own runtime.
 
 # %% tags=["hide-input", "full-width"]
-within = quantization_gains(measured.encoders, "p50")
+within = quantization_gains(towers, "p50")
 own = within.rename(columns={"speedup": "own", "low": "own_low", "high": "own_high"})
 shown = encoders.merge(own[["model", "config", "batch", "own", "own_low", "own_high"]], on=["model", "config", "batch"])
 columns = {"Model": "model", "Config": "config", "Batch": "batch"}
+shown["per_s"] = 1e3 * shown.batch / shown.p50
 columns |= {"Median, ms": number("p50"), "Quartiles, ms": between("p25", "p75"), "95 %, ms": number("p95")}
-columns |= {"Speed (range)": interval("speedup", 1, 2), "In its own runtime": interval("own", 1, 2)}
-caption = f"Measured time of a vision encoder on {where}. Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
+columns |= {"Items/s": number("per_s"), "Speed (range)": interval("speedup", 1, 2), "In its own runtime": interval("own", 1, 2)}
+caption = f"Measured time of an encoder on {where}. Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
 show(shown, caption, "tab-encoders", columns | {"Weights, MiB": number("weights", "{:.0f}", 1 / MIB)})
 
 # %% [markdown]
@@ -177,7 +189,8 @@ show(shown, caption, "tab-encoders", columns | {"Weights, MiB": number("weights"
 # waits for arithmetic: only a kernel that computes in the narrow format helps. A point far below both waits for its kernel.
 
 # %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best that was seen, in a product or in a model: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above all roofs computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
-points = pd.concat([achieved(measured.encoders, "p50"), achieved(measured.generation, "tpot_p50")], ignore_index=True)
+steps = {"p50": towers, "tpot_p50": generated}
+points = pd.concat([achieved(cases, time) for time, cases in steps.items() if len(cases)], ignore_index=True)
 points["name"] = points.model + ", " + points.config
 work.save("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
 draw.roofline(points, here, plt.subplots(figsize=(7.2, 4.0))[1])
@@ -192,12 +205,22 @@ plt.show()
 # kernels at the same batch and prompt only.
 
 # %% tags=["hide-input", "full-width"]
-generation = work.save("generation", measured.generation)
+generation = work.save("generation", generated)
 columns = {"Model": "model", "Config": "config", "Batch": "batch", "Prompt": "prompt"}
 columns |= {"TTFT, ms": number("ttft_p50"), "TPOT, ms": number("tpot_p50"), "TPOT 95 %, ms": number("tpot_p95")}
+parts = {"Image tokens": "image_tokens", "Image ready, ms": "prepare_p50", "Image encoded, ms": "encode_p50"}
+columns |= {title: number(column, "{:.4g}") for title, column in parts.items() if column in generation}
 columns |= {"Tokens/s": number("tokens_per_s"), "KV, MiB": number("kv", scale=1 / MIB)}
+generation["peak"] = generation.weights + generation.kv + generation.activations + generation.workspace
+columns |= {"Weights, MiB": number("weights", "{:.0f}", 1 / MIB), "Peak, MiB": number("peak", "{:.0f}", 1 / MIB)}
 caption = f"Measured generation on {escaped(machine['name'])}: medians of time to the first token and per later token, in the same runs."
-show(generation, caption, "tab-generation", columns)
+if len(generation):
+    show(generation, caption, "tab-generation", columns)
+
+# %% tags=["hide-input"]
+say("" if len(generation) else f"No generation was timed: {machine['model']['name']} does not write")
+unsettled = [f"\n- {escaped(line)}" for line in machine.get("unsettled", [])]
+say("Cases that were stopped before their median was settled:\n" + "".join(unsettled) if unsettled else "")
 left_out = [f"\n- {escaped(line)}" for line in machine.get("left_out", [])]
 say("Cases that were not measured:\n" + "".join(left_out) if left_out else "")
 
@@ -205,8 +228,9 @@ say("Cases that were not measured:\n" + "".join(left_out) if left_out else "")
 rows = generation.sort_values("kv", kind="stable").groupby(["model", "config"]).nth([0, -1]).sort_index()
 case = rows.batch.astype(str) + " x " + rows.prompt.astype(str)
 rows = rows.assign(name=rows.model + " " + rows.config.str.removeprefix("torch-") + ", " + case)
-draw.memory_split(rows, long_axis(len(rows), 0.28, 6.8))
-plt.show()
+if len(rows):
+    draw.memory_split(rows, long_axis(len(rows), 0.28, 6.8))
+    plt.show()
 
 # %% [markdown]
 # ### Whose gain is it?
@@ -351,30 +375,29 @@ facts("counts", published_points=len(published), devices=len(chosen), measured_c
 # ## Takeaways
 
 # %% tags=["remove-input"]
-of_one = within.query("batch == 1 and model == @single.model.iloc[0] and config != base")
-fastest = of_one[~of_one.weight.isin(["fp32", "bf16"])].sort_values("p50").iloc[0]
-runtime = single.set_index("config").speedup[fastest.base]
-itself = f", which is {runtime:.2f} times as fast as torch-fp32 itself" if fastest.base != "torch-fp32" else ""
-on = f"{machine['name']} ({machine['threads']} thread(s)), one image at a time"
+of_one = within.merge(single[["model", "batch", "config"]]).query("config != base and weight not in ['fp32', 'bf16']")
+on, speed = f"{machine['name']} ({machine['threads']} thread(s)), batch {single.batch.iloc[0]}", None
+if len(of_one):
+    fastest = of_one.sort_values("p50").iloc[0]
+    runtime = single.set_index("config").speedup[fastest.base]
+    itself = f", which is {runtime:.2f} times as fast as torch-fp32 itself" if fastest.base != "torch-fp32" else ""
+    speed = say_of.speedup_claim(fastest, fastest.config, fastest.base, on) + itself
 largest = sizes[sizes.model == P.architectures[0]].set_index("config").bytes
-points = [say_of.size_claim(largest, P.architectures[0], names)]
-points += [
-    say_of.speedup_claim(fastest, fastest.config, fastest.base, on) + itself,
-    say_of.validation_claim(validation),
-]
-say(points)
-conclude(f"{'; '.join(points)}.")
+size, projected = say_of.size_claim(largest, P.architectures[0], names), say_of.validation_claim(validation)
+say([size, *([speed] if speed else []), projected])
+opening = say_of.efficiency_opening(size, speed, projected, on)
+conclude(opening, say_of.one_model_claim(machine, identity(subject)))
 
 # %% [markdown]
-# **What this does not show.** No power was measured. Times of one machine say nothing about another; projections say how little. Encoders
-# and decoders have random weights, which changes no time. Where few devices were measured, as for prompts and images, intervals of
+# **What this does not show.** No power was measured. Times of one machine say nothing about another; projections say how little. Where public
+# dimensions were timed, weights are random, which changes no time. Where few devices were measured, as for prompts and images, intervals of
 # projections are wide and their coverage is hardly known.
 #
 # **Rerun it.**
 #
 # ```console
-# edgelib measure my-machine
-# papermill notebooks/efficiency.ipynb out.ipynb -y "{measurements: my-machine, device_table: my-devices.yaml}"
+# edgelib measure my-times --model ./my-clip --suite quick
+# papermill notebooks/efficiency.ipynb out.ipynb -y "{model: ./my-clip, architectures: [./my-clip], measurements: my-times}"
 # ```
 #
 # Next: {doc}`pareto` puts accuracy beside these costs.

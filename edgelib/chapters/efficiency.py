@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from edgelib.chapters.schema.base import Classifier, Labels, Parameters
-from edgelib.chapters.schema.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices
+from edgelib.chapters.schema.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices, refuse_layers
+from edgelib.errors import EdgelibError
 
 
 class Efficiency(Parameters):
@@ -42,8 +43,11 @@ class Efficiency(Parameters):
     def _measured(cls, folder: str | None) -> str | None:
         from edgelib.devices.measurements import load_measurements
 
-        if folder != "here":
-            load_measurements(folder)
+        if folder != "here" and not len(load_measurements(folder).encoders):
+            raise EdgelibError(
+                f"{folder} holds no times of an encoder, which the chapter compares kernels by: this model's images "
+                "are encoded only together with their prompt; null takes the published machine"
+            )
         return folder
 
     @field_validator("encoder", "decoder")
@@ -53,6 +57,14 @@ class Efficiency(Parameters):
 
         getattr(shapes, info.field_name)(name)
         return name
+
+    @model_validator(mode="after")
+    def _layers(self) -> Efficiency:
+        """Layers that a configuration names are of every model whose size is computed."""
+        for config in self.configs:
+            for name in self.architectures if config.endswith(")") else ():
+                refuse_layers(name, config)
+        return self
 
     @model_validator(mode="after")
     def _devices(self) -> Efficiency:

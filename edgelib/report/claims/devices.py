@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from edgelib.devices.measurements import ModelFacts
 from edgelib.devices.projection import Projection
 from edgelib.devices.validation import Validation
+from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import spread_text
 
 
@@ -23,6 +25,35 @@ def speedup_claim(row: pd.Series, name: str, baseline: str, machine: str) -> str
         )
     verdict = f"{row.speedup:.2f} times as fast as" if row.speedup >= 1 else f"{1 / row.speedup:.2f} times slower than"
     return f"on {machine}, {name} is measured to be {verdict} {baseline} ({spread})"
+
+
+def one_model_claim(machine: Mapping, evaluated: ModelFacts) -> str:
+    """Say whether the times of a page and its other numbers are of one model, by what was written of the timed one.
+
+    machine: of the measurements. evaluated: of the model that the page loads, by `edgelib.study.timing.identity`.
+    """
+    timed, own = machine.get("model"), evaluated.name
+    if timed is None:
+        return (
+            f"Not one model: files and answers are those of {own}, times those of public dimensions with random "
+            "weights. For your own, time it with `edgelib measure FOLDER --model` and name the folder as `measurements`"
+        )
+    if timed["weights"] == evaluated.weights:
+        return f"One model: files, answers and times are all of {own} (weights {evaluated.weights[:8]})"
+    if timed["architecture"] == evaluated.architecture:
+        return (
+            f"One architecture with two sets of weights: files and answers are those of {own}, times those of "
+            f"{timed['name']}; times do not depend on weights"
+        )
+    return f"Not one model: files and answers are those of {own}, times those of {timed['name']}"
+
+
+def efficiency_opening(size: str, speed: str | None, validation: str, machine: str) -> Opening:
+    """Open the chapter on bytes and times. size, speed, validation: their claims; speed: None if none was timed."""
+    advice = f"take bytes from a saved file, and times from a kernel that runs on your device; here it was {machine}"
+    if speed is None:
+        return Opening(f"{size}; no kernel of narrow numbers was timed", validation, advice)
+    return Opening(f"{size}; {speed}", validation, advice)
 
 
 def validation_claim(validation: Validation) -> str:
