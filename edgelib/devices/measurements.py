@@ -134,7 +134,8 @@ def save_measurements(measured: Measurements, folder: str | Path) -> Path:
         if not len(table):
             (folder / f"{name}.csv").unlink(missing_ok=True)
             continue
-        rounded = table.assign(**{c: table[c].map("{:.4g}".format) for c in table.select_dtypes("floating")})
+        numbers = table.select_dtypes("floating")
+        rounded = table.assign(**{c: numbers[c].map("{:.4g}".format, na_action="ignore") for c in numbers})
         _write(folder / f"{name}.csv", rounded.to_csv(index=False, lineterminator="\n"))
     return folder
 

@@ -171,7 +171,7 @@ def encoder_of(config) -> Encoder:
     """Return the dimensions of the vision transformer in a configuration, of a whole model or of its vision part.
 
     config: a dict, or a configuration of transformers. Known forms: that of CLIP, BLIP and OWL-ViT, with a class token,
-    those of Qwen2-VL and Qwen3-VL, and SigLIP's, without one. Raises EdgelibError for a configuration that lacks a dimension.
+    those of Qwen2-VL and Qwen3-VL, and that of SigLIP, without one. Raises EdgelibError where a dimension lacks.
     """
     config = config if isinstance(config, Mapping) else config.to_dict()
     vision = _part(config, "vision_config")

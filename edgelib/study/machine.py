@@ -39,14 +39,16 @@ from edgelib.study.timing.session import Session, doubt, in_turn, runs_of
 @dataclass(frozen=True)
 class Suite:
     """What is measured. encoders: {architecture: batches}; decoders: {architecture: ((batch, prompt), ...)}; new_tokens
-    per run; repeats: of a step of an encoder, where configurations take turns; runs: of a generation; megabytes
-    and gemm: the size of the buffers and of the matrices that the ceilings are measured with."""
+    per run; repeats: of a step of an encoder, where configurations take turns; runs: of a generation; decode_by:
+    kernels that decoders are measured with, None for all; megabytes and gemm: the size of the buffers and of the
+    matrices that the ceilings are measured with."""
 
     encoders: Mapping[str, Sequence[int]]
     decoders: Mapping[str, Sequence[tuple[int, int]]]
     new_tokens: int = 12
     repeats: Repeats = Repeats(least=9, most=30, share=0.03, seconds=20)
     runs: Repeats = Repeats(least=3, most=9, share=0.05, seconds=20)
+    decode_by: tuple[str, ...] | None = None
     megabytes: int = 256
     gemm: int = 512
 
@@ -65,6 +67,8 @@ QUICK = Suite(
     new_tokens=4,
     repeats=QUICK_REPEATS,
     runs=QUICK_RUNS,
+    # each other kernel exports half a billion weights again, for half a minute
+    decode_by=("torch-fp32", "torch-bf16", "onnx-int4"),
     megabytes=64,
 )
 SUITES = {"full": FULL, "quick": QUICK}
@@ -118,7 +122,7 @@ def case_names(suite: Suite, runners: Sequence[Runner]) -> list[str]:
         f"decoder {model} {runner.config} batch {batch} prompt {prompt}"
         for model, cases in suite.decoders.items()
         for runner in runners
-        if runner.decode is not None
+        if runner.decode is not None and runner.config in (suite.decode_by or (runner.config,))
         for batch, prompt in cases
     ]
 
@@ -236,6 +240,10 @@ def _generation_rows(session: _Session, model: str) -> Iterator[dict]:
     # One after the other, because a decoder of two billion weights is not held in memory several times.
     for runner in (runner for runner in session.runners if runner.decode is not None):
         what = f"{model} {runner.config}"
+        able = session.suite.decode_by
+        if able is not None and runner.config not in able:
+            yield {"left_out": f"{what}: this suite decodes by {', '.join(able)} alone"}
+            continue
         if runner.runtime != "torch" and _COPIES * 4 * (dims.body + dims.head + dims.embedding) > memory_bytes():
             copies = f"{_COPIES} copies in 32 bits, on the way to the kernel, do not fit"
             yield {"left_out": f"{what}: {copies}"}

@@ -7,6 +7,7 @@ import re
 from dataclasses import astuple
 
 import pytest
+import transformers
 from torch import nn
 
 from edgelib.devices.shapes import FOLDER, architectures, decoder, encoder, encoder_of, read_architecture
@@ -78,6 +79,13 @@ def test_an_encoder_is_read_from_its_configuration(name, shape):
 @pytest.mark.parametrize("name", ["clip-vit-base-patch32", "clip-vit-large-patch14", "qwen2-vl-2b"])
 def test_a_configuration_of_transformers_has_the_same_shape(name):
     assert encoder_of(architecture(name).config) == encoder_of(architecture(name).config.vision_config) == encoder(name)
+
+
+@pytest.mark.parametrize("name", ["SiglipModel", "Qwen3VLForConditionalGeneration"])
+def test_other_families_have_the_weights_of_their_model(name, tmp_path):
+    config = getattr(transformers, name).config_class(architectures=[name])
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=str))
+    assert linear_weights(blocks(architecture(tmp_path), r"vision_model|visual")) == encoder(tmp_path).body
 
 
 def test_parameters_are_those_of_the_published_models():

@@ -86,14 +86,15 @@ class Case:
 
 def check(asked: Asked) -> None:
     """Raise EdgelibError for image sizes whose prompts are too long for the model, before anything is timed."""
-    if not asked.writes:
+    model = asked.model
+    if not isinstance(model, GenerativeModel):
         return
     for size in asked.images.sizes:
-        tokens = Answering(asked.model, asked.images.batch(size, 1)).tokens + asked.suite.new_tokens
-        if tokens > asked.model.context:
+        tokens = Answering(model, asked.images.batch(size, 1)).tokens + asked.suite.new_tokens
+        if tokens > model.context:
             raise EdgelibError(
                 f"an image of {size} and {asked.suite.new_tokens} new tokens make {tokens} tokens, and "
-                f"{asked.model.name} reads {asked.model.context}; choose smaller images by --images"
+                f"{model.name} reads {model.context}; choose smaller images by --images"
             )
 
 
@@ -180,7 +181,10 @@ def _probe(asked: Asked, session: Session) -> dict[str, dict]:
     def measured() -> list[dict]:
         found: dict[str, dict] = {}
         for size in asked.images.sizes:
-            found |= _probe_writer(asked, size) if asked.writes else _probe_towers(asked, size)
+            if isinstance(asked.model, GenerativeModel):
+                found |= _probe_writer(asked.model, asked, size)
+            else:
+                found |= _probe_towers(asked, size)
         return [found]
 
     (found,) = session.case(f"one step of {asked.model.name} by torch-fp32 for each size", measured)
@@ -197,11 +201,11 @@ def _probe_towers(asked: Asked, size: str) -> dict[str, dict]:
     return found
 
 
-def _probe_writer(asked: Asked, size: str) -> dict[str, dict]:
-    answering = Answering(asked.model, asked.images.batch(size, 1))
-    both = counted(asked.model.module, lambda: answering.run(2))
-    one = counted(asked.model.module, lambda: answering.run(1))
-    layers = set(asked.model.towers()["decoder"]) | set(asked.model.towers()["head"])
+def _probe_writer(model: GenerativeModel, asked: Asked, size: str) -> dict[str, dict]:
+    answering = Answering(model, asked.images.batch(size, 1))
+    both = counted(model.module, lambda: answering.run(2))
+    one = counted(model.module, lambda: answering.run(1))
+    layers = {*model.towers()["decoder"], *model.towers()["head"]}
     read = {name: n for name, n in both.weights.items() if name in layers}
     token = Counted(max(1.0, both.operations - one.operations), read, max(0, both.passed - one.passed))
     start, encoded, first, second = answering.run(2)
@@ -214,7 +218,7 @@ def _probe_writer(asked: Asked, size: str) -> dict[str, dict]:
         }
     }
     if answering.apart:
-        encode = counted(asked.model.module, answering.encode)
+        encode = counted(model.module, answering.encode)
         found[f"vision {size}"] = {"seconds": (encoded - start) / 1e3, "work": asdict(encode)}
     return found
 
@@ -312,9 +316,9 @@ def _left_out(case: Case, kernel: str, reason: str) -> dict:
 
 def _bytes(asked: Asked, case: Case, kernel: str, work: Counted) -> float:
     """Bytes that a step moves: weights once, all else for every item of the batch."""
-    chosen = KERNELS[kernel]
+    chosen, model = KERNELS[kernel], asked.model
     other = 16 if chosen.activation in ("bf16", "fp16") else 32
-    layers = asked.model.towers()[case.part] if asked.writes else linears(asked.model.module)
+    layers = model.towers()[case.part] if isinstance(model, GenerativeModel) else linears(model.module)
     once = Counted(work.operations, work.weights, 0).bytes(frozenset(layers), kernel_bits(chosen), other)
     return once + case.batch * work.passed * other / 8
 

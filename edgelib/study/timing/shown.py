@@ -55,8 +55,9 @@ def shown(images: str | Path, most: int = 4) -> Shown:
     """
     text = str(images).strip()
     parts = [part.strip() for part in text.split(",")]
-    if all(_SIZE.fullmatch(part) for part in parts):
-        return _drawn(parts, most)
+    sizes = [match for part in parts if (match := _SIZE.fullmatch(part)) is not None]
+    if len(sizes) == len(parts):
+        return _drawn(sizes, most)
     folder = from_home(text)
     if not folder.is_dir():
         raise EdgelibError(
@@ -65,13 +66,13 @@ def shown(images: str | Path, most: int = 4) -> Shown:
     return _found(folder, most)
 
 
-def _drawn(parts: list[str], most: int) -> Shown:
+def _drawn(parts: list[re.Match], most: int) -> Shown:
     sizes = {}
     for part in parts:
-        height, width = _SIZE.fullmatch(part).groups()
+        height, width = part.groups()
         height, width = int(height), int(width or height)
         if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
-            raise EdgelibError(f"an image of {part} pixels cannot be shown; its sides go from 1 to {LARGEST}")
+            raise EdgelibError(f"an image of {part.group()} pixels cannot be shown; its sides go from 1 to {LARGEST}")
         generator = torch.Generator().manual_seed(address("timing", height, width) % 2**63)
         pixels = torch.randint(0, 256, (most, 3, height, width), dtype=torch.uint8, generator=generator)
         sizes[f"{height}x{width}"] = list(pixels)
