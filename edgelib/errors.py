@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class EdgelibError(ValueError):
@@ -26,3 +27,12 @@ def choose(table, name, kind: str):
         return table[name]
     allowed = sorted(map(str, table))
     raise EdgelibError(f"unknown {kind} {name!r}{did_you_mean(name, allowed)}; choose from {', '.join(allowed)}")
+
+
+@contextmanager
+def about(what: Callable[..., str], *which: object) -> Iterator[None]:
+    """Put what(*which) before the text of an EdgelibError that leaves the block: which of many things it is about."""
+    try:
+        yield
+    except EdgelibError as error:
+        raise EdgelibError(f"{what(*which)}: {error}") from None

@@ -24,11 +24,13 @@ from edgelib.corruptions.chunks import in_chunks
 from edgelib.corruptions.registry import CORRUPTIONS, FAMILIES, SEVERITIES, TABLES, Corruption
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.checks import whole_number
+from edgelib.ground.memory import require_free
 from edgelib.ground.randomness import address, content_keys
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "SEVERITIES", "TABLES", "Corruption", "corrupt", "table_for"]
 
 SMALLEST_SIDE = 16
+_LARGE, _WORK_BYTES = 1 << 24, 40  # values of an image from which on memory is asked for, and what each takes meanwhile
 _SMALL_IMAGE = 64
 
 
@@ -62,6 +64,11 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, table: s
 
 def _corrupted(images: Tensor, entry: Corruption, level, seed: int) -> Tensor:
     base = address("corruption", entry.name, seed)
+    if images[0].numel() > _LARGE and images.device.type == "cpu":
+        height, width = images.shape[2:]
+        at_once = min(len(images), torch.get_num_threads())
+        what = f"{entry.name} on {at_once} image(s) of {width:,} x {height:,} pixels at once"
+        require_free(_WORK_BYTES * images[0].numel() * at_once, what, "shrink the images, or use fewer threads")
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
 
     inferring = torch.is_inference_mode_enabled()  # each thread has its own mode, and only one writes to `result`

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from edgelib.corruptions.registry import corruption
+from edgelib.errors import EdgelibError
+from edgelib.ground.memory import require_free
 from edgelib.ground.randomness import bits
+
+_LARGEST_MAP, _LARGE_MAP = 8192, 2048  # sides: what is drawn at all, and what is drawn without asking for memory
+_MAP_BYTES = 32  # of a point of a map while it is drawn
 
 
 @lru_cache(maxsize=16)
@@ -66,9 +71,20 @@ def fog(images, level, keys):
 
     The map is the upper left corner of a square whose side is the longer side of the image, rounded up to a power of
     two: 256 at 224 pixels and 32 at 32, as both peers. Its roughness enters squared, as theirs. Truncated to integers.
+    Raises EdgelibError for images whose longer side needs a map beyond 8,192, or one that does not fit into memory.
     """
     amount, decay = level
     size = 1 << (max(images.shape[2:]) - 1).bit_length()
+    if size > _LARGEST_MAP:
+        height, width = images.shape[2:]
+        raise EdgelibError(
+            f"fog on images of {width:,} x {height:,} pixels needs a map of {size:,} x {size:,}, and none larger than "
+            f"{_LARGEST_MAP:,} x {_LARGEST_MAP:,} is drawn; shrink or cut the images to at most {_LARGEST_MAP:,} "
+            "pixels a side, or leave out fog"
+        )
+    if size > _LARGE_MAP:
+        needed = _MAP_BYTES * size * size * len(images)
+        require_free(needed, f"the map of {size:,} x {size:,} of fog", "shrink the images, or leave out fog")
     return hazed(images, amount, plasma(keys, size, decay))
 
 

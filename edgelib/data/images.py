@@ -207,6 +207,12 @@ def select_images(images: Images, positions: np.ndarray) -> Images:
     return held(chosen) if isinstance(chosen, Stream) else chosen
 
 
+def told_images(source: str, names: Sequence[str], positions: Tensor) -> str:
+    """What errors call some images of a data set: the first by name and row, and how many come with it."""
+    more = f" and {len(positions) - 1} more in its batch" if len(positions) > 1 else ""
+    return f"image {next(iter(names))!r} of {source} (row {int(positions[0])}){more}"
+
+
 def pack_images(images: list[Tensor], names: Sequence[str]) -> Images:
     """One uint8 tensor [N, 3, H, W] if all images share a size, else a list."""
     if len({image.shape for image in images}) == 1:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.images import Images, image_digests, select_images, size_batches
+from edgelib.data.images import Images, image_digests, select_images, size_batches, told_images
 from edgelib.data.readers.sources import checked_names, integer_labels
 from edgelib.errors import EdgelibError
 from edgelib.ground.checks import whole_number
@@ -83,6 +83,10 @@ class Dataset:
                 f"positions must be one or more whole numbers from 0 to {len(self) - 1}, got {positions.tolist()[:10]}"
             )
         return replace(self, rows=self.rows.iloc[positions], images=select_images(self.images, positions))
+
+    def told(self, positions: Tensor) -> str:
+        """What errors call the images at `positions`, which share a size: the first, and how many more there are."""
+        return told_images(self.name, self.rows["item"].iloc[positions.tolist()], positions)
 
     def shown(self) -> Tensor:
         """Positions (int64) of the images that calibration shows: all, unless `image_seen` says otherwise."""

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from edgelib.data.images import Images, image_digests, select_images, size_batches
+from edgelib.data.images import Images, image_digests, select_images, size_batches, told_images
 from edgelib.errors import EdgelibError
 from edgelib.ground.checks import whole_number
 from edgelib.tasks.base import Task
@@ -109,6 +109,10 @@ class QuestionSet:
         rows = self.rows.iloc[positions]
         kept, image = np.unique(rows["image"], return_inverse=True)
         return replace(self, rows=rows.assign(image=image), images=select_images(self.images, kept))
+
+    def told(self, positions: Tensor) -> str:
+        """What errors call the images that questions are about: the first, and how many more questions there are."""
+        return told_images(self.name, self.rows["image_id"].iloc[positions.tolist()], positions)
 
     def references(self, positions: Sequence[int] | Tensor) -> list[str]:
         """The reference answer of each question: the label, or what most annotators said."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgelib.corruptions.condition import Condition
 from edgelib.data.labelled import Dataset
-from edgelib.errors import EdgelibError
+from edgelib.errors import EdgelibError, about
 from edgelib.models.zero_shot import ZeroShotModel
 
 OUTCOME_COLUMNS = ("item", "label", "prediction", "correct", "margin", "drift")
@@ -53,7 +53,9 @@ def features_of(
     """Return the features [N, D] of a data set's images in a condition, for `outcomes` to measure drift from."""
     found = {}
     for positions, images in data.batches(batch_size):
-        features = model.image_features(model.pixels(condition.apply(images, seed, table)))
+        with about(data.told, positions):
+            pixels = model.pixels(condition.apply(images, seed, table))
+        features = model.image_features(pixels)
         found |= dict(zip(positions.tolist(), features, strict=True))
     return torch.stack([found[position] for position in range(len(data))])
 
@@ -81,14 +83,16 @@ def outcomes(
     # the reference first, its features serve the others
     order = list(models) if known is not None else sorted(models, key=lambda name: name != reference)
     for positions, images in data.batches(batch_size):
-        images = condition.apply(images, seed, table)
+        with about(data.told, positions):
+            images = condition.apply(images, seed, table)
         pixels: dict[tuple, Tensor] = {}
         anchor = None if known is None else known[positions.to(known.device)]
         for name in order:
             model = models[name]
             key = (model.preprocess, model.device, model.dtype)
             if key not in pixels:
-                pixels[key] = model.pixels(images)
+                with about(data.told, positions):
+                    pixels[key] = model.pixels(images)
             features = model.image_features(pixels[key])
             scores = features @ vectors[name].T
             _require_finite(scores, name, condition)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgelib.corruptions.condition import Condition, condition_of
 from edgelib.data.questions import QuestionSet
-from edgelib.errors import EdgelibError
+from edgelib.errors import EdgelibError, about
 from edgelib.infer.decode import CacheFactory, Decoded, decode, yes_margin
 from edgelib.models.generative import GenerativeModel, Prompts
 from edgelib.observe.distance import divergence
@@ -108,7 +108,8 @@ def answers(
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
     sharing = {name: (id(m.processor), m.device, m.dtype) for name, m in models.items()}
     for positions, images, which in _batches(data, batch_size, models):
-        images = condition.apply(images, seed, table)
+        with about(data.told, positions):
+            images = condition.apply(images, seed, table)
         rows = data.rows.iloc[positions.numpy()]
         questions = [f"{q}\n{instruction}" if instruction else q for q in rows["question"]]
         prompts: dict[tuple, Prompts] = {}
@@ -117,7 +118,8 @@ def answers(
         for name in order:
             model, key = models[name], sharing[name]
             if key not in prompts:
-                prompts[key] = model.prepare(images, questions, which)
+                with about(data.told, positions):
+                    prompts[key] = model.prepare(images, questions, which)
                 _require_context(model, prompts[key], questions, max_new_tokens)
             seen = (key, model.vision_key)
             if seen not in features:

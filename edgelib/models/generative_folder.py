@@ -13,7 +13,9 @@ from edgelib.errors import EdgelibError
 from edgelib.models.checks import reason_of, require_whole
 from edgelib.models.families.writers import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
+from edgelib.models.preprocess import LARGEST_SIDE
 
+_LEAST_AREA = 1 << 22  # pixels that small images may be enlarged to
 _COPY_PROCESSOR = (
     "copy preprocessor_config.json, processor_config.json and the tokenizer's files from the model's repository"
 )
@@ -64,7 +66,28 @@ def load_processor(folder: Path) -> Any:
             f"{folder} has a {type(processor).__name__} where a processor of images and texts is needed; copy "
             "preprocessor_config.json and the tokenizer's files from the model's repository"
         )
+    _require_sizes(processor.image_processor, folder)
     return processor
+
+
+def _require_sizes(prepares: Any, folder: Path) -> None:
+    """Raise EdgelibError for a size in the settings of an image processor that no image should be brought to.
+
+    Where images keep their shape in whole patches, both edges are areas, as transformers has it.
+    """
+    areas = hasattr(prepares, "merge_size")
+    for key in ("size", "crop_size", "max_image_size", "min_pixels", "max_pixels"):
+        value = getattr(prepares, key, None)
+        named = value if isinstance(value, dict) else getattr(value, "__dict__", {key: value})  # SizeDict is no mapping
+        for name, number in named.items():
+            area = areas and name in ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
+            least = name in ("shortest_edge", "min_pixels")
+            most = (_LEAST_AREA if least else LARGEST_SIDE**2) if area else LARGEST_SIDE
+            if isinstance(number, int | float) and not 0 < number <= most:
+                raise EdgelibError(
+                    f"{folder}: {name} of {key} of the image processor is {number!r}, but must be from 1 to {most:,} "
+                    "pixels; copy preprocessor_config.json (or processor_config.json) from the model's repository"
+                )
 
 
 def require_prompt(model: GenerativeModel, folder: Path, kind: str) -> None:

@@ -24,6 +24,9 @@ _RESAMPLE = {
     "bicubic": InterpolationMode.BICUBIC,
 }
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")  # all that is done here
+LARGEST_SIDE = 1 << 13  # pixels of a side of a model's input: eight times what any known model reads
+_MOST_PIXELS = 1 << 26  # of an image on its way to the input
+_AT_ONCE = 1 << 28  # bytes of images on their way, in one piece
 _KINDS = ("CLIP", "Siglip", "Siglip2", "ViT", "Blip")  # image processors of transformers that take no other steps
 
 
@@ -64,16 +67,35 @@ class Preprocess:
         return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
 
     def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """uint8 [N, 3, H, W] -> normalised [N, 3, height, width] on the images' device."""
+        """uint8 [N, 3, H, W] -> normalised [N, 3, height, width] on the images' device.
+
+        Raises EdgelibError for images so long and narrow that they would have to be enlarged beyond reason.
+        """
+        target = self._target(images)
+        pixels = target[0] * target[1]
+        if pixels > _MOST_PIXELS:
+            height, width = images.shape[-2:]
+            raise EdgelibError(
+                f"images of {width:,} x {height:,} pixels would become {target[1]:,} x {target[0]:,} pixels before the "
+                "centre is cut out for the model; cut them to a more usual shape first"
+            )
+        size = max(1, _AT_ONCE // (3 * pixels))
+        if self.crop and len(images) > size:  # what is cut off again need not be there for all images at once
+            return torch.cat([self._prepared(part, target, dtype) for part in images.split(size)])
+        return self._prepared(images, target, dtype)
+
+    def _target(self, images: Tensor) -> list[int]:
+        """Height and width that images are resized to."""
         if isinstance(self.resize, tuple):
-            target = list(self.resize)
-        elif isinstance(self.resize, PatchBudget):
-            target = self.resize.target(*images.shape[-2:])
-        elif self.resize:
+            return list(self.resize)
+        if isinstance(self.resize, PatchBudget):
+            return self.resize.target(*images.shape[-2:])
+        if self.resize:
             short = min(images.shape[-2:])
-            target = [max(1, int(side * self.resize / short)) for side in images.shape[-2:]]
-        else:
-            target = list(images.shape[-2:])
+            return [max(1, int(side * self.resize / short)) for side in images.shape[-2:]]
+        return list(images.shape[-2:])
+
+    def _prepared(self, images: Tensor, target: list[int], dtype: torch.dtype) -> Tensor:
         if tuple(images.shape[-2:]) != tuple(target):
             images = TF.resize(images, target, interpolation=self.interpolation, antialias=True)
         if self.crop and tuple(images.shape[-2:]) != self.crop:
@@ -82,6 +104,20 @@ class Preprocess:
         factor = torch.tensor([self.scale / s for s in self.std], device=images.device)[:, None, None]
         offset = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
         return images.to(torch.float32).mul_(factor).add_(offset[:, None, None]).to(dtype)
+
+
+def require_fit(preprocess: Preprocess, reads: object, folder: Path) -> None:
+    """Raise EdgelibError unless the input is of the size that the network reads: a side or (height, width), in pixels.
+
+    Anything else, such as None, says that the network reads any size.
+    """
+    sides = (reads, reads) if isinstance(reads, int) else tuple(reads) if isinstance(reads, list | tuple) else ()
+    if len(sides) == 2 and not isinstance(preprocess.resize, PatchBudget) and preprocess.size != sides:
+        made, wanted = (f"{width} x {height}" for height, width in (preprocess.size, sides))
+        raise EdgelibError(
+            f"{folder}: images are prepared with {made} pixels, and the model reads {wanted}; copy preprocessor_config."
+            "json (or processor_config.json) and config.json from one and the same repository"
+        )
 
 
 def from_transformers(folder: Path) -> Preprocess:
@@ -141,8 +177,11 @@ def _resize(config: dict, path: Path) -> tuple[int, int] | int | PatchBudget:
     if "max_num_patches" not in config:
         return _side(config.get("size"), path, "size")
     side, most = config.get("patch_size"), config["max_num_patches"]
-    if not all(isinstance(value, int) and value > 0 for value in (side, most)):
-        raise EdgelibError(f"{path}: patch_size and max_num_patches are {side!r} and {most!r}, but must be numbers")
+    if not all(isinstance(value, int) and 0 < value <= LARGEST_SIDE for value in (side, most)):
+        raise EdgelibError(
+            f"{path}: patch_size and max_num_patches are {side!r} and {most!r}, but must be numbers from 1 to "
+            f"{LARGEST_SIDE:,}; copy the file from the model's repository"
+        )
     return PatchBudget(side, most)
 
 
@@ -172,9 +211,17 @@ def choose_resample(code: int | str) -> InterpolationMode:
 
 
 def from_timm(config: dict) -> Preprocess:
-    """Read timm's resolved data configuration: resize the short side to input / crop_pct, then crop the centre."""
+    """Read timm's resolved data configuration: resize the short side to input / crop_pct, then crop the centre.
+
+    Raises EdgelibError for sizes that no model reads.
+    """
     height, width = config["input_size"][1:]
     crop_pct = config.get("crop_pct") or 1.0
+    if not all(0 < side / crop_pct <= LARGEST_SIDE for side in (height, width)):
+        raise EdgelibError(
+            f"config.json: an input_size of {config['input_size']!r} at a crop_pct of {crop_pct!r} is not from 1 to "
+            f"{LARGEST_SIDE:,} pixels a side; copy the file from the model's repository"
+        )
     if config.get("crop_mode") == "squash":
         resize: tuple[int, int] | int = (math.floor(height / crop_pct), math.floor(width / crop_pct))
     else:
@@ -192,10 +239,10 @@ def _side(size: dict | int, path: Path, key: str) -> tuple[int, int] | int:
     sides = size if isinstance(size, dict) else {"shortest_edge": size}
     names = ("shortest_edge",) if "shortest_edge" in sides else ("height", "width")
     pixels: Any = tuple(sides.get(name) for name in names)
-    if not all(isinstance(side, int) and side > 0 for side in pixels):
+    if not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in pixels):
         raise EdgelibError(
-            f"{path}: {key} is {size!r}, but must be a number of pixels, {{'shortest_edge': n}} or "
-            "{'height': n, 'width': n}; copy the file from the model's repository"
+            f"{path}: {key} is {size!r}, but must be a number of pixels from 1 to {LARGEST_SIDE:,}, "
+            "{'shortest_edge': n} or {'height': n, 'width': n}; copy the file from the model's repository"
         )
     return pixels[0] if len(pixels) == 1 else pixels
 
