@@ -23,7 +23,7 @@ from edgelib.models.families.duals import dual_encoder, dual_types
 from edgelib.models.families.writers import HOW_TO_ADD, WRITERS, loader_of, writing_types
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_generative, quiet_transformers
-from edgelib.models.preprocess import from_timm, from_transformers, read_object
+from edgelib.models.preprocess import from_timm, from_transformers, read_object, require_fit
 from edgelib.models.zero_shot import ClipModel, TimmClassifier, ZeroShotModel
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
@@ -176,7 +176,9 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
     except Exception as error:  # torch, safetensors and transformers each raise their own types
         raise EdgelibError(f"{folder} does not load as a {config['model_type']} model: {reason_of(error)}") from None
     require_whole(folder, info)
-    return ClipModel(name=name, module=module, preprocess=from_transformers(folder), tokenizer=load_tokenizer(folder))
+    preprocess = from_transformers(folder)
+    require_fit(preprocess, getattr(module.config.vision_config, "image_size", None), folder)
+    return ClipModel(name=name, module=module, preprocess=preprocess, tokenizer=load_tokenizer(folder))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -212,4 +214,8 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
     keys = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]
     names = tuple(descriptions.get(key, key) for key in keys)
     preprocess = from_timm(timm.data.resolve_model_data_config(module))
+    patches = getattr(module, "patch_embed", None)
+    require_fit(
+        preprocess, getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None, folder
+    )
     return TimmClassifier(name=name, module=module, preprocess=preprocess, label_names=names)
