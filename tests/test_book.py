@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -159,3 +160,37 @@ def test_there_is_one_search_button(browser, html):
     visit(browser, html, "index", DESKTOP, "light")
     buttons = "[...document.querySelectorAll('.search-button-field, .search-button')]"
     assert browser.execute_script(f"return {buttons}.filter(e => e.offsetParent).length") == 1
+
+
+def test_the_front_page_is_light(html):
+    page = (html / "index.html").read_text()
+    loaded = set(re.findall(r'(?:src|href)="((?:_static|searchindex)[^"?]*)', page))
+    assert not {name for name in loaded if name.endswith(("tex-svg.js", "vega.js"))}
+    sent = sum(len(gzip.compress((html / name).read_bytes())) for name in loaded) + len(gzip.compress(page.encode()))
+    assert sent < 300_000  # bytes, as servers compress them
+
+
+def test_the_search_does_not_index_code(html):
+    index = (html / "searchindex.js").read_text()
+    assert '"papermil' in index and '"subplot"' not in index
+
+
+def test_a_table_sorts_filters_and_is_saved(browser, html):
+    visit(browser, html, "chapters/robustness_gap", DESKTOP, "light")
+    state = """
+      const table = document.getElementById('tab-costs');
+      const bar = (table.closest('.pst-scrollable-table-container') || table).previousElementSibling;
+      const field = bar.querySelector('input');
+      field.value = 'fog FP32';
+      field.dispatchEvent(new Event('input'));
+      const shown = [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.textContent);
+      field.value = '';
+      field.dispatchEvent(new Event('input'));
+      const title = table.tHead.rows[0].cells[2];
+      title.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));
+      const values = [...table.tBodies[0].rows].map(r => parseFloat(r.cells[2].textContent));
+      return [shown, values, title.getAttribute('aria-sort'), bar.querySelector('button').textContent];
+    """
+    shown, values, order, button = browser.execute_script(state)
+    assert len(shown) == 1 and "fog" in shown[0]
+    assert values == sorted(values) and len(values) > 8 and order == "ascending" and button == "CSV"
