@@ -146,7 +146,8 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    """Show a warning as one line."""
+    """Show a warning as one line, whatever else is done with warnings."""
     with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"edgelib: note: {message}", file=sys.stderr)
         yield
