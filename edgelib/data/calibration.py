@@ -100,11 +100,11 @@ def calibration_set(
             f"{held}; ask for at most that many"
         )
     base = address("calibration", mix.partition(":")[0], seed)
-    images = _changed(pool.fetch(positions), change_of(kind, mix, argument, seed), base)
+    shown = _changed(pool.fetch(positions), change_of(kind, mix, argument, seed), base)
     rows = pool.rows.iloc[positions].assign(split=split)
     if kind.language is not None:
         rows = _shared(kind, rows, pool.class_names, seed)
-    return Dataset(f"{name} ({mix})", rows, pool.class_names, images, split)
+    return Dataset(f"{name} ({mix})", rows, pool.class_names, shown, split)
 
 
 def _order(mix: Mix, argument: str, pool: Labelled, name: str, seed: int) -> tuple[np.ndarray, str]:

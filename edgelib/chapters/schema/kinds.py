@@ -146,10 +146,12 @@ def writer(model: object, name: str) -> GenerativeModel:
 def labels(data: object, name: str) -> Dataset:
     """Return labelled images; raises EdgelibError for questions."""
     from edgelib.data.labelled import Dataset
+    from edgelib.data.questions import QuestionSet
 
-    if not isinstance(data, Dataset):
+    if isinstance(data, QuestionSet):
         _refuse(name, _asks(data.task.name), True)
-    return data  # type: ignore[return-value]
+    assert isinstance(data, Dataset)  # a data set is one of the two
+    return data
 
 
 def questions(data: object, name: str) -> QuestionSet:

@@ -142,11 +142,18 @@ def _synsets() -> list[str]:
 
 
 @cache
-def _wordnet(subset: str) -> dict[str, str]:
+def _wordnet(synsets: tuple[str, ...]) -> dict[str, str]:
+    """The words of those synsets that are among ImageNet's thousand, or among its 21,841."""
     from timm.data import ImageNetInfo
 
-    info = ImageNetInfo(subset)
-    return {name: info.label_name_to_description(name, detailed=False) for name in info.label_names()}
+    words: dict[str, str] = {}
+    for subset in ("imagenet-1k", "imagenet-22k"):
+        missing = set(synsets) - set(words)
+        if missing:
+            info = ImageNetInfo(subset)
+            found = missing & set(info.label_names())
+            words |= {name: info.label_name_to_description(name, detailed=False) for name in found}
+    return words
 
 
 def synset_names(classes: Sequence[str], *folders: Path) -> dict[str, str]:
@@ -159,8 +166,7 @@ def synset_names(classes: Sequence[str], *folders: Path) -> dict[str, str]:
     if file is not None:
         words = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in text_of(file).splitlines()}
     elif any(SYNSET.fullmatch(name) for name in classes):
-        words = _wordnet("imagenet-1k")
-        words = words if set(classes) <= set(words) else {**_wordnet("imagenet-22k"), **words}
+        words = _wordnet(tuple(classes))
     else:
         words = {}
     lost = [name for name in classes if SYNSET.fullmatch(name) and not words.get(name)]
