@@ -137,7 +137,7 @@ first, everywhere = P.mixes[0], [PLAIN, *P.twins]
 # take, some what is at hand at night or in a test, and noise is the control: it has the right shape and no content at all. {numref}`fig-mixes` shows the mixes of
 # this run, {numref}`tab-mixes` what each mix that there is leaves to the two towers.
 
-# %% mystnb={"figure": {"caption": "The first images of each calibration mix. Read down a column: one drawn image under every mix that keeps it.", "name": "fig-mixes"}, "image": {"alt": "Grid of pictures, a row per calibration mix."}}
+# %% mystnb={"figure": {"caption": "The first images of each calibration mix. Read down a column: one drawn image under every mix that keeps it.", "name": "fig-mixes"}, "image": {"classes": "photo", "alt": "Grid of pictures, a row per calibration mix."}}
 study = P.study()
 drawn = {mix: next(study.draw(Draw(mix, 6, P.seed)).batches(6))[1] for mix in P.mixes}
 image_grid(torch.stack([*drawn.values()]).permute(0, 1, 3, 4, 2).numpy(), [readable(m) for m in drawn], [""] * 6)

@@ -92,7 +92,7 @@ from edgelib.tasks.benchmarks import TASKS, benchmark_scores
 # A scene holds a subject, the largest object, and up to two smaller distractors before a textured background, sometimes
 # behind a bar, always with a little sensor noise. Scene $i$ of a split depends on the seed, the split and $i$, and on nothing else.
 
-# %% mystnb={"figure": {"caption": "Held-out scenes, one column per class. The label is the shape of the largest object.", "name": "fig-scenes"}, "image": {"alt": "Grid of small drawn scenes: ten columns, one per shape, in several colours, sizes and textures."}}
+# %% mystnb={"figure": {"caption": "Held-out scenes, one column per class. The label is the shape of the largest object.", "name": "fig-scenes"}, "image": {"classes": "photo", "alt": "Grid of small drawn scenes: ten columns, one per shape, in several colours, sizes and textures."}}
 data = dataset("scenes", n=P.n_images, seed=P.seed)
 class_gallery(data)
 plt.show()

@@ -126,7 +126,7 @@ reference, others = P.configs[0], P.configs[1:]
 # preprocessing, with the severity constants of {cite:t}`hendrycks2019`. Look whether you could still name the object in the right
 # column of {numref}`fig-severity`: where you cannot, no format can be blamed for a wrong answer.
 
-# %% mystnb={"figure": {"caption": "One image under every corruption, by severity. Read along a row: severity 5 is harsh, and harsh in different ways. The table of the next section names the severity constants.", "name": "fig-severity"}, "image": {"alt": "Grid of pictures of one scene: a row per corruption, a column per severity, the left column clean."}}
+# %% mystnb={"figure": {"caption": "One image under every corruption, by severity. Read along a row: severity 5 is harsh, and harsh in different ways. The table of the next section names the severity constants.", "name": "fig-severity"}, "image": {"classes": "photo", "alt": "Grid of pictures of one scene: a row per corruption, a column per severity, the left column clean."}}
 study = P.study()
 _, image = next(study.data.batches(1))
 corrupted_picture(image, P.corruptions, P.severities, seed=P.seed, table=P.table)

@@ -145,7 +145,7 @@ NAMES = {task: TASKS[task].label for task in P.asked}
 # {numref}`fig-questions` yourself first: a benchmark is as good as its questions, and some of these are easy to guess without the
 # picture.
 
-# %% mystnb={"figure": {"caption": "Questions of the benchmarks with their reference answers.", "name": "fig-questions"}, "image": {"alt": "Pictures of scenes, each with a question and its reference answer below."}}
+# %% mystnb={"figure": {"caption": "Questions of the benchmarks with their reference answers.", "name": "fig-questions"}, "image": {"classes": "photo", "alt": "Pictures of scenes, each with a question and its reference answer below."}}
 study = P.study()
 question_samples({task: study.sets[task] for task in P.asked})
 plt.show()
@@ -308,7 +308,7 @@ say(margin_claim(flips, reference))
 # {numref}`fig-disagree` shows the questions with the most different answers. They are picked for being so, hence no sample of what
 # usually happens; they show which kind of question is close to a coin toss for this model.
 
-# %% mystnb={"figure": {"caption": "Questions that configurations answer differently, with what each says; the star marks the reference answer.", "name": "fig-disagree"}, "image": {"alt": "Pictures with a question and the answers of several configurations."}}
+# %% mystnb={"figure": {"caption": "Questions that configurations answer differently, with what each says; the star marks the reference answer.", "name": "fig-disagree"}, "image": {"classes": "photo", "alt": "Pictures with a question and the answers of several configurations."}}
 disagreements(asked[asked.task == "vqa"], study.sets["vqa"])
 plt.show()
 

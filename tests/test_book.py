@@ -132,13 +132,19 @@ SPILLS = """
 """
 
 
-def test_dark_figures_stand_on_white(browser, html):
+def test_dark_figures_are_light_ink_and_pictures_keep_their_colours(browser, html):
+    photos = 0
     for page in (page for page in pages() if page.startswith("chapters/")):
         visit(browser, html, page, DESKTOP, "dark")
-        colours = browser.execute_script(
-            "return [...document.querySelectorAll('div.cell_output img')].map(i => getComputedStyle(i).backgroundColor)"
-        )
-        assert set(colours) <= {"rgb(255, 255, 255)"}
+        looks = browser.execute_script("""
+          return [...document.querySelectorAll('div.cell_output img')].map(i => [
+            i.classList.contains('photo'), getComputedStyle(i).filter, getComputedStyle(i).backgroundColor]);
+        """)
+        for photo, ink, ground in looks:
+            wanted = ("none", "rgb(255, 255, 255)") if photo else ("invert(1) hue-rotate(180deg)", "rgba(0, 0, 0, 0)")
+            assert (ink, ground) == wanted
+        photos += sum(photo for photo, _, _ in looks)
+    assert photos
 
 
 def test_formulas_are_drawn(browser, html):

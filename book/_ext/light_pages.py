@@ -1,4 +1,4 @@
-"""Pages that load what they use: formulas only where there are some, only icons that are drawn, a search of what is seen.
+"""Pages load what they use: formulas only where there are some, only icons that are drawn, a search of what is seen.
 
 The theme ships a script of 1.5 MB with 2,000 icons, of which the pages use a dozen: it is replaced by one that holds
 those, read from the theme's own file.

@@ -15,7 +15,7 @@ import pandas as pd
 from edgelib.errors import EdgelibError
 from edgelib.report.figures.palette import Look
 
-_HTML = """<div id="{name}" role="figure" aria-label="{label}" style="width: 100%; overflow-x: auto; background: white">
+_HTML = """<div id="{name}" role="figure" aria-label="{label}" style="width: 100%; overflow-x: auto">
 {label} This chart needs the scripts of the built book.</div>
 <script>window.edgelibCharts = (window.edgelibCharts || []).concat([["{name}", {spec}]]);
 if (!window.edgelibVega) {{
