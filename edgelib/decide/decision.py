@@ -35,7 +35,7 @@ class Choice:
     """One recommended configuration.
 
     cost: what the order counts (ms, bytes or mJ). p_within: share of resamplings of images and calibration draws in
-    which it stays within the margin of the best that fits; it counts all pairs and criteria together, where a test takes
+    which it stays within the margin of the best that fits; all pairs and criteria count together, where a test takes
     them one by one, so it may lie below 1 - alpha for what is shown. p_as_good: probability that its cost is no more
     than the first one's. shown: whether the margin is shown, or only observed.
     """

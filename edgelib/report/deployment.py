@@ -20,6 +20,7 @@ from edgelib.decide.record import (
     Writer,
 )
 from edgelib.devices.deploy.memory import PARTS
+from edgelib.devices.deploy.runtimes import NO_KERNEL
 from edgelib.devices.device import Device
 from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text, open_text
 from edgelib.report.claims.text import spread_text
@@ -190,7 +191,7 @@ def _barred(found: Decision, labels: Mapping[str, str]) -> str:
     """Why configurations are out: those with one reason together; one that names the configuration alone."""
     reasons: dict[str, list[str]] = {}
     for config, reason in found.out.items():
-        reasons.setdefault(reason, []).append(labels[config])
+        reasons.setdefault(NO_KERNEL if reason.startswith(NO_KERNEL) else reason, []).append(labels[config])
     later = [config for config in found.kept if config not in {choice.config for choice in found.tied}]
     if later:
         what = {"speed": "slower", "bytes": "larger", "energy": "takes more energy"}[found.order]

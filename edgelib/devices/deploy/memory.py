@@ -62,8 +62,9 @@ def memory_parts(
 ) -> dict[str, float]:
     """Return {part: bytes} of all that a deployment holds at once, in the order of `PARTS`, but for the system.
 
-    weights: {part of `WEIGHTS`: bytes}. encoder: None for a model that sees nothing. context: tokens of text that a decoder keeps; the image's tokens come on top,
-    as a part of their own. bits: of activations; kv_bits: of keys and values. runtime_mib: of `Runtime.memory_mib`.
+    weights: {part of `WEIGHTS`: bytes}. encoder: None for a model that sees nothing. context: tokens of text that a
+    decoder keeps; the image's tokens come on top, as a part of their own. bits: of activations; kv_bits: of keys and
+    values. runtime_mib: of `Runtime.memory_mib`.
     Raises EdgelibError for an unknown part, bytes below 0, and a context where nothing reads one.
     """
     for part, size in weights.items():

@@ -20,6 +20,7 @@ from edgelib.errors import EdgelibError, choose
 from edgelib.ground.records import Record, checked
 
 Step = Literal["encode", "generate"]
+NO_KERNEL = "no runtime is known to have a kernel"  # how the reason begins where nothing runs a configuration
 STEPS: tuple[Step, ...] = ("encode", "generate")
 _PRECISIONS = {
     "fp32": "--noTF32",
@@ -97,6 +98,4 @@ def runtime_for(
             )
             return Runtime(key, facts.name, facts.memory_mib, filled.strip(), tuple(facts.sources))
     known = ", ".join(able) if able else "nothing"
-    raise EdgelibError(
-        f"no runtime is known to have a kernel for {kernel} on {device.name}; with kernels there: {known}"
-    )
+    raise EdgelibError(f"{NO_KERNEL} for {kernel} on {device.name}; with kernels there: {known}")

@@ -25,11 +25,11 @@ def amount(column: str, value: float) -> str:
 
 
 def choice_text(found: Decision, labels: Mapping[str, str]) -> str:
-    """What a decision recommends, in words: "FP16", or "any of FP16 and W8A8, which cannot be told apart in speed"."""
+    """What a decision recommends, in words: "FP16", or "FP16 or W8A8 (tied in speed)" for what cannot be told apart."""
     names = [labels[choice.config] for choice in found.tied]
     if len(names) < 2:
         return "".join(names) or "nothing"
-    return f"any of {', '.join(names[:-1])} and {names[-1]}, which cannot be told apart in {found.order}"
+    return f"{', '.join(names[:-1])} or {names[-1]} (tied in {found.order})"
 
 
 def certainty_text(found: Decision) -> str:
