@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgelib.errors import EdgelibError
 
@@ -15,7 +15,7 @@ class Value(NamedTuple):
     """One value of the metadata: kind "u32", "f32", "bool", "str", or "i32s", "f32s", "strs" for lists of them."""
 
     kind: str
-    value: object
+    value: Any
 
 
 def require_gguf():
@@ -35,7 +35,7 @@ def value_bytes(value: Value) -> int:
     if value.kind == "str":
         return 8 + len(str(value.value).encode())
     if value.kind.endswith("s"):
-        items: Sequence = value.value  # type: ignore[assignment]
+        items: Sequence = value.value
         inner = value.kind[:-1]
         each = [8 + len(item.encode()) for item in items] if inner == "str" else [_WIDTH[inner]] * len(items)
         return 4 + 8 + sum(each)

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class Engine:
         scores: of how many tokens log-probabilities come back, the most likely first. stop: whether a token that ends
         an answer ends it here. Raises EdgelibError for a prompt that the engine refuses, with its reason.
         """
-        request = {
+        request: dict[str, Any] = {
             "prompt": list(prompt) if not isinstance(prompt, str) else prompt.replace(MARKER, self._marker),
             "n_predict": tokens,
             "n_probs": scores,

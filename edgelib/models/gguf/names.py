@@ -145,8 +145,8 @@ def _vision(module: nn.Module) -> Iterator[Entry]:
             if rest == "attn.qkv":
                 rows = parameter.shape[0] // 3
                 for i, part in enumerate("qkv"):
-                    into = slice(i * rows, (i + 1) * rows)
-                    yield Entry(f"v.blk.{number}.attn_{part}.{kind}", name, _at(into), same, into, part)
+                    own = slice(i * rows, (i + 1) * rows)
+                    yield Entry(f"v.blk.{number}.attn_{part}.{kind}", name, _at(own), same, own, part)
             elif rest in _VISION_BLOCK:
                 yield Entry(f"v.blk.{number}.{_VISION_BLOCK[rest]}.{kind}", name)
 
