@@ -79,7 +79,10 @@ def _described(root: Path) -> dict[str, Splits]:
     for entry in sorted(entries, key=lambda e: not e.get("default")):
         splits: Splits = {}
         for split, pattern in _patterns(entry.get("data_files")):
-            there = sorted(f for f in root.glob(pattern) if f.suffix == ".parquet")
+            try:
+                there = sorted(f for f in root.glob(pattern) if f.suffix == ".parquet")
+            except (ValueError, NotImplementedError):  # a pattern that Python does not know, such as "a**"
+                there = []
             if there:
                 splits.setdefault(canonical_split(split), []).extend(there)
         if splits:
