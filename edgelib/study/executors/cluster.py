@@ -50,6 +50,7 @@ class Cluster:
 class Actors(Engine):
     """Ray actors, each with the models in its memory; a dead node's work goes to whoever is left."""
 
+    waits = True
     lost = (
         "a Ray worker died (often: out of memory, or its machine left); finished cells are stored, so the same command "
         "goes on from there; use fewer workers, or give each more cpus"

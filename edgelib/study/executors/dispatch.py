@@ -17,6 +17,7 @@ from edgelib.study.executors.attempt import DONE, RAISED
 STARTED, READY, DIED = "started", "ready", "died"
 TRIES = 3  # workers that one task may take down, and workers in a row that may fail to start
 _POLL_S = 1.0
+_LONG_S = 300.0
 
 
 class StartError(EdgelibError):
@@ -44,6 +45,7 @@ class Engine(ABC):
     """Workers of one kind. A worker is any value; what happens to it arrives as (worker, word, value)."""
 
     lost: str  # what to say when workers die
+    waits = False  # whether a worker starts when there is room somewhere else
     unborn: str | None = None  # what to say when the first one dies before it begins; None: that it may begin again
 
     @abstractmethod
@@ -176,8 +178,8 @@ def dispatch(
                         desk.starting.append(engine.hire())
             if desk.idle or desk.busy:
                 since = now
-            elif not told_of_wait and now - since > 60:
+            elif engine.waits and not told_of_wait and now - since > _LONG_S:
                 told_of_wait = True
-                warnings.warn("no worker has room to start for a minute; still waiting", stacklevel=3)
+                warnings.warn("no worker has found room to start for five minutes; still waiting", stacklevel=3)
     finally:
         engine.close(desk.workers)
