@@ -82,7 +82,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from edgelib.data.datasets import dataset as read_images
-from edgelib.devices.device import legality, memory_table
+from edgelib.devices.device import legality
 from edgelib.devices.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
 from edgelib.devices.measurements import achieved, machine_device, named_cases
 from edgelib.devices.projection import projector, published_points
@@ -284,17 +284,15 @@ say(refusals, otherwise="Every configuration runs on every device")
 # %% [markdown]
 # ### Does it fit?
 #
-# Weights of the language model, with embedding and output head in 16 bits, and keys and values of the whole context, against what
-# the operating system leaves. A vision tower, which {numref}`tab-sizes` counts, and activations come on top.
+# All that is in memory at once, against what the operating system leaves: both towers, what joins them, embeddings and output head,
+# keys and values of the context and of an image, activations, and the runtime that has a kernel. {doc}`pareto` shows the parts.
 
 # %% tags=["hide-input", "full-width"]
 shape, vision = decoder_shape(P.decoder), architecture("clip-vit-base-patch32").vision_model
 bits = {config: weight_bits(vision, config) for config in P.configs}
-needs = tables.decoder_needs(shape, bits, P.context)
-fits = memory_table([device for device in chosen if device.usable_gib], needs)
-fits = work.save("fits", fits.merge(legal[["device", "config", "legal"]], on=["device", "config"]))
+fits = work.save("fits", tables.fit_table(P.decoder, P.configs, chosen, P.context))
 shown = cross(fits.replace({"device": by_key}), "device", "config", tables.fit(), "Device")
-caption = f"Memory (GiB) of the language model of {P.decoder} with {P.context:,} tokens: what it needs, or what the device is short by."
+caption = f"Memory (GiB) of {P.decoder} with {P.context:,} tokens and an image: what it needs in all, or what the device is short by."
 show(shown, caption, "tab-fits")
 
 # %% [markdown]

@@ -8,11 +8,11 @@ import pandas as pd
 
 from edgelib.devices.device import GIB, Device
 from edgelib.devices.projection import Projector
-from edgelib.devices.shapes import Decoder, decoder, encoder, has_encoder
+from edgelib.devices.shapes import decoder, encoder, has_encoder
 from edgelib.devices.validation import WIDE, calibrated, speedups
 from edgelib.devices.workload import Work
 from edgelib.errors import EdgelibError
-from edgelib.files.size import other_bits, packed_size
+from edgelib.files.size import packed_size
 from edgelib.models.architectures import architecture
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.devices import projection_text
@@ -67,19 +67,6 @@ def device_facts(devices: Iterable[Device], measured: Device) -> pd.DataFrame:
     )
 
 
-def decoder_needs(shape: Decoder, bits: Mapping[str, float], context: int) -> dict[str, float]:
-    """Return the bytes of a decoder with `context` tokens per configuration; bits: per weight of its body, by config.
-
-    Embedding, output head, keys and values keep the width that the configuration computes in.
-    """
-    needs = {}
-    for config, each in bits.items():
-        wide = other_bits(config)
-        weights = (shape.body * each + (shape.head + shape.embedding) * wide) / 8
-        needs[config] = weights + shape.kv_bytes(context, wide)
-    return needs
-
-
 def fit_table(name: str, configs: Sequence[str], devices: Iterable[Device], context: int) -> pd.DataFrame:
     """Return a row per device and configuration of a model that writes: need_gib, usable_gib, free_gib, fits, legal.
 
@@ -101,7 +88,7 @@ def fit_table(name: str, configs: Sequence[str], devices: Iterable[Device], cont
 
 
 def fit() -> Column:
-    """Whether a configuration fits, from `memory_table` with the column legal: "3.2 fits", "0.8 short"."""
+    """Whether a configuration fits, from `fit_table`: "3.2 fits", "0.8 short"."""
 
     def cells(rows: pd.DataFrame) -> list[str]:
         words = [f"{r.need_gib:.1f} fits" if r.fits else f"{-r.free_gib:.1f} short" for r in rows.itertuples()]

@@ -10,7 +10,7 @@ import pytest
 
 from edgelib.devices import gains, projection
 from edgelib.devices.device import legality
-from edgelib.devices.shapes import decoder, encoder
+from edgelib.devices.shapes import encoder
 from edgelib.devices.table import devices
 from edgelib.devices.validation import validate
 from edgelib.devices.workload import encode_work
@@ -86,14 +86,6 @@ def test_machines_and_devices_are_described_with_units_and_doubts():
     line = tables.device_facts([orin], orin).iloc[0]
     assert line["Device"].endswith(" (measured)") and line["Usable, GiB"].endswith("*")
     assert line["Rates, 1e12/s"] == "int8 85, fp16 ?*"
-
-
-def test_a_decoder_needs_its_weights_and_its_cache():
-    shape = decoder("qwen2-vl-2b")
-    needs = tables.decoder_needs(shape, {"fp32": 32, "w4a16": 4.25}, 1024)
-    whole = shape.body + shape.head + shape.embedding
-    assert needs["fp32"] == 4 * whole + shape.kv_bytes(1024, 32)
-    assert needs["w4a16"] == shape.body * 4.25 / 8 + 2 * (shape.head + shape.embedding) + shape.kv_bytes(1024, 16)
 
 
 def test_what_fits_is_said_and_what_does_not_run():
