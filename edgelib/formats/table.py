@@ -163,7 +163,8 @@ def fake_quantize(
     The mx formats and nvfp4 have blocks of their own along the last axis, 32 and 16, the last one filled up with zeros;
     there granularity says only whether nvfp4's outer scale belongs to the tensor or to each row.
     symmetric, full_range: the integer grids described at `Integer`. scale_rule: "floor" (the default), "rceil" or
-    "even", for the mx formats only; see `MX`. importance [columns]: for GGUF types only; see `gguf_encode`.
+    "even" for the mx formats, see `MX`; "fouroversix" for nvfp4, see `NVFP4`. importance [columns]: for GGUF types
+    only; see `gguf_encode`.
     All-zero rows stay zero, and the result is finite: grids saturate at the largest number of x's dtype. No gradient
     passes: rounding has none.
     Raises EdgelibError for NaN or inf, a cast that overflows (1e6 in fp16), an empty or integer tensor, a list or array

@@ -11,7 +11,8 @@ numbers: fp32, fp16 and bf16 cast the whole model. w<bits>a<bits> are integers: 
     of `edgelib.formats.table` have, so a new format has its own.
 method: a name in `METHODS`; floating formats take minmax when none is written, integers name one.
 options: -g<size> one weight scale per group of <size> along a row, -channel one per output channel; -asym and -full
-    other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales; -static one activation
+    other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales, -fouroversix that of
+    nvfp4; -static one activation
     scale per layer, from calibration, up to the largest |x| or, with -p<number> after it, up to that percentile of all
     |x| (-static-p99.9: the largest 0.1 % saturate), which no migration takes; -alpha<number> or -search the strength of
     a migration; -clip or -noclip whether weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse
