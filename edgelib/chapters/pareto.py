@@ -23,6 +23,7 @@ from edgelib.chapters.schema.fields import (
     each,
     in_checkout,
     one,
+    refuse_layers,
     scheme_of,
 )
 from edgelib.chapters.schema.kinds import check_parts
@@ -136,6 +137,9 @@ class Pareto(ZeroShot):
         if not self.tiers:
             raise EdgelibError("tiers needs at least one tier, such as {'mobile': 'snapdragon-8-gen-3'}")
         check_devices([*self.tiers.values(), *(self.devices or [])], self.device_table)
+        for config in self.configs if self.cost_of is not None else ():
+            if config.endswith(")"):
+                refuse_layers(self.cost_of, config)  # costs are of the same layers
         return self
 
     def study(self) -> ClassifierGrid:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError
 from edgelib.files.slots import slots, storage_by, storage_of
-from edgelib.formats.table import FORMATS
-from edgelib.ground.separate import separated
+from edgelib.formats.table import WEIGHTS
+from edgelib.ground.separate import linears, separated
 from edgelib.observe.calibrate import module_of
+from edgelib.quant.names import VISION_TOO
 from edgelib.quant.scheme import Scheme, scheme, scheme_for
 
 
@@ -42,22 +44,34 @@ def packed_size(
     return {"total": sum(by_class.values()), "by_class": by_class}
 
 
-def weight_bits(module: nn.Module, config: str) -> float:
-    """Return the bits per weight of a model's Linear layers in a configuration, scales and zero points included."""
-    module = separated(module)
-    weights = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
-    if not weights:
+def weight_bits(module: nn.Module, config: str, within: str | None = None) -> float:
+    """Return the bits per weight of a model's Linear layers in a configuration, scales and zero points included.
+
+    within: how the names of its layers begin in the whole model ("vision_model."), whose layers the configuration may
+    choose or leave out; what it leaves out has `other_bits`. None: as if every layer were rounded.
+    """
+    module, chosen = separated(module), scheme(config)
+    sizes = {name: module.get_submodule(name).weight.numel() for name in linears(module)}
+    if not sizes:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer whose weights could be counted")
-    format = FORMATS[scheme(config).weight]
+    format = FORMATS[chosen.weight]
     if not format.scaled:
         return float(format.bits)
-    classes = packed_size(module, config)["by_class"]
-    return 8 * sum(classes.get(kind, 0) for kind in ("linear_weights", "scales", "zero_points")) / weights
+    whole = replace(chosen, targets=("*",), exclude=())
+    chosen = whole if within is None or chosen.targets == VISION_TOO else chosen
+    picked = [name for name in sizes if chosen.selects(f"{within or ''}{name}")]
+    left = sum(sizes.values()) - sum(sizes[name] for name in picked)
+    if not picked:
+        return float(other_bits(config))
+    part = whole if not left else replace(whole, targets=tuple(picked))
+    classes = packed_size(module, part)["by_class"]
+    stored = 8 * sum(classes.get(kind, 0) for kind in ("linear_weights", "scales", "zero_points"))
+    return (stored + left * (other_bits(config) - 32)) / sum(sizes.values())  # packed_size keeps the rest in 32
 
 
 def other_bits(config: str) -> int:
     """Return the bits of what a configuration does not quantize: those of its activations, where these are wide."""
-    formats = (FORMATS[name] for name in (scheme(config).weight, scheme(config).activation))
+    formats = (WEIGHTS[name] for name in (scheme(config).weight, scheme(config).activation))
     return next((format.bits for format in formats if not format.scaled), 16)
 
 

@@ -42,7 +42,7 @@ class Scheme(Setting):
     def __post_init__(self):
         for field in ("targets", "exclude"):
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
-        if self.weight not in WEIGHTS:
+        if not isinstance(self.weight, str) or self.weight not in WEIGHTS:
             choose(FORMATS, self.weight, "weight format")
         choose(FORMATS, self.activation, "activation format")
         choose(METHODS, self.method, "quantization method")

@@ -202,3 +202,49 @@ def test_an_empty_file_keeps_the_defaults(tmp_path):
 def test_defaults_hold_against_their_own_rules():
     for schema in CHAPTERS.values():
         assert check(schema().model_dump(), schema) == schema()
+
+
+LAYERS = {"preset": "w8a8-minmax", "exclude": ["visual_projection", "text_projection"]}
+SPELT = "w8a8-minmax(exclude=text_projection,visual_projection)"
+
+
+@pytest.mark.parametrize(
+    ("chapter", "field", "rest"),
+    [
+        ("robustness_gap", "configs", ["fp32"]),
+        ("robustness_gap", "baseline_configs", ["fp32"]),
+        ("calibration_sensitivity", "ladder", ["w4a8-minmax"]),
+        ("vlm_accuracy", "vision_configs", []),
+        ("vlm_accuracy", "configs", ["bf16"]),
+        ("efficiency", "configs", ["fp32"]),
+        ("pareto", "configs", ["fp32"]),
+        ("pareto", "mix", ["w4a8-minmax"]),
+    ],
+)
+def test_a_scheme_may_be_a_mapping_of_its_fields(chapter, field, rest):
+    own = {"robustness_gap": {"configs": ["fp32", LAYERS]}, "efficiency": {"architectures": ["clip-vit-base-patch32"]}}
+    given = own.get(chapter, {}) | {field: [*rest, LAYERS]}
+    assert getattr(CHAPTERS[chapter](**given), field) == [*rest, SPELT]
+
+
+def test_mappings_mean_what_names_mean_and_faults_are_named():
+    field = {"weight": "int8", "activation": "int8", "method": "minmax"}
+    for wrong, said in (
+        ([{"preset": "w8a8-minmax"}, "w8a8-minmax"], "named twice"),
+        (["fp32", LAYERS, SPELT], "named twice"),
+        (["w8a8-minmax", field], "named twice"),
+        (["fp32", {"weigth": "int8"}], "did you mean 'weight'"),
+        (["fp32", {"preset": 5}], "a name, a mapping"),
+        (["fp32", {"preset": "w8a8-minmax", "exclude": 5}], "list of name patterns"),
+        (["fp32", {"weight": ["int8"]}], "unknown weight format"),
+        (["fp32", [1]], "valid string"),
+    ):
+        with pytest.raises(EdgelibError, match=said):
+            check({"configs": wrong}, RobustnessGap)
+
+
+def test_layers_that_an_architecture_lacks_are_refused_before_its_size_is_computed():
+    with pytest.raises(EdgelibError, match="does not fit the architecture qwen2-vl-2b: pattern 'text_projection'"):
+        check({"configs": ["fp32", LAYERS]}, CHAPTERS["efficiency"])
+    with pytest.raises(EdgelibError, match="matches none"):
+        check({"configs": ["fp32", "fp8(exclude=nothing)"]}, CHAPTERS["pareto"])
