@@ -102,7 +102,9 @@ def build_module(folder: Path, known: Description) -> nn.Module:
     facts, file = known.facts, "config.json"
     if facts.attention is None:
         raise _needs_like(f"a {facts.wrapper or 'module'} that transformers does not build", folder, facts)
-    attention = choose(_ATTENTION, facts.attention, "attention implementation")
+    attention: str | dict = choose(_ATTENTION, facts.attention, "attention implementation")
+    if attention == "sdpa":  # what transformers chooses itself, but for parts that have no such attention (Gemma 2)
+        attention = {"": attention}
     settings = read_object(folder / file)
     build = model_class(settings.get("architectures"), file)
     try:
