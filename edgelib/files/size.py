@@ -54,7 +54,7 @@ def weight_bits(module: nn.Module, config: str, within: str | None = None) -> fl
     sizes = {name: module.get_submodule(name).weight.numel() for name in linears(module)}
     if not sizes:
         raise EdgelibError(f"{type(module).__name__} has no nn.Linear layer whose weights could be counted")
-    format = FORMATS[chosen.weight]
+    format = WEIGHTS[chosen.weight]
     if not format.scaled:
         return float(format.bits)
     whole = replace(chosen, targets=("*",), exclude=())

@@ -19,6 +19,7 @@ from edgelib.formats.base import dtype_label
 from edgelib.formats.table import Format
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.mixes.resolve import layer_schemes
+from edgelib.quant.mixes.stacked import Stacked
 from edgelib.quant.quantize import check_groups, target_layers
 from edgelib.quant.scheme import Scheme
 
@@ -76,6 +77,8 @@ def storage_of(module: nn.Module) -> dict[str, Storage]:
     tables = {f"{name}.weight": m.weight for name, m in module.named_modules() if isinstance(m, nn.Embedding)}
     storage = {}
     for name, layer in module.named_modules():
+        if isinstance(layer, Stacked):
+            raise _several_types(name, "its mix")
         if isinstance(layer, QuantLinear):
             groups = 0 if layer.scale is None else layer.scale.shape[-1]
             if layer.format.own_scales:
@@ -85,6 +88,13 @@ def storage_of(module: nn.Module) -> dict[str, Storage]:
             equal = (key for key, table in tables.items() if not groups and torch.equal(table, layer.weight))
             storage[name] = Storage(layer.format, groups, static, wide, next(equal, ""))
     return storage
+
+
+def _several_types(name: str, mix: str) -> EdgelibError:
+    return EdgelibError(
+        f"layer {name!r} has rows of several types in {mix}, which a packed file cannot hold; its GGUF file can: "
+        "edgelib.save_gguf writes it, and edgelib.gguf_size tells its bytes"
+    )
 
 
 def storage_by(module: nn.Module, scheme: Scheme) -> dict[str, Storage]:
@@ -105,10 +115,7 @@ def storage_by(module: nn.Module, scheme: Scheme) -> dict[str, Storage]:
     for name in targets:
         weight = module.get_submodule(name).weight
         if len(mixed.get(name, ())) > 1:
-            raise EdgelibError(
-                f"layer {name!r} has rows of several types in {scheme.name}, which a packed file cannot hold; its GGUF "
-                "file can: edgelib.save_gguf writes it, and edgelib.gguf_size tells its bytes"
-            )
+            raise _several_types(name, scheme.name)
         format = mixed[name][0].scheme.weight_format if name in mixed else scheme.weight_format
         groups = _groups(format, weight.shape[1], scheme.group_size)
         tied = "" if groups else tables.get(id(weight), "")

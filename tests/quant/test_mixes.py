@@ -172,6 +172,8 @@ def test_a_fused_layer_with_rows_of_several_types_computes_them_all():
     assert layer.out_features == 768 and layer.in_features == 256
     with pytest.raises(EdgelibError, match="rows of several types in gguf-q4_k_m.*save_gguf"):
         edgelib.packed_size(model, "gguf-q4_k_m")
+    with pytest.raises(EdgelibError, match="rows of several types in its mix.*save_gguf"):
+        edgelib.packed_size(copy)
 
 
 def test_the_embedded_decoder_reports_packs_and_weighs_by_a_mix(tmp_path):
