@@ -138,7 +138,9 @@ def test_every_import_of_the_library_is_a_declared_dependency():
     extras = project()["optional-dependencies"]
     declared = {bare(requirement) for requirement in project()["dependencies"]}
     booked = declared | {bare(requirement) for requirement in extras["book"]} | {"ipython", "matplotlib-inline"}
-    if_present = {bare(requirement) for requirement in extras["ray"] + extras["kernels"] + extras["torchao"]}
+    if_present = {
+        bare(requirement) for requirement in extras["ray"] + extras["kernels"] + extras["torchao"] + extras["llama-cpp"]
+    }
     distributions = packages_distributions()
     for path in SOURCES:
         allowed = booked if ids(path).removeprefix("edgelib/") in BOOK_ONLY else declared | if_present
