@@ -22,6 +22,7 @@ def edgelib(*arguments: str, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
+TIMED = ["measure", "out", "--model", "scenes-vlm"]
 CHECK = ["check", "empty.yaml", "--chapter", "robustness_gap"]
 
 
@@ -35,6 +36,14 @@ CHECK = ["check", "empty.yaml", "--chapter", "robustness_gap"]
         pytest.param(["sweep", "typo.yaml", "--chapter", "efficiency"], "chapter with a grid 'eff", id="no grid"),
         pytest.param(["measure", "out", "--threads", "0"], "threads must be at least 1", id="no threads"),
         pytest.param(["measure", "out", "--threads", f"{10**12}"], "the cores of this machine", id="too many threads"),
+        pytest.param(["measure", "typo.yaml"], "typo.yaml is a file, and the tables need a folder", id="out is a file"),
+        pytest.param([*TIMED, "--batch", "1,0"], "batch must be up to 8 different whole numbers", id="batch of none"),
+        pytest.param([*TIMED, "--kernels", "onnx-int9"], "'onnx-int9' cannot be timed", id="no such kernel"),
+        pytest.param([*TIMED, "--kernels", "torchao-fp8"], "'torchao-fp8' cannot be timed", id="kernel of a GPU"),
+        pytest.param([*TIMED, "--images", "nowhere"], "no images 'nowhere'", id="no images"),
+        pytest.param([*TIMED, "--images", "params"], "params holds no images (nothing)", id="empty images"),
+        pytest.param(["measure", "out", "--model", "./nothing"], "no model './nothing'", id="no model to time"),
+        pytest.param(["measure", "out", "--batch", "1"], "--batch is of a model of your own", id="batch of no model"),
         pytest.param(["train", "scenes-vit", "--seed", f"{10**30}"], "at most 64 bits, got 10000", id="long seed"),
         pytest.param([*CHECK, "-y", "{n_images: 8, n_images: 9}"], "'n_images' is named twice", id="twice in -y"),
         pytest.param([*CHECK, "-y", "[1]"], "-y must hold lines 'name: value', got [1]", id="no mapping in -y"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_images_of_a_folder_are_grouped_by_size(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "reason"),
-    [({}, "holds no images .nothing."), ({"a.txt": b"x"}, "1 of .txt"), ({"a.png": b"x"}, "a.png cannot be decoded")],
+    [({}, "holds no images .nothing."), ({"a.txt": b"x"}, "1 of .txt"), ({"a.png": b"x"}, "a.png is no image")],
     ids=["empty", "other files", "no picture"],
 )
 def test_a_folder_without_images_says_what_it_holds(tmp_path, files, reason):
@@ -187,8 +188,8 @@ def test_sizes_that_no_image_has_are_refused(size):
 
 
 def test_images_that_the_context_does_not_hold_are_refused_before_anything_is_timed(writer):
-    with pytest.raises(EdgelibError, match="an image of 512x512 .* choose smaller images"):
-        own.check(asked(writer, images="512"))
+    with pytest.raises(EdgelibError, match="an image of 32x32 and 1000 new .* choose smaller images"):
+        own.check(replace(asked(writer), suite=replace(TINY, new_tokens=1000)))
 
 
 def test_remaining_time_follows_how_true_the_prediction_was():

@@ -117,7 +117,8 @@ def _fits(model: GenerativeModel, suite: Suite, side: int) -> bool:
 
 def predicted(asked: Asked) -> list[Case]:
     """Return every case with its predicted time, without measuring them: from one step of each image size."""
-    return plan(asked, Session(__name__, {}, None, lambda line: None, megabytes=16, gemm=256))
+    session = Session(__name__, {}, None, lambda line: None, megabytes=16, gemm=256)
+    return plan(asked, session, _probe(asked, session))
 
 
 def measure_model(
@@ -138,9 +139,10 @@ def measure_model(
     check(asked)
     facts, machine = identity(asked.model), describe(name)
     session = Session(__name__, _spec(asked, facts, machine), store, report, megabytes=64, gemm=512)
-    cases = plan(asked, session)
+    probe = _probe(asked, session)
+    cases = plan(asked, session, probe)
     planned(cases)
-    rows = list(_measured(asked, session, cases))
+    rows = list(_measured(asked, session, cases, probe))
     found = {kind: [row for row in rows if row.get("table") == kind] for kind in COLUMNS}
     if not any(found.values()):
         reasons = "; ".join(row["left_out"] for row in rows if "left_out" in row)
@@ -163,9 +165,8 @@ def _spec(asked: Asked, facts: ModelFacts, machine: dict) -> dict:
     return {"machine": machine, "model": facts.model_dump(), "images": asked.images.digest, "lengths": lengths}
 
 
-def plan(asked: Asked, session: Session) -> list[Case]:
+def plan(asked: Asked, session: Session, probe: Mapping[str, dict]) -> list[Case]:
     """Every case, with what it is predicted to take from one step by torch in 32 bits at batch 1."""
-    probe = _probe(asked, session)
     cases = []
     for size in asked.images.sizes:
         for part in asked.parts if size == next(iter(asked.images.sizes)) or asked.writes else ():
@@ -256,7 +257,7 @@ def _slower(kernel: str, limits: Mapping[str, float]) -> float:
     return max(1.0, limits["fp32_tops"] / limits["bf16_tops"])
 
 
-def _measured(asked: Asked, session: Session, cases: Sequence[Case]) -> Iterator[dict]:
+def _measured(asked: Asked, session: Session, cases: Sequence[Case], probe: Mapping[str, dict]) -> Iterator[dict]:
     """Rows of all cases, and the reasons of those that have none."""
 
     @cache
@@ -265,7 +266,6 @@ def _measured(asked: Asked, session: Session, cases: Sequence[Case]) -> Iterator
             build.cache_clear()
         return _built(asked, part, kernel)
 
-    probe = _probe(asked, session)
     for case in cases:
         work = probe.get(f"{case.part} {case.size}")
         if work is None:
