@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
-from edgelib.formats.table import FORMATS
+from edgelib.formats.table import WEIGHTS
 from edgelib.quant.methods import METHODS
 from edgelib.quant.names import vocabulary
 from edgelib.quant.scheme import PRESETS, Scheme, needs_of, scheme
@@ -111,7 +111,7 @@ def test_defaults_are_per_channel_per_token_every_linear():
 def schemes(draw) -> Scheme:
     """Any scheme that the fields can express."""
     weight, activation = draw(st.sampled_from(sorted(set(vocabulary().numbers.values()))))
-    weights, inputs = FORMATS[weight], FORMATS[activation]
+    weights, inputs = WEIGHTS[weight], WEIGHTS[activation]
     if not weights.scaled:
         return Scheme(weight, activation, method="cast")
     method = draw(st.sampled_from([m for m in weights.methods or METHODS if m != "cast"]))

@@ -18,12 +18,13 @@ from edgelib.formats.gguf.rules import MIXES
 class Mix(Format):
     """The types of a file by llama.cpp's rules; a scheme resolves it into one format a layer before it rounds.
 
-    decoder: the mix of the decoder's file. vision: that of the vision tower's, None where the scheme leaves the tower
-    as it is, or gives it the decoder's by its targets.
+    bits, block: of most weights of the decoder. decoder: the mix of its file. vision: that of the vision tower's, None
+    where the scheme leaves the tower as it is, or gives it the decoder's by its targets.
     """
 
     name: str
     bits: int
+    block: int
     decoder: str
     vision: str | None = None
 
@@ -59,8 +60,8 @@ class Mix(Format):
 def mix_format(decoder: str, vision: str | None = None) -> Mix:
     """Return the format of a pair of mixes: gguf-q4_k_m, or gguf-q4_k_m+q8_0 with the vision tower's."""
     base, _ = MIXES[decoder]
-    bits = 16 if base == "f16" else KINDS[base].bits
-    return Mix(f"gguf-{decoder}" + (f"+{vision}" if vision else ""), bits, decoder, vision)
+    bits, block = (16, 1) if base == "f16" else (KINDS[base].bits, KINDS[base].block)
+    return Mix(f"gguf-{decoder}" + (f"+{vision}" if vision else ""), bits, block, decoder, vision)
 
 
 FORMATS = tuple(mix_format(decoder, vision) for vision in (None, *MIXES) for decoder in MIXES)
