@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,19 @@ class ArrowRows:
     columns: Callable[[list[str]], pa.Table]
     cells: Callable[[np.ndarray, str], pa.ChunkedArray]
     folder: Path  # where relative image paths and class_names.json are looked up
+    place: Callable[[int], str] | None = None  # the file and the row in it of a row of the table
+
+    def named(self, rows: np.ndarray, names: Sequence[object], where: str) -> list[str]:
+        """What errors call the images of some rows: by name, file and row."""
+        places = [f"row {row} of {where}" if self.place is None else self.place(row) for row in rows.tolist()]
+        return [f"{name} ({place})" for name, place in zip(names, places, strict=True)]
 
 
 def parquet_rows(files: Sequence[Path]) -> ArrowRows:
     """One table of several parquet files, in the order of their names. Raises EdgelibError for a broken file."""
     try:
         table = pyarrow.dataset.dataset([str(file) for file in sorted(files)], format="parquet")
-        table.count_rows()  # opens every file's footer
+        ends = np.cumsum([part.count_rows() for part in table.get_fragments()])  # opens every file's footer
     except _BROKEN as error:
         raise _unreadable([file.name for file in files[:3]], error) from error
     return ArrowRows(
@@ -70,7 +77,13 @@ def parquet_rows(files: Sequence[Path]) -> ArrowRows:
         lambda names: _read(table, names, lambda: table.to_table(columns=names)),
         lambda positions, name: _read(table, [name], lambda: table.take(positions, columns=[name])[name]),
         files[0].parent,
+        partial(_place, [file.name for file in sorted(files)], ends),
     )
+
+
+def _place(names: Sequence[str], ends: np.ndarray, row: int) -> str:
+    at = int(np.searchsorted(ends, row, side="right"))
+    return f"row {row - (int(ends[at - 1]) if at else 0)} of {names[at]}"
 
 
 def _read(table: pyarrow.dataset.Dataset, names: list[str], read: Callable):
@@ -143,7 +156,7 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
 
     def fetch(positions: np.ndarray) -> ImageList:
         cells = table.cells(positions, image).to_pylist()
-        items = [f"{rows['item'][p]} of {where}" for p in positions]
+        items = table.named(positions, [rows["item"][p] for p in positions], where)
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
     return Labelled(rows, class_names, fetch)
@@ -164,7 +177,7 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
 
     def fetch(positions: np.ndarray) -> ImageList:
         cells = table.cells(positions, image).to_pylist()
-        items = [f"{rows['image_id'][p]} of {where}" for p in positions]
+        items = table.named(positions, [rows["image_id"][p] for p in positions], where)
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
     return with_images((rows, first), task, fetch)

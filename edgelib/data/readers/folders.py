@@ -61,7 +61,7 @@ def labelled_files(
 ) -> Labelled:
     """Image files with their labels; an item is named by its path below the root."""
     items = [file.relative_to(root).as_posix() for file in files]
-    names = [f"{item} of {root.name}" for item in items]
+    names = [f"{item} of {root.name} (row {row})" for row, item in enumerate(items)]
 
     def fetch(positions: np.ndarray) -> ImageList:
         return ImageList(files, names).select(positions)
