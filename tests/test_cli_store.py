@@ -32,8 +32,10 @@ def file(tmp_path):
 
 
 def run(*words) -> tuple[int, str]:
-    """Exit status and all output of a command."""
+    """Exit status and all output of a command; what it should have caught is raised."""
     done = CliRunner().invoke(app, [*map(str, words)])
+    if not isinstance(done.exception, SystemExit | None):
+        raise done.exception
     return done.exit_code, done.output
 
 
