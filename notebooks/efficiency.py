@@ -95,7 +95,6 @@ from edgelib.devices.workload import decode_work, encode_work
 from edgelib.files.size import other_bits, weight_bits
 from edgelib.infer.packed import packed_round_trip
 from edgelib.models.architectures import architecture
-from edgelib.models.load import load
 from edgelib.quant.scheme import scheme
 
 # %% tags=["hide-input"]
@@ -130,7 +129,7 @@ show(shown, caption, "tab-sizes", numeric=P.architectures)
 # smaller; the reloaded model must not answer differently.
 
 # %% tags=["hide-input", "full-width"]
-subject = load(P.model, device=P.device, offline=P.local_files_only)
+subject = P.load_model()
 images = read_images(P.dataset, n=P.n_images, seed=P.seed, offline=P.local_files_only)
 ready = [config for config in P.configs if not scheme(config).needs_calibration]
 trip = work.save("files", packed_round_trip(subject, ready, images))

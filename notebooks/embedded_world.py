@@ -134,7 +134,7 @@ plt.show()
 # chapter; it should be ahead of the zero-shot model, which never saw a label as a class.
 
 # %% tags=["hide-input"]
-base = load(P.model, device=P.device, offline=P.local_files_only)
+base = P.load_model()
 models = {name: load(name, device=P.device) for name in embedded_models()}
 models.setdefault(base.name, base)
 outcomes = {name: evaluate(model, data, batch_size=P.batch_size) for name, model in models.items()}

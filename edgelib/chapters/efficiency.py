@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.schema.base import Classifier, Labels, Parameters
+from edgelib.chapters.schema.base import Classifier, Labels, OneClassifier
 from edgelib.chapters.schema.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices, refuse_layers
 from edgelib.errors import EdgelibError
 
 
-class Efficiency(Parameters):
+class Efficiency(OneClassifier):
     """Parameters of the chapter `efficiency`."""
 
     model: Classifier = Field("scenes-clip", description="model that is packed, saved and read again")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgelib.chapters.schema.base import Classifier, Parameters
+from edgelib.chapters.schema.base import OneClassifier
 from edgelib.chapters.schema.fields import MOST_ITEMS, Twins
 
 
-class EmbeddedWorld(Parameters):
+class EmbeddedWorld(OneClassifier):
     """Parameters of the chapter `embedded_world`."""
 
-    model: Classifier = Field("scenes-clip", description="an embedded model, a folder or a hub id")
     n_images: int = Field(300, ge=2, le=MOST_ITEMS, description="held-out scenes the model is scored on")
     twins: Twins = Field(
         ["weight:10", "activation:100", "key:30", "value:30"],

@@ -248,3 +248,24 @@ def test_layers_that_an_architecture_lacks_are_refused_before_its_size_is_comput
         check({"configs": ["fp32", LAYERS]}, CHAPTERS["efficiency"])
     with pytest.raises(EdgelibError, match="matches none"):
         check({"configs": ["fp32", "fp8(exclude=nothing)"]}, CHAPTERS["pareto"])
+
+
+@pytest.mark.parametrize("chapter", ["embedded_world", "efficiency"])
+def test_a_model_whose_kind_shows_only_when_it_is_loaded_names_the_chapter_that_takes_it(chapter, monkeypatch):
+    from edgelib.models import load as loading
+    from edgelib.models.generative import GenerativeModel
+
+    monkeypatch.setattr(loading, "load", lambda *given, **named: GenerativeModel("owner/name", None, None))
+    with pytest.raises(EdgelibError, match="owner/name writes answers.*vlm_accuracy and fp8_kv_ablation can take it"):
+        CHAPTERS[chapter](model="owner/name").load_model()
+
+
+def test_a_hub_id_that_was_fetched_is_of_the_kind_that_its_configuration_says(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}'
+    )
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(tmp_path / file))
+    with pytest.raises(EdgelibError, match="owner/name writes answers"):
+        check({"model": "owner/name"}, CHAPTERS["efficiency"])

@@ -78,6 +78,18 @@ def _marks(schema: type[BaseModel], name: str, kind: type) -> list:
     return [mark for mark in parts if isinstance(mark, kind)]
 
 
+class OneClassifier(Parameters):
+    """What chapters share that look at one model which classifies images, without a grid."""
+
+    model: Classifier = Field("scenes-clip", description="an embedded model, a folder or a hub id")
+
+    def load_model(self) -> ZeroShotModel:
+        """The model on the device; raises EdgelibError naming the chapter that takes a model of another kind."""
+        from edgelib.models.load import load
+
+        return kinds.classifier(load(self.model, device=self.device, offline=self.local_files_only), self.model)
+
+
 class GridParameters(Parameters):
     """What chapters share that evaluate a grid of cells."""
 
