@@ -198,30 +198,6 @@ def _require_whole(module: nn.Module, layers: dict[str, QuantLinear]) -> None:
             )
 
 
-def _together(layer: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a layer that was taken apart under the names that transformers has for them."""
-    if isinstance(layer, SeparateConvolution):
-        return {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
-    if isinstance(layer, SeparateAttention):
-        parts = (layer.q_proj, layer.k_proj, layer.v_proj)
-        weights = [part.weight for part in parts]
-        if all(part.in_features == layer.embed_dim for part in parts):
-            tensors = {"in_proj_weight": torch.cat(weights)}
-        else:
-            tensors = {f"{key}_proj_weight": weight for key, weight in zip("qkv", weights, strict=True)}
-        if layer.q_proj.bias is not None:
-            tensors["in_proj_bias"] = torch.cat([part.bias for part in parts])
-        return tensors | {f"out_proj.{key}": p for key, p in layer.out_proj.named_parameters()}
-    (shell,), experts = layer._shell, list(layer.children())
-    tensors = {}
-    for key in (layer._first, "down_proj"):
-        weights = [expert[key].weight.T if shell.is_transposed else expert[key].weight for expert in experts]
-        tensors[key] = torch.stack(weights)
-        if experts[0][key].bias is not None:
-            tensors[f"{key}_bias"] = torch.stack([expert[key].bias for expert in experts])
-    return tensors
-
-
 def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -231,7 +207,7 @@ def _write_tensors(module: nn.Module, layers: dict[str, QuantLinear], folder: Pa
         tensors |= {f"{name}.{key}": tensor for key, tensor in _layer_tensors(name, layer).items()}
     for name, layer in module.named_modules():
         if isinstance(layer, SEPARATE):
-            tensors |= {f"{name}.{key}": tensor.detach() for key, tensor in _together(layer).items()}
+            tensors |= {f"{name}.{key}": p.detach() for key, p in layer.joined().named_parameters()}
             apart.append(f"{name}.")
     quantized = tuple(f"{name}." for name in layers)
     written: set[int] = set()

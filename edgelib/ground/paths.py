@@ -15,6 +15,6 @@ def find_root(start: str | Path | None = None) -> Path:
     return start
 
 
-def from_home(path: str | Path) -> Path:
+def from_home(path: str | os.PathLike) -> Path:
     """Return the path with ~ as one's home; the home of an unknown user stays as it is written."""
     return Path(os.path.expanduser(path))

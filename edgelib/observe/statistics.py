@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import from_home
 from edgelib.observe.tallies import counted_percentile
 
 
@@ -104,7 +105,7 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike) -> Path:
         "fed_by_norm": statistics.fed_by_norm,
         "fed_by_value": statistics.fed_by_value,
     }
-    path = Path(path).expanduser()
+    path = from_home(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def load_statistics(path: str | os.PathLike) -> Statistics:
 
     Raises EdgelibError for a file that is not there, is damaged, or holds something else.
     """
-    path = Path(path).expanduser()
+    path = from_home(path)
     if not path.is_file():
         raise EdgelibError(f"there are no statistics at {str(path)!r}; write them with save_statistics")
     try:
