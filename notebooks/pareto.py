@@ -193,7 +193,8 @@ caption = f"Memory of {escaped(what)} on {escaped(known[first].name)} by part, M
 show(shown, caption, "tab-memory")
 
 # %% [markdown]
-# A model that writes keeps a cache and its image's tokens as well, and its vision tower is not small. {numref}`tab-writer` asks the same of one.
+# A model that writes keeps a cache and its image's tokens as well, and its vision tower is not small. {numref}`tab-writer` asks the
+# same of one. A table that counts its decoder alone lets it into boards in which it cannot start.
 
 # %% tags=["hide-input", "full-width"]
 writes = None
@@ -248,7 +249,9 @@ say([claim.frontier_claim(sure, names, ["bytes"])])
 # ## Three tiers
 #
 # The tiers of EdgeVLM-Bench, as published, each on a device of its class. Their latencies were taken on a workstation, their memory is
-# that of the whole device, and their names do not always fit. Both budgets are hard.
+# that of the whole device, and their names do not always fit. Both budgets are hard. A time is only surely within its budget if the
+# upper end of its interval is; where no time is, the sentence below says what the middle of the projection would admit, and that a
+# time taken on the device has to decide.
 
 # %% tags=["hide-input"]
 limits = {name: TIERS[name].budgets for name in P.tiers}
@@ -258,6 +261,11 @@ say(f"{name} ({TIERS[name].platform}, {limit}): {TIERS[name].note}" for name, li
 # %% [markdown]
 # Everything that choosing needs is computed here once: what each configuration takes on each device, how much worse than each other
 # one it can be, and what other chapters found of it. The command `edgelib choose` and this page compare the same numbers.
+#
+# *Shown* means that the test of each pair excludes a loss of the margin or more; *observed* means that the means say so and the images
+# are too few to show it. Beside it stands a probability: how often the configuration stays within the margin of the best when images
+# and calibration draws are taken anew. It counts every pair at once, so it is the stricter of the two. Where several are tied, pick by
+# what this page cannot know: the runtime that you have, the exporter that works, the format that your team can debug.
 
 # %% tags=["hide-input"]
 tables = criterion_tables(rows)
@@ -351,7 +359,8 @@ HTML(scatter(cloud, "pareto-explorer", title, **axes, **drawn))
 # ## Deployment guide
 #
 # For every device: what to ship within its memory, without a budget of time. *Beware* says what other chapters found of it: a
-# configuration that is as good as any here may fail on a model with outliers or with other calibration images.
+# configuration that is as good as any here may fail on a model with outliers or with other calibration images. What the last column
+# calls not shown is a question of images, and it says about how many would answer it.
 
 # %% tags=["hide-input", "full-width"]
 guide = work.save("guide", ship.deployment_guide(record, [place.key for place in places], **asked))

@@ -25,7 +25,7 @@ def amount(text: str, units: Mapping[str, float], what: str, example: str) -> fl
     units: {unit in small letters: how many of the base unit}. Raises EdgelibError for text that is no quantity above 0.
     """
     found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([A-Za-z]*)\s*", text)
-    unit = found.group(2).lower() if found else None
+    unit = found.group(2).lower() if found else "none"
     if not found or unit not in units or not float(found.group(1)) > 0 or not math.isfinite(float(found.group(1))):
         known = ", ".join(name for name in units if name)
         raise EdgelibError(
