@@ -25,7 +25,7 @@ class Mix(Format):
     name: str
     bits: int
     block: int
-    decoder: str
+    decoder: str = ""
     vision: str | None = None
 
     storage = torch.uint8
