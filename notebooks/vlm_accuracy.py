@@ -122,12 +122,11 @@ import pandas as pd
 from edgelib.models.twins import PLAIN
 from edgelib.report.claims.answers import condition_claim, margin_claim, nothing_settled_claim
 from edgelib.report.claims.differences import difference_claims, difference_summary
-from edgelib.report.claims.gaps import gap_claims
 from edgelib.report.claims.openings import answers_opening, scope_claim
 from edgelib.report.figures.base import forest, long_axis, panels
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.figures.vlm import disagreements, question_samples, share_dots, sub_task_panels
-from edgelib.report.tables import escaped, interval, named, number
+from edgelib.report.tables import escaped, interval, named, number, verdicts
 from edgelib.stats.family import Family, compare
 from edgelib.stats.gap import gap_table, robustness_gaps
 from edgelib.stats.outcomes import accuracy_table, changed_answers
@@ -218,13 +217,13 @@ plt.show()
 
 # %% [markdown]
 # A point of MME is one of 2,800, a point of the others one of a hundred: compare signs across panels, not lengths. A configuration
-# that rounds eight bits should sit at zero everywhere; one that loses on a single benchmark asks for a look at its questions. In
-# words, configuration by configuration:
+# that rounds eight bits should sit at zero everywhere; one that loses on a single benchmark asks for a look at its questions.
+# {numref}`tab-differences` has the verdicts.
 
-# %% tags=["hide-input"]
-claims = difference_claims(tests, label(reference), "{task}", words=NAMES)
-claims = dict(zip(tests, claims, strict=True))
-say(claims[task, c] for c in others for task in NAMES)
+# %% tags=["hide-input", "full-width"]
+table, columns = verdicts(tests, {"Benchmark": named("task", NAMES), "Configuration": named()})
+caption = f"Simulated score minus that of {label(reference)}, {100 * P.level:g} % paired bootstrap intervals over images, in points."
+show(table, caption, "tab-differences", columns)
 
 # %% [markdown]
 # ## Outliers, planted
@@ -243,8 +242,12 @@ dosed.insert(2, "name", dosed.twin + ": " + dosed.config.map(label))
 forest(work.save("twins", dosed), long_axis(len(dosed)), "VQA accuracy minus that of the reference (points)", scale=100)
 plt.show()
 
-# %% tags=["hide-input"]
-say(difference_claims(doses, label(reference), NAMES["vqa"], where="on {twin}, "))
+# %% tags=["hide-input", "full-width"]
+table, columns = verdicts(doses, {"Twin": "twin", "Configuration": named()})
+caption = (
+    f"VQA accuracy minus that of {label(reference)} on the same twin, {100 * P.level:g} % paired bootstrap intervals."
+)
+show(table, caption, "tab-twins-answers", columns)
 
 # %% [markdown]
 # ## Where MME loses
@@ -285,7 +288,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 lean = Family({c: versus_reference("pope", c, score="yes_ratio") for c in others})
-say(difference_claims(lean, label(reference), "yes answers"))
+table, columns = verdicts(lean, {"Configuration": named()})
+show(table, f"Share of yes answers minus that of {label(reference)}, paired.", "tab-lean", columns)
 
 # %% [markdown]
 # ## How many answers change
@@ -351,7 +355,10 @@ plt.show()
 
 # %% tags=["hide-input"]
 say(condition_claim(worse))
-say(gap_claims(robustness_gaps(worse, others, reference, chance, cluster="image_id", **boot)))
+widened = robustness_gaps(worse, others, reference, chance, cluster="image_id", **boot)
+ways = {"unit": "log odds", "scale": 1, "digits": 2, "less": "narrows", "more": "widens"}
+table, columns = verdicts(widened, {"Configuration": named()}, **ways)
+show(table, f"Robustness gap against {label(reference)}, paired bootstrap over images.", "tab-answer-gaps", columns)
 
 # %% [markdown]
 # ## Sanity
@@ -371,7 +378,8 @@ rows.groupby("task", sort=False)[["tokens", "logprob", "margin"]].mean().round(3
 
 # %% tags=["remove-input"]
 summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"))
-say([*[summary, *(claims[key] for key in tests.settled())][:4], *spoken[:1]])
+shown = difference_claims(tests, label(reference), "{task}", words=NAMES, keys=tests.settled())
+say([*[summary, *shown][:4], *spoken[:1]])
 points = {task: name for task, name in NAMES.items() if TASKS[task].unit == "%"}
 conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, P.vqa, "answers"))
 

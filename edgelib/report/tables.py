@@ -10,6 +10,7 @@ import pandas as pd
 
 from edgelib.report.claims.text import spread_text, without_tags
 from edgelib.report.figures.palette import label
+from edgelib.stats.family import Family
 
 
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
@@ -107,6 +108,26 @@ def cross(rows: pd.DataFrame, index: str, columns: str, cell: Column, title: str
     return table.reset_index()
 
 
+def verdicts(
+    family: Family,
+    keys: Mapping[str, str | Column],
+    unit: str = "points",
+    scale: float = 100.0,
+    digits: int = 1,
+    **ways: str,
+) -> tuple[pd.DataFrame, dict[str, str | Column]]:
+    """Return a table of a family of tests and the columns to show: keys, difference, Holm's p, power, verdict.
+
+    keys: title -> column of the parts of a key, by the names of the family. ways: what the family's verdicts `less` and
+    `more` are called. The power is the difference that one such test, not corrected, finds four times in five.
+    """
+    rows = family.table("effect", "low", "high", "p_holm", "mde")
+    rows = rows.assign(verdict=[family.verdict(key, **ways) for key in family])
+    columns = dict(keys) | {f"Difference, {unit}": interval(scale=scale, digits=digits)}
+    columns |= {"Holm p": number("p_holm", "{:.3f}"), "Verdict": "verdict"}
+    return rows, columns | {f"One test finds, {unit}": number("mde", f"{{:.{digits}f}}", scale, missing="not defined")}
+
+
 def spread(rows: pd.DataFrame, across: str, value: str) -> pd.DataFrame:
     """Return the rows with one column of `value` per value of `across`, and its low and high: value_1, value_1_low, ...
 
@@ -116,7 +137,7 @@ def spread(rows: pd.DataFrame, across: str, value: str) -> pd.DataFrame:
     wide = rows.pivot(index=keys, columns=across, values=[value, "low", "high"])
     ends = {value: "", "low": "_low", "high": "_high"}
     wide.columns = [f"{value}_{at}{ends[part]}" for part, at in wide.columns]
-    return wide.loc[list(dict.fromkeys(rows[keys].itertuples(index=False, name=None)))].reset_index()
+    return rows[keys].drop_duplicates().merge(wide.reset_index(), on=keys)
 
 
 def myst_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,13 @@ class Family:
     def named(self, name: Callable[..., str]) -> Family:
         """Return the same tests under keys of one part, name(*parts)."""
         return Family({name(*_parts(key)): test for key, test in self.tests.items()}, ("name",))
+
+    def verdict(self, key: Key, less: str = "less", more: str = "more") -> str:
+        """Return which way a test is settled once all are counted: `less`, `more`, "open", or "not estimated"."""
+        test = self[key]
+        if not math.isfinite(test.effect):
+            return "not estimated"
+        return (more if test.effect > 0 else less) if settled(test, self.adjusted[key]) else "open"
 
     def table(self, *columns: str, scale: float = 1.0) -> pd.DataFrame:
         """Return a row per test: the parts of its key, then `columns`; effect, low, high, p, p_holm and mde by default.

@@ -182,6 +182,34 @@ def corruption_costs(
     return pd.DataFrame(table)
 
 
+def severity_differences(
+    rows: pd.DataFrame,
+    reference: str,
+    *,
+    cluster: str = "item",
+    n_boot: int = REPLICATES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return one row per other config and severity: value, its mean accuracy minus that of the reference, low, high.
+
+    Both are means over corruptions, on the same items; the interval is a percentile bootstrap over clusters (images).
+    Severity 0 is clean. Raises EdgelibError as `cell_sums` and for an unknown reference.
+    """
+    outcomes = cell_sums(rows, cluster)
+    choose(dict.fromkeys(outcomes.configs), reference, "config")
+    accuracy, _ = resampled(outcomes, n_boot, seed)
+    difference = accuracy - accuracy[:, [outcomes.configs.index(reference)]]
+    severities = np.array([0, *(severity for _, severity in outcomes.cells)])
+    table = []
+    for place, config in enumerate(outcomes.configs):
+        for severity in np.unique(severities) if config != reference else ():
+            values = difference[:, place, severities == severity].mean(axis=1)
+            low, high = percentile_interval(values[1:], level, len(outcomes.sizes))
+            table.append(dict(config=config, severity=int(severity), value=float(values[0]), low=low, high=high))
+    return pd.DataFrame(table)
+
+
 def accuracy_table(
     rows: pd.DataFrame,
     by: list[str],

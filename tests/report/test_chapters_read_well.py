@@ -14,7 +14,7 @@ from edgelib.report import notebook
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.py"))
 MEDIAN_LINES, MOST_LINES = 8, 25  # of a code cell
-WORDS_PER_LINE = 6
+WORDS_PER_LINE = 5
 # Code between fences and displayed formulas are no prose.
 NO_PROSE = re.compile(r"^```.*?^```$|\$\$.*?\$\$", re.DOTALL | re.MULTILINE)
 # The library shows tables and sentences, corrects families of tests and draws axes.

@@ -149,13 +149,10 @@ def test_parts_of_a_key_may_have_words_of_their_own():
     assert said.startswith("the VQA accuracy of FP32 has 2.0 points more VQA accuracy than VQA accuracy (")
 
 
-def test_gaps_of_a_family_are_said_and_counted():
+def test_gaps_of_a_family_are_counted():
     wide = Gap("w4a8-minmax", "fp32", 0.5, (0.2, 0.8), 0.001, 100, 100, 0.2, 4, 0.0, 0.95, pd.DataFrame())
     lost = replace(wide, config="w3a8-minmax", effect=np.nan, interval=(-np.inf, np.inf), p=1.0)
     family = Family({"w4a8-minmax": wide, "w3a8-minmax": lost})
-    first, second = gaps.gap_claims(family)
-    assert first.startswith("W4A8 min-max widens the robustness gap") and "adjusted p = 0.002" in first
-    assert second.startswith("the gap of W3A8 min-max cannot be estimated")
     said = gaps.gap_summary(family.named(str.upper))
     assert said.startswith("1 of 2 configurations widens the robustness gap and 0 narrow it") and "W4A8-MINMAX" in said
     assert gaps.gap_summary(Family({"x": lost})).startswith("no gap can be estimated")

@@ -13,7 +13,7 @@ from edgelib.report.claims import openings
 from edgelib.stats.family import Family, compare
 from edgelib.stats.gap import robustness_gaps, rs_table
 from edgelib.stats.ladder import recoveries
-from edgelib.stats.outcomes import corruption_costs
+from edgelib.stats.outcomes import corruption_costs, severity_differences
 from edgelib.stats.recommend import recommend
 
 IMAGES, CLASSES = 60, 10
@@ -77,6 +77,14 @@ def test_costs_are_differences_on_the_same_images():
         assert row.cost == pytest.approx(means[config, "clean", 0] - means[config, corruption, severity])
         assert row.low <= row.cost <= row.high
     assert (costs.loc[(slice(None), "b"), ["low", "high"]] == 0).all(axis=None)  # no image changes
+
+
+def test_differences_by_severity_are_those_of_the_means():
+    rows = grid({"a": 0.9, "b": 0.5}, {"a": 0.6, "b": 0.5})
+    found = severity_differences(rows, "a", **BOOT).set_index("severity")
+    assert list(found.config.unique()) == ["b"] and list(found.index) == [0, 1, 5]
+    assert found.value.to_numpy() == pytest.approx([-0.4, -0.1, -0.1])
+    assert ((found.low <= found.value) & (found.value <= found.high)).all()
 
 
 def families(losses: dict[tuple[str, str], float], names=("task", "config"), n: int = 300) -> Family:

@@ -16,8 +16,11 @@ from edgelib.report.tables import (
     number,
     projected,
     selected,
+    spread,
+    verdicts,
     with_interval,
 )
+from edgelib.stats.family import compare
 
 
 def test_numbers_keep_their_intervals():
@@ -78,3 +81,19 @@ def test_a_cross_table_keeps_the_order_of_its_rows():
     table = cross(rows, "config", "twin", number("n", "{:.0f}"), "Configuration")
     assert list(table) == ["Configuration", "b", "a"] and list(table["Configuration"]) == ["W8A8 min-max", "FP32"]
     assert table[["b", "a"]].to_numpy().tolist() == [["1", "3"], ["2", "4"]]
+
+
+def test_a_family_becomes_a_table_with_verdicts():
+    right = np.ones(200)
+    lost = (np.arange(200) >= 40).astype(float)
+    family = compare({"w4a16": (lost, right), "w8a16": (right, right)}, seed=0)
+    rows, columns = verdicts(family, {"Configuration": named()}, less="worse")
+    shown, numeric = selected(rows, columns)
+    assert list(shown["Verdict"]) == ["worse", "open"] and "Verdict" not in numeric
+    assert shown["Difference, points"][0].startswith("-20.0 (") and shown["Configuration"][1].startswith("W8A16")
+
+
+def test_rows_are_spread_over_columns_in_their_order():
+    rows = pd.DataFrame({"c": ["b", "b", "a", "a"], "s": [5, 1, 5, 1], "x": [1.0, 2, 3, 4], "low": 0.0, "high": 9.0})
+    wide = spread(rows, "s", "x")
+    assert list(wide.c) == ["b", "a"] and list(wide.x_1) == [2, 4] and list(wide.x_5_high) == [9, 9]

@@ -4,30 +4,10 @@ from __future__ import annotations
 
 import math
 
-from edgelib.report.claims.text import count_text, interval_text, p_texts
+from edgelib.report.claims.text import count_text, interval_text
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family
-from edgelib.stats.gap import Gap
-from edgelib.stats.paired import holm, settled
-
-
-def gap_claim(gap: Gap, name: str, adjusted: float | None = None) -> str:
-    """Say what a configuration does to the robustness gap, on the log-odds scale, and how sure it is."""
-    if not math.isfinite(gap.effect):
-        return f"the gap of {name} cannot be estimated: it is at the level of guessing ({count_text(gap)})"
-    interval = interval_text(gap.interval, gap.level, digits=2)
-    numbers = f"{gap.effect:+.2f} log odds, {interval}, {p_texts(gap.p, adjusted)}, {count_text(gap)}"
-    if not settled(gap, adjusted):
-        known = math.isfinite(gap.mde)
-        power = f"; one such test finds a gap of {gap.mde:.2f} four times in five" if known else ""
-        return f"for {name} the sign of the gap stays open ({numbers}{power})"
-    verdict, effect = ("widens", "more") if gap.effect > 0 else ("narrows", "less")
-    return f"{name} {verdict} the robustness gap: corruption costs it {effect} than it costs the reference ({numbers})"
-
-
-def gap_claims(family: Family) -> list[str]:
-    """Say a sentence per gap of a family, keys being configurations, with p values adjusted over the family."""
-    return [gap_claim(gap, label(str(config)), p) for config, gap, p in family.items()]
+from edgelib.stats.paired import holm
 
 
 def twin_name(config: str) -> str:

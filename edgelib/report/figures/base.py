@@ -149,6 +149,17 @@ def accuracy_by_severity(table: pd.DataFrame, ax: Axes, chance: float) -> Axes:
     return ax
 
 
+def difference_by_severity(table: pd.DataFrame, ax: Axes, styles: Mapping[str, Look]) -> Axes:
+    """The accuracy of one config minus that of the reference, against severity (config, severity, value, low, high)."""
+    style, points = styles[table["config"].iloc[0]], 100 * table[["value", "low", "high"]]
+    spread = [points["value"] - points["low"], points["high"] - points["value"]]
+    at, value = table["severity"], points["value"]
+    ax.errorbar(at, value, yerr=spread, color=style.colour, marker=style.marker, markersize=5, linewidth=1.2)
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    ax.set_xticks(sorted(table["severity"].unique()))
+    return ax
+
+
 def heat_map(values: pd.DataFrame, ax: Axes, label: str, colours: str = "cividis", low=None, high=None) -> Axes:
     """Draw a table of numbers as coloured cells, each carrying its number; rows and columns keep their order."""
     cells = values.to_numpy(float)
