@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from helpers import ROOT
@@ -16,8 +17,9 @@ from markdown_it import MarkdownIt
 
 from edgelib.report.claims.text import without_tags
 from edgelib.report.explorer import scatter
+from edgelib.report.figures.base import forest, log_axes
 from edgelib.report.figures.palette import Look
-from edgelib.report.notebook import say, show
+from edgelib.report.notebook import STYLE, say, show
 from edgelib.report.tables import escaped
 
 HOSTILE = [
@@ -36,6 +38,21 @@ def shown(display) -> str:
     with capture_output() as captured:
         display()
     return "".join(MarkdownIt("commonmark", {"html": True}).render(o.data["text/markdown"]) for o in captured.outputs)
+
+
+@pytest.mark.parametrize("name", [r"$\frac{1}$", "$x$ and $y$", "a|b`c`", "two\nlines", "\u202eabc", "$"])
+def test_a_figure_writes_a_name_as_it_is(name, tmp_path):
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2)
+        forest(
+            pd.DataFrame({"config": ["a"], "name": [name], "effect": [0.1], "low": [0.0], "high": [0.2]}), axes[0], name
+        )
+        log_axes(axes[1].loglog([1, 1000], [1, 1000], label=name)[0].axes, "xy")
+        axes[1].set_title(name)
+        axes[1].legend()
+        figure.savefig(tmp_path / "figure.svg")
+    plt.close(figure)
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from edgelib.report.figures.palette import GREY, Look, looks
 
-_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Groups = Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]
 
 
@@ -26,7 +26,7 @@ def log_axes(ax: Axes, which: str) -> None:
         low, high = getattr(ax, f"get_{axis}lim")()
         steps = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)  # labels of three per decade run into each other
         side.set_major_locator(LogLocator(10, subs=steps))
-        side.set_major_formatter(_PLAIN)
+        side.set_major_formatter(PLAIN)
         side.set_minor_formatter(NullFormatter())
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from edgelib.kv.scheme import kv_scheme
+from edgelib.report.figures.base import PLAIN
 from edgelib.report.figures.palette import GREY, series
 
 
@@ -45,6 +46,7 @@ def state_ranges(table: pd.DataFrame, ax: Axes, largest: float, name: str) -> Ax
         fontsize=9,
     )
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(PLAIN)
     ax.set_xticks(sorted(table["layer"].unique()))
     ax.set(xlabel="Layer")
     return ax
@@ -61,6 +63,7 @@ def parts_of_loss(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.errorbar(100 * row.effect, place, xerr=spread, color=colours[row.game], marker="o", markersize=6)
     ax.axvline(0, color=GREY, linewidth=1.0)
     ax.set_xscale("symlog", linthresh=2)
+    ax.xaxis.set_major_formatter(PLAIN)
     ax.set_yticks(range(len(table)), list(table["factor"]))
     ax.set(ylim=(len(table) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
@@ -80,6 +83,7 @@ def loss_by_amplitude(table: pd.DataFrame, ax: Axes, largest: float) -> Axes:
     ax.axhline(0, color=GREY, linewidth=1.0)
     ax.axvline(largest, color=GREY, linestyle=":", linewidth=1.2)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(PLAIN)
     return ax
 
 
@@ -92,5 +96,6 @@ def drift_by_step(table: pd.DataFrame, ax: Axes) -> Axes:
         low = rows["low"].clip(lower=1e-9)  # a logarithmic axis has no zero
         ax.fill_between(rows["step"] + 1, low, rows["high"], color=looks[cache]["color"], alpha=0.15, lw=0)
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(PLAIN)
     ax.set(xlabel="Token of the answer", ylabel="KL from the exact cache (nats)")
     return ax
