@@ -179,7 +179,11 @@ shown = encoders.merge(own[["model", "config", "batch", "own", "own_low", "own_h
 columns = {"Model": "model", "Config": "config", "Batch": "batch"}
 shown["per_s"] = 1e3 * shown.batch / shown.p50
 columns |= {"Median, ms": number("p50"), "Quartiles, ms": between("p25", "p75"), "95 %, ms": number("p95")}
-columns |= {"Items/s": number("per_s"), "Speed (range)": interval("speedup", 1, 2), "In its own runtime": interval("own", 1, 2)}
+columns |= {
+    "Items/s": number("per_s"),
+    "Speed (range)": interval("speedup", 1, 2),
+    "In its own runtime": interval("own", 1, 2),
+}
 caption = f"Measured time of an encoder on {where}. Speed: over torch-fp32; in its own runtime: over the 32 bits of the same runtime, which is what narrow numbers did. Ranges divide opposite quartiles."
 show(shown, caption, "tab-encoders", columns | {"Weights, MiB": number("weights", "{:.0f}", 1 / MIB)})
 
@@ -374,6 +378,7 @@ facts("counts", published_points=len(published), devices=len(chosen), measured_c
 # %% tags=["remove-input"]
 of_one = within.merge(single[["model", "batch", "config"]]).query("config != base and weight not in ['fp32', 'bf16']")
 on, speed = f"{machine['name']} ({machine['threads']} thread(s)), batch {single.batch.iloc[0]}", None
+fastest = None
 if len(of_one):
     fastest = of_one.sort_values("p50").iloc[0]
     runtime = single.set_index("config").speedup[fastest.base]
@@ -382,7 +387,7 @@ if len(of_one):
 largest = sizes[sizes.model == P.architectures[0]].set_index("config").bytes
 size, projected = say_of.size_claim(largest, P.architectures[0], names), say_of.validation_claim(validation)
 say([size, *([speed] if speed else []), projected])
-opening = say_of.efficiency_opening(size, speed, projected, on)
+opening = say_of.efficiency_opening(largest, names, fastest, on, validation)
 conclude(opening, say_of.one_model_claim(machine, identity(subject)))
 
 # %% [markdown]

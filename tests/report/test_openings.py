@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from edgelib.models.twins import PLAIN
-from edgelib.report.claims import openings
+from edgelib.report.claims import devices, openings
 from edgelib.stats.family import Family, compare
 from edgelib.stats.gap import robustness_gaps, rs_table
 from edgelib.stats.ladder import recoveries
@@ -172,3 +173,28 @@ def test_names_are_listed_in_words():
     assert (
         openings.names_text("ABCD", 3) == "A, B, C and D" and openings.names_text("ABCDE", 3) == "A, B, C and 2 others"
     )
+
+
+def timed(speedup, low, high):
+    return pd.Series({"config": "onnx-int8", "base": "onnx-fp32", "speedup": speedup, "low": low, "high": high})
+
+
+@pytest.mark.parametrize(
+    ("fastest", "start"),
+    [
+        (timed(1.5, 1.4, 1.6), "Yes, less than its bytes promise"),
+        (timed(4.5, 4.4, 4.6), "Yes, as much as its bytes promise"),
+        (timed(1.1, 0.9, 1.3), "Smaller, and not shown to be faster"),
+        (timed(0.8, 0.7, 0.9), "Smaller, and not shown to be faster"),
+        (None, "W8A8 min-max takes 4.0 times fewer bytes than FP32; whether it is faster was not timed"),
+    ],
+    ids=["faster", "much faster", "open", "slower", "not timed"],
+)
+def test_bytes_and_times_open_with_both(fastest, start):
+    sizes = pd.Series({"fp32": 400, "w8a8-minmax": 100})
+    steps = pd.DataFrame({"step": ["decode"], "error": [0.27], "n": [30], "devices": [6], "coverage": [0.9]})
+    checked = SimpleNamespace(by_step=steps, level=0.9)
+    said = devices.efficiency_opening(
+        sizes, {"fp32": "FP32", "w8a8-minmax": "W8A8 min-max"}, fastest, "a board", checked
+    )
+    assert said.answer.startswith(start) and "by 27 %" in said.advice and "a board" in whole(said)
