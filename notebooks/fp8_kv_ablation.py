@@ -379,9 +379,7 @@ assert rows.groupby(["twin", "cache", "attention"]).item.nunique().eq(len(study.
 # %% tags=["remove-input"]
 on_twins = {t: recovered.get((t, usual)) or recovered_on(t, [usual])[usual] for t in everywhere}
 first = say_of.recovery_claim(on_twins[PLAIN], cache_label(usual), "the exact cache")
-biggest = say_of.largest_loss(attributions)
-most = f"the largest loss of the ladder is on {biggest[0]}, in the experiment on {biggest[1]}"
-points = [f"on {PLAIN}, {first}", f"{most}: {say_of.attribution_claim(attributions[biggest])}"]
+points = [f"on {PLAIN}, {first}", say_of.largest_loss_claim(attributions)]
 points += [say_of.cheapest_claim(recovered, bytes_of, EXACT, {c: cache_label(c) for c in P.fixes})]
 say(points)
 

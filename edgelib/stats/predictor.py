@@ -129,7 +129,8 @@ def drop_predictor(
     - p: share of permutations of the observed drops that predict themselves as well. Rows are shuffled inside their
       group and groups of equal size swapped as blocks, so that rows of a group are not counted as independent: a
       feature that is constant inside groups has only as much evidence as there are groups.
-    Raises EdgelibError for missing columns, holes, fewer than three groups, a feature or a response without variation.
+    Where all runs have the same drop, correlations are NaN and p is 1; a constant feature has no say.
+    Raises EdgelibError for missing columns, holes and fewer than three groups.
     """
     features, level = named(features, "features"), check_level(level)
     check_replicates(n_boot)
@@ -172,9 +173,6 @@ def _prepared(table, features, response, group):
     groups, names = pd.factorize(table[group])
     if len(names) < 3:
         raise EdgelibError(f"leaving out one {group!r} at a time needs at least three of them, got {list(names)}")
-    for column in [*features, response]:
-        if table[column].nunique() == 1:
-            raise EdgelibError(f"column {column!r} is the same in every run, so it cannot be ranked; leave it out")
     return table, groups, np.asarray(names)
 
 

@@ -192,7 +192,8 @@ def test_the_largest_loss_is_found():
 
     found = {("plain", "part"): attribute(cells(0.1), ["keys", "values"], n_boot=100)}
     found["key:8", "part"] = attribute(cells(0.5), ["keys", "values"], n_boot=100)
-    assert caches.largest_loss(found) == ("key:8", "part")
+    said = caches.largest_loss_claim(found)
+    assert said.startswith("the largest loss of the ladder is on key:8, in the experiment on part: of 50.0 points of")
 
 
 ANSWERS = pd.DataFrame(

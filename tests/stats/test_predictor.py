@@ -162,6 +162,17 @@ def test_every_run_keeps_its_group_and_drop():
     pd.testing.assert_frame_equal(left, right)
 
 
+def test_equal_drops_and_constant_features_teach_nothing():
+    flat = p.drop_predictor(TABLE.assign(drop=0.1), ["x0"], n_boot=100, n_permutations=100)
+    assert np.isnan([flat.spearman, flat.within]).all() and flat.p == 1 and flat.error == pytest.approx(0)
+    assert flat.features.p_holm.eq(1).all() and not np.isfinite(flat.features[["low", "high"]]).any(axis=None)
+    alone, beside = (
+        p.drop_predictor(TABLE.assign(still=1.0), names, n_boot=100, n_permutations=100)
+        for names in ("x0", ["x0", "still"])
+    )
+    assert alone.spearman == pytest.approx(beside.spearman) and np.isnan(beside.features.spearman[1])
+
+
 TABLE = runs_table(np.random.default_rng(12), groups=4, per_group=3)
 BAD = {
     "unknown feature": (dict(features=["x9"]), "unknown column 'x9'"),
@@ -169,8 +180,6 @@ BAD = {
     "response as feature": (dict(features=["x0", "drop"]), "cannot be one of the features"),
     "NaN": (dict(table=TABLE.assign(x0=np.nan)), "'x0' has missing values"),
     "text": (dict(features="config", group="drop", response="x0"), "'config' must hold numbers"),
-    "constant feature": (dict(table=TABLE.assign(x0=1.0)), "'x0' is the same in every run"),
-    "constant drop": (dict(table=TABLE.assign(drop=1.0)), "'drop' is the same in every run"),
     "two groups": (dict(table=TABLE.query("config in ['g0', 'g1']")), "at least three"),
     "ridge": (dict(ridge=0), "ridge"),
     "level": (dict(level=95), "level"),

@@ -22,11 +22,16 @@ def recovery_claim(recovery: Recovery, name: str, baseline: str, quantity: str =
     return f"{name} {shown} less than {100 * test.margin:g} points of {quantity} against {baseline} ({numbers})"
 
 
+def lost(attribution: Attribution) -> bool:
+    """Whether anything is shown to be lost that could be shared out."""
+    return settled(attribution.total) and attribution.total.effect > 0
+
+
 def attribution_claim(attribution: Attribution, quantity: str = "accuracy") -> str:
     """Say how a loss is shared out to its factors, the largest part first, or that there is no loss to share out."""
     total = attribution.total
     numbers = f"{interval_text(total.interval, total.level, 100)} points, {p_text(total.p)}, {count_text(total)}"
-    if not settled(total) or total.effect < 0:
+    if not lost(attribution):
         return f"no loss of {quantity} is shown that could be shared out ({100 * total.effect:.1f} points, {numbers})"
     ordered = sorted(attribution.parts.items(), key=lambda part: -part[1].effect)
     parts = [
@@ -36,9 +41,15 @@ def attribution_claim(attribution: Attribution, quantity: str = "accuracy") -> s
     return f"of {100 * total.effect:.1f} points of {quantity} lost ({numbers}), {', '.join(parts)}"
 
 
-def largest_loss(attributions: Mapping[tuple[str, str], Attribution]) -> tuple[str, str]:
-    """Return the (twin, experiment) with the largest loss."""
-    return max(attributions, key=lambda key: attributions[key].total.effect)
+def largest_loss_claim(attributions: Mapping[tuple[str, str], Attribution]) -> str:
+    """Say which (twin, experiment) loses most and how that is shared out, or that none is shown to lose anything."""
+    key = max(attributions, key=lambda key: attributions[key].total.effect)
+    if not lost(attributions[key]):
+        return f"none of the {len(attributions)} experiments of the ladder is shown to lose anything"
+    return (
+        f"the largest loss of the ladder is on {key[0]}, in the experiment on {key[1]}: "
+        f"{attribution_claim(attributions[key])}"
+    )
 
 
 def cheapest_claim(

@@ -11,6 +11,7 @@ from edgelib.decide.record import Caveat, DecisionRecord
 from edgelib.report.claims.differences import difference_claims
 from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import interval_text, spread_text
+from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family
 
 # Columns of budgets in words: how to print a value of it.
@@ -155,11 +156,12 @@ def allocation_claim(allocation: Allocation, uniform: str, uniform_loss: float, 
 
     tests: by quantity, mixed minus uniform.
     """
-    kept = 100 * allocation.loss / uniform_loss if uniform_loss > 0 else 100.0
+    least = f"summed divergence {100 * allocation.loss / uniform_loss:.0f} % of it" if uniform_loss > 0 else ""
     parts = difference_claims(tests, uniform, "{quantity}", first="the mix")
     known = [tests[key].effect for key in tests.settled()]
     loses, wins = any(effect < 0 for effect in known), any(effect > 0 for effect in known)
     verdict = "is beaten by" if loses else "beats" if wins else "is not shown to beat"
     n = allocation.formats.nunique()
-    mix = f"at no more than {amount('bytes', allocation.budget)} of weights, a mix of {n} formats"
-    return f"{mix} {verdict} {uniform} (summed divergence {kept:.0f} % of it): {'; '.join(parts)}"
+    kind = f"a mix of {n} formats" if n > 1 else f"the best choice, {label(allocation.formats.iloc[0])} everywhere,"
+    mix = f"at no more than {amount('bytes', allocation.budget)} of weights, {kind}"
+    return f"{mix} {verdict} {uniform} ({least or 'which moves no probability'}): {'; '.join(parts)}"

@@ -62,6 +62,8 @@ def difference_summary(family: Family) -> str:
     # in standard errors, because benchmarks count in different points
     clearest = max(family, key=lambda key: abs(family[key].effect) / max(family[key].mde, 1e-12))
     test = family[clearest]
+    if not any(test.effect for test in family.tests.values()):
+        return f"none of {len(family)} comparisons with the reference differs at all: {count_text(test)} say the same"
     return (
         f"{lose} of {len(family)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
         f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+.1f} points "

@@ -26,6 +26,8 @@ def gap_summary(family: Family) -> str:
     largest = max(estimated, key=lambda name: abs(family[name].effect))
     test = family[largest]
     verbs = "widens" if widen == 1 else "widen", "narrows" if narrow == 1 else "narrow"
+    if abs(test.effect) < 0.005:
+        return f"none of {len(family)} configurations widens or narrows the robustness gap: every one is 0.00 log odds"
     return (
         f"{widen} of {len(family)} configurations {verbs[0]} the robustness gap and {narrow} "
         f"{verbs[1]} it (Holm-corrected); the gap farthest from zero is that of "

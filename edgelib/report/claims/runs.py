@@ -33,8 +33,10 @@ def variance_claim(shares: pd.DataFrame, quantity: str = "accuracy", names: Mapp
 
 def spread_claim(accuracies: pd.Series, name: str) -> str:
     """Say between which accuracies (fractions) the runs of one configuration lie."""
-    low, high = 100 * accuracies.min(), 100 * accuracies.max()
-    return f"calibration sets matter most for {name}: its {len(accuracies)} runs reach {low:.1f} to {high:.1f} %"
+    low, high = (f"{100 * end:.1f}" for end in (accuracies.min(), accuracies.max()))
+    if low == high:
+        return f"no calibration set matters for any configuration: of {name}, all {len(accuracies)} runs reach {low} %"
+    return f"calibration sets matter most for {name}: its {len(accuracies)} runs reach {low} to {high} %"
 
 
 def largest_share_claim(shares: pd.DataFrame, quantity: str = "feature drift") -> str:
@@ -66,10 +68,15 @@ def rank_claim(stability: RankStability, what: str = "configurations") -> str:
 
 def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str:
     """Say whether a label-free predictor ranks the runs of groups it was not fitted on, and how sure it is."""
+    if not math.isfinite(prediction.spearman):
+        same = f"all {prediction.n:,} runs have the same {what}"
+        same = same if prediction.runs["observed"].nunique() == 1 else "no run is predicted to lose more than another"
+        return f"there is nothing to rank: {same}"
     interval = interval_text(prediction.interval, prediction.level, digits=2)
+    inside = f"{prediction.within:.2f} on average" if math.isfinite(prediction.within) else "not defined"
     numbers = (
         f"rank correlation {prediction.spearman:.2f}, {interval}, one-sided {p_text(prediction.p)}, within one "
-        f"{prediction.group} {prediction.within:.2f} on average; n = {prediction.n:,} runs, each predicted from the "
+        f"{prediction.group} {inside}; n = {prediction.n:,} runs, each predicted from the "
         f"other groups ({prediction.n_groups}, by {prediction.group})"
     )
     if prediction.interval[0] > 0 and prediction.p < 1 - prediction.level:
