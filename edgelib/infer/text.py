@@ -125,7 +125,7 @@ def _checked(passages: Sequence[Tensor], model, skip: int) -> list[Tensor]:
     known = module_of(model).config.get_text_config().vocab_size
     for i, ids in enumerate(made):
         if ids.dim() != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise EdgelibError(f"passage {i} is {ids.dtype} {list(ids.shape)}; a passage is token ids, int64 [T]")
+            raise EdgelibError(f"passage {i} is {ids.dtype} {list(ids.shape)}; token ids are int64 [T]")
         if len(ids) < skip + 2:
             raise EdgelibError(
                 f"passage {i} has {len(ids)} tokens; with skip={skip} it takes {skip + 2} to predict one"

@@ -57,7 +57,7 @@ def calibrate(
     module = separated(module_of(model))
     if module is not module_of(model):
         model = module if isinstance(model, nn.Module) else model.with_module(module)
-    steps, probe = _passes(model, calibration, whole_number(batch_size, "batch_size", at_least=1))
+    steps, probe = passes_over(model, calibration, whole_number(batch_size, "batch_size", at_least=1))
     with observing(module) as first:
         probe(module)
     with observing(module, wanted) as observer:
@@ -83,15 +83,15 @@ def _statistics(observer: Observer, module: nn.Module, fed_by_value: dict[str, s
     norms = {name: weight_norm(modules[name].weight) for name in tallies}
     own = {id(tally): tally for tally in tallies.values()}
     rows = {key: tally.sample.sorted() for key, tally in own.items() if tally.sample is not None}
-    shared = {key: _plain(tally, *rows.get(key, ())) for key, tally in own.items()}
+    shared = {key: plain_fields(tally, *rows.get(key, ())) for key, tally in own.items()}
     layers = {name: LayerStatistics(weight_norm=norms[name], **shared[id(tally)]) for name, tally in tallies.items()}
     unreached = tuple(name for names in observer.linears.values() for name in names if name not in layers)
     fed_by_value = {out: value for out, value in fed_by_value.items() if out in layers}
     return Statistics(layers, unreached, observer.fed_by_norm(), fed_by_value)
 
 
-def _plain(tally: Tally, rows: Tensor | None = None, index: Tensor | None = None) -> dict[str, Any]:
-    """The fields of LayerStatistics that a tally and its sorted sample fill, on the CPU."""
+def plain_fields(tally: Tally, rows: Tensor | None = None, index: Tensor | None = None) -> dict[str, Any]:
+    """Return the fields of LayerStatistics that a tally and its sorted sample fill, on the CPU."""
     fields = {
         "abs_max": tally.peak.float().cpu(),
         "abs_mean": (tally.total / tally.rows).float().cpu(),
@@ -121,8 +121,11 @@ def weight_norm(weight: Tensor) -> float:
     return float(torch.linalg.vector_norm(weight, dtype=torch.float64))
 
 
-def _passes(model, calibration, batch_size: int) -> tuple[Iterator[Pass], Callable[[nn.Module], object]]:
-    """The runs over a calibration set, and a short one that takes any network of the same shape."""
+def passes_over(model, calibration, batch_size: int = 32) -> tuple[Iterator[Pass], Callable[[nn.Module], object]]:
+    """Return the runs over a calibration set, and a short one that takes any network of the same shape.
+
+    Raises EdgelibError for a calibration set of the wrong kind.
+    """
     if not isinstance(model, nn.Module):
         if not hasattr(calibration, "batches"):
             raise EdgelibError(

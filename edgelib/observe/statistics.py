@@ -30,6 +30,8 @@ class LayerStatistics:
         (the running number of the row where a bare module was calibrated), the position within the item and the
         modality as an index into `MODALITIES`, int64 [n]; sorted by modality, item and position.
     counts: histogram of |x| over rows and channels, which `percentile` reads.
+    drift: mean of d x^T, float32 [in, in], where x is read behind rounded layers and x + d in the unrounded network;
+        only methods that compare the two have it.
 
     What `calibrate` was not asked for is None. Linears that read the same tensor (q, k and v) share these tensors: do
     not change them in place.
@@ -46,6 +48,7 @@ class LayerStatistics:
     row_positions: Tensor | None = None
     row_modalities: Tensor | None = None
     counts: Tensor | None = None
+    drift: Tensor | None = None
 
     def percentile(self, q: float) -> float:
         """Smallest value that at least q % of |x| do not exceed, over all rows and channels; 100 is the peak.

@@ -16,7 +16,8 @@ options: -g<size> one weight scale per group of <size> along a row, -channel one
     scale per layer, from calibration, up to the largest |x| or, with -p<number> after it, up to that percentile of all
     |x| (-static-p99.9: the largest 0.1 % saturate), which no migration takes; -alpha<number> or -search the strength of
     a migration; -clip or -noclip whether weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse
-    and -imatrix where gptq takes its grid from; -vision quantizes the vision tower of a model that writes too, not its
+    and -imatrix where gptq and gptaq take their grid from; -sequential lets gptq see inputs that have passed the
+    rounded layers before; -vision quantizes the vision tower of a model that writes too, not its
     decoder alone. Two options that set the same thing are refused.
 
 Unless an option says otherwise, weights have one symmetric scale per output channel and activations one per token
@@ -129,6 +130,7 @@ def _option_words(scale_rules: Iterable[str]) -> dict[str, dict]:
         "clip": {"clip": True},
         "noclip": {"clip": False},
         **{name: {"weight_range": name} for name in RANGES},
+        "sequential": {"sequential": True},
         "static": {"activation_granularity": "tensor"},
         "vision": {"targets": VISION_TOO},
     }
@@ -258,6 +260,7 @@ def _options(scheme) -> list[tuple[str, str]]:
             options += [(f"alpha{number}", f"alpha {number}") if number else ("search", "searched alpha")]
         if scheme.clip != defaults.get("clip"):
             options += [("clip", "clip") if scheme.clip else ("noclip", "no clip")]
+    options += [("sequential", "sequential")] if scheme.sequential else []
     if scheme.weight_range != defaults.get("weight_range"):
         options += [(scheme.weight_range, f"{RANGES[scheme.weight_range].label} ranges")]
     options += [("static", "static activations")] if scheme.activation_granularity == "tensor" else []

@@ -19,7 +19,14 @@ from edgelib.formats.table import FORMATS, Encoded, Format, check_group_size, de
 from edgelib.ground.convolutions import MATRIX
 from edgelib.ground.modules import shared_copy, swapped
 from edgelib.ground.separate import linears, separated, weights_outside_linears
-from edgelib.observe.calibrate import Statistics, calibrate, module_of, weight_norm
+from edgelib.observe.calibrate import (
+    LayerStatistics,
+    Statistics,
+    calibrate,
+    module_of,
+    passes_over,
+    weight_norm,
+)
 from edgelib.quant.folding import fold, places
 from edgelib.quant.linear import QuantLinear
 from edgelib.quant.methods import METHODS
@@ -29,6 +36,7 @@ from edgelib.quant.methods.rtn import nearest, round_layer
 from edgelib.quant.mixes.resolve import Part, layer_schemes, rounded_table, table_type
 from edgelib.quant.mixes.stacked import Stacked
 from edgelib.quant.scheme import Scheme, scheme_for
+from edgelib.quant.sequential.walk import round_in_order
 
 
 def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses: bool = True):
@@ -38,10 +46,11 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     converting it leaves the baseline alone, but parameters that are not rounded share their storage with it
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
-    for a scheme whose `needs` are empty, where Statistics only serve to tell the losses.
+    for a scheme whose `needs` are empty, where Statistics only serve to tell the losses. A scheme that `walks`
+    (-sequential, gptaq) calibrates each layer behind those that are rounded already, so it takes the set itself.
 
-    "gguf-q4_k_m" and its like give each tensor the type that it has in llama.cpp's file of that name, the output and the
-    table of tokens included (`edgelib.mix_report` lists them).
+    "gguf-q4_k_m" and its like give each tensor the type that it has in llama.cpp's file of that name, the output and
+    the table of tokens included (`edgelib.mix_report` lists them).
 
     "fp16" and "bf16" round every parameter, every buffer that a checkpoint holds and the inputs of every Linear to 16
     bits and compute in the model's own dtype; "fp32" only copies. All other schemes replace every Linear that they
@@ -55,7 +64,8 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     `nn.MultiheadAttention` and the experts of a mixture come back as Linears, one for each projection of each expert,
     and convolutions as products of one matrix (`edgelib.ground.separate`): rows of a matrix are output channels, tokens
     are the patches that the kernel covers, and groups share statistics. Patch embeddings stay as they are unless a
-    pattern names them alone, such as "*patch_embedding". `parameter_report` accounts for all parameters, quantized or not.
+    pattern names them alone, such as "*patch_embedding". `parameter_report` accounts for all parameters, quantized or
+    not.
 
     Raises EdgelibError for an unknown scheme, NaN or inf in a parameter (named), a pattern that matches no layer, a
     group size that does not divide a layer, a model without Linear layers or already quantized, weights in a form that
@@ -74,6 +84,9 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     _check_model(module)
     targets = target_layers(module, scheme)
     check_groups(module, scheme, targets)
+    if scheme.walks:
+        result = _walked(model, module, scheme, targets, calibration, losses)
+        return result if bare else model.with_module(result)
     statistics = None
     if scheme.needs_calibration:
         statistics = _statistics(model, scheme, targets, calibration)
@@ -114,6 +127,37 @@ def _rebuild(
         embedding = layers[table[0]]
         embedding.weight = nn.Parameter(rounded_table(embedding.weight.detach(), table[1]), requires_grad=False)
     return swapped(result, swaps)
+
+
+def _walked(model, module: nn.Module, scheme: Scheme, targets: list[str], calibration, losses: bool) -> nn.Module:
+    """Round the targets of a copy one after the other, each from inputs that have passed those before it."""
+    if calibration is None:
+        raise EdgelibError(f"scheme {scheme.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
+    if isinstance(calibration, Statistics):
+        raise EdgelibError(
+            f"scheme {scheme.name!r} calibrates each layer behind those that are rounded already, which statistics of "
+            "the unrounded model cannot tell: pass the calibration set itself, quantize(model, scheme, calibration)"
+        )
+    bare = module is model
+    items = list(calibration) if bare and not hasattr(calibration, "batches") else calibration
+    result, unreached = shared_copy(module), []
+
+    def passes(network: nn.Module):
+        steps, _ = passes_over(network if bare else model.with_module(network), items)
+        return (step.run for step in steps)
+
+    def make(name: str, linear: nn.Linear, seen: LayerStatistics | None) -> QuantLinear:
+        unreached.extend([] if seen else [name])
+        if seen is None and scheme.activation_granularity == "tensor":
+            raise EdgelibError(f"calibration never reached layer {name!r}, so that it has no static scale: exclude it")
+        bar.update()
+        own = None if seen is None else Statistics({name: seen}, (), {})
+        return _quant_linear(name, linear, None, scheme, own, losses)
+
+    with tqdm(total=len(targets), desc=scheme.name, unit="layer", delay=5, disable=None, leave=False) as bar:
+        round_in_order(shared_copy(module), result, targets, scheme, passes, passes_over(model, items)[1], make)
+    _warn_of(unreached, stacklevel=4)
+    return result
 
 
 def _quant_linears(
@@ -282,10 +326,14 @@ def _statistics(model, scheme: Scheme, targets: list[str], calibration) -> Stati
     missing = [name for name in targets if name in statistics.unreached]
     if missing and scheme.activation_granularity == "tensor":
         raise EdgelibError(f"{len(missing)} layers have no static scale: calibration never reached {missing[0]!r}")
+    _warn_of(missing, stacklevel=4)
+    return statistics
+
+
+def _warn_of(missing: list[str], stacklevel: int) -> None:
     if missing:
         text = f"calibration never reached {len(missing)} layers, such as {missing[0]!r}: rounded to nearest"
-        warnings.warn(text, stacklevel=3)
-    return statistics
+        warnings.warn(text, stacklevel=stacklevel)
 
 
 def _require_of(module: nn.Module, targets: list[str], statistics: Statistics) -> None:

@@ -29,8 +29,8 @@ MOST_INPUTS = 2**18  # of one Linear; the widest of known models have 53,248
 class Scheme(Setting):
     """A setting, its method and the layers it is for; building one raises EdgelibError naming a field that is wrong.
 
-    method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes); one that has no use for alpha, clip or
-    weight_range leaves it None.
+    method: a name in METHODS ("cast" for the 16- and 32-bit floating schemes); one that has no use for alpha, clip,
+    weight_range or sequential leaves it None.
     targets, exclude: shell patterns on the qualified names of the Linear layers, such as "vision_model.*". Of a model
     that writes, "decoder", "vision" and "head" name its parts, and "*", the default, is its decoder.
     """
@@ -70,7 +70,14 @@ class Scheme(Setting):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `calibrate` has to collect: "moments", "hessian", "rows", "percentiles"; empty when nothing.
+        """What `calibrate` has to collect: "moments", "hessian", "rows", "percentiles"; empty when nothing, and for a
+        scheme that `walks`.
+        """
+        return frozenset() if self.walks else self.own_needs
+
+    @property
+    def own_needs(self) -> frozenset[str]:
+        """What has to be known of the inputs of each layer, whoever collects it.
 
         A search compares losses, which the Hessian gives exactly where the inputs keep 16 bits; elsewhere rounding the
         inputs is part of the loss, and it takes rows of them.
@@ -86,7 +93,17 @@ class Scheme(Setting):
     @property
     def needs_calibration(self) -> bool:
         """Whether `quantize` has to see inputs."""
-        return bool(self.needs)
+        return bool(self.own_needs)
+
+    @property
+    def compares(self) -> bool:
+        """Whether each layer is compared with what the unrounded network reads there."""
+        return METHODS[self.method].compares
+
+    @property
+    def walks(self) -> bool:
+        """Whether layers are calibrated one after the other: `quantize` then takes the calibration set itself."""
+        return self.compares or bool(self.sequential)
 
     @property
     def only_copies(self) -> bool:
@@ -132,7 +149,7 @@ def _patterns(field: str, value: object) -> tuple[str, ...]:
 def _fill_options(scheme: Scheme) -> None:
     """Give the method's options their defaults; refuse those that it does not have."""
     defaults = METHODS[scheme.method].options
-    for option in ("alpha", "clip", "weight_range"):
+    for option in ("alpha", "clip", "weight_range", "sequential"):
         value = getattr(scheme, option)
         if option in defaults and value is None:
             object.__setattr__(scheme, option, defaults[option])
@@ -149,7 +166,7 @@ def _check_options(scheme: Scheme) -> None:
                 f'alpha is "search" or a number from 0 (all difficulty stays in the activations) to 1, got {alpha!r}'
             )
         object.__setattr__(scheme, "alpha", float(alpha))
-    for option in ("symmetric", "full_range", "clip"):
+    for option in ("symmetric", "full_range", "clip", "sequential"):
         if not isinstance(getattr(scheme, option), bool | None):
             raise EdgelibError(f"{option} is true or false, got {getattr(scheme, option)!r}")
     if scheme.weight_range is not None:
@@ -216,13 +233,18 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
             hint = f"{did_you_mean(key, allowed)}; choose from preset, {', '.join(allowed)}"
             raise EdgelibError(f"unknown scheme field {key!r}{hint}")
     if "method" in values:  # what came with the preset belongs to the preset's method
-        values = {"alpha": None, "clip": None, "weight_range": None} | values
+        values = {"alpha": None, "clip": None, "weight_range": None, "sequential": None} | values
     return replace(base, **values)
 
 
 def needs_of(specs: Iterable[str | Mapping | Scheme]) -> frozenset[str]:
     """Return what one calibration pass has to collect for all these schemes: the `needs` of `calibrate`."""
     return frozenset().union(*(scheme(spec).needs for spec in specs))
+
+
+def calibration_of(spec: str | Mapping | Scheme, statistics, data):
+    """Return which of two calibrations `quantize` takes for a scheme: statistics that several share, or the data."""
+    return data if scheme(spec).walks else statistics
 
 
 def scheme_for(model, spec: str | Mapping | Scheme) -> Scheme:

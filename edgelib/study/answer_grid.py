@@ -19,7 +19,7 @@ from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import needs_of, scheme, scheme_for
+from edgelib.quant.scheme import calibration_of, needs_of, scheme, scheme_for
 from edgelib.source import code_version
 from edgelib.study.protocol import Study
 
@@ -156,7 +156,9 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
             base = planted(self.model, twin, self.seed)
             needs = needs_of(scheme_for(base, v.config) for v in some)
             seen = calibrate(base, self.calibrations[mix], needs=sorted(needs)) if needs else None
-            built |= {v: quantize(base, v.config, seen, losses=False) for v in some}
+            for v in some:
+                own = calibration_of(v.config, seen, self.calibrations.get(mix))
+                built[v] = quantize(base, v.config, own, losses=False)
         return built
 
     def evaluate(

@@ -24,7 +24,7 @@ from edgelib.observe.distance import DISTANCES, activation_distance
 from edgelib.observe.statistics import Statistics
 from edgelib.quant.quantize import quantize
 from edgelib.quant.report import quantization_report
-from edgelib.quant.scheme import needs_of, scheme
+from edgelib.quant.scheme import calibration_of, needs_of, scheme
 from edgelib.source import code_version
 from edgelib.study.classifier_grid import shared_spec
 from edgelib.study.protocol import Study
@@ -150,7 +150,10 @@ class CalibrationStudy(Study[TwinConfig, Draw | None, "_Made"]):
                 needs = sorted(needs_of(v.config for v in some))
                 statistics = calibrate(model, images, needs=needs, seed=draw.seed)
                 distance = activation_distance(statistics, deployed)
-            models = {v.config: quantize(model, v.config, statistics, losses=False) for v in some}
+            models = {
+                v.config: quantize(model, v.config, calibration_of(v.config, statistics, images), losses=False)
+                for v in some
+            }
             scored = self._scored(models, built.reference)
             rows |= {v: scored[v.config].assign(**distance) for v in some}
         return rows
@@ -234,7 +237,8 @@ def layer_report(study: CalibrationStudy, twins: Sequence[str], config: str, dra
     for twin in twins:
         model = planted(study.model, twin, study.seed)
         statistics = calibrate(model, images, needs=sorted(needs_of([config]) | {"rows"}), seed=draw.seed)
-        parts.append(quantization_report(quantize(model, config, statistics)).assign(twin=twin))
+        made = quantize(model, config, calibration_of(config, statistics, images))
+        parts.append(quantization_report(made).assign(twin=twin))
     table = pd.concat(parts, ignore_index=True)
     table["tower"] = table["layer"].str.split(".").str[0]
     table["depth"] = table["layer"].str.extract(r"\.(\d+)\.", expand=False).astype(float)

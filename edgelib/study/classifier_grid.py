@@ -21,7 +21,7 @@ from edgelib.models.twins import PLAIN, parse_twin, planted
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
-from edgelib.quant.scheme import needs_of, scheme
+from edgelib.quant.scheme import calibration_of, needs_of, scheme
 from edgelib.source import code_version
 from edgelib.study.protocol import Study
 
@@ -118,7 +118,10 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
             base = planted(self.models[model], twin, self.seed)
             needs = needs_of(v.config for v in some)
             statistics = calibrate(base, self.calibrations[draw], needs=sorted(needs)) if needs else None
-            models |= {v.name: quantize(base, v.config, statistics, losses=False) for v in some}
+            for v in some:
+                data = self.calibrations[draw] if draw < len(self.calibrations) else None
+                seen = calibration_of(v.config, statistics, data)
+                models[v.name] = quantize(base, v.config, seen, losses=False)
         return Built(models, {name: m.class_vectors(self.data.class_names, lines) for name, m in models.items()})
 
     def evaluate(self, built: Built, condition: Condition, todo: Sequence[Variant]) -> dict[Variant, pd.DataFrame]:

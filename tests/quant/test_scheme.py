@@ -134,6 +134,7 @@ def schemes(draw) -> Scheme:
         alpha=draw(alphas) if "alpha" in has else None,
         clip=draw(st.sampled_from([None, True, False])) if "clip" in has else None,
         weight_range=draw(st.sampled_from([None, "minmax", "mse", "imatrix"])) if "weight_range" in has else None,
+        sequential=draw(st.sampled_from([None, True, False])) if "sequential" in has else None,
     )
 
 

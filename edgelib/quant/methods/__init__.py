@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgelib.quant.methods.awq import migrate_salient, round_clipped
+from edgelib.quant.methods.gptaq import round_gptaq
 from edgelib.quant.methods.gptq import round_gptq
 from edgelib.quant.methods.layer import Layer, Migration, Rounded
 from edgelib.quant.methods.mbq import migrate_balanced
@@ -25,7 +26,8 @@ class Method:
     where something before them can absorb 1 / s exactly: "norm", a LayerNorm or RMSNorm that only they read; "value",
     the value projection whose mixture the output projection reads. None for a method that moves nothing.
     needs: what calibration has to keep ("moments", "hessian", "rows"), or "loss", which is one of the latter two as
-    long as something is searched. options: of alpha, clip and weight_range those that the method has, with defaults.
+    long as something is searched. options: of alpha, clip, weight_range and sequential those that the method has, with
+    defaults. compares: whether it needs, of each layer, inputs behind rounded layers and how they drifted ("drift").
     """
 
     label: str
@@ -34,6 +36,7 @@ class Method:
     absorbers: tuple[str, ...] = ("norm",)
     needs: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    compares: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -45,7 +48,8 @@ METHODS: dict[str, Method] = {
     "awq": Method(
         "AWQ", round_clipped, migrate_salient, ("norm", "value"), ("moments", "loss"), {"alpha": "search", "clip": True}
     ),
-    "gptq": Method("GPTQ", round_gptq, needs=("hessian",), options={"weight_range": "minmax"}),
+    "gptq": Method("GPTQ", round_gptq, needs=("hessian",), options={"weight_range": "minmax", "sequential": False}),
+    "gptaq": Method("GPTAQ", round_gptaq, needs=("hessian",), options={"weight_range": "minmax"}, compares=True),
     "mbq": Method(
         "MBQ", round_clipped, migrate_balanced, ("norm", "value"), ("rows", "loss"), {"alpha": "search", "clip": False}
     ),

@@ -61,12 +61,14 @@ def gptq(
     shrink: float | Tensor = 1.0,
     act_order: bool = True,
     damping: float = DAMPING,
+    drift: Tensor | None = None,
 ) -> tuple[Encoded, float] | None:
     """Encode weight [out, in] by GPTQ for inputs with hessian [in, in]; return it and the damping that was needed.
 
     shrink: factors of the ranges, a number or [out, groups, 1]. A column whose input is always 0 is rounded to nearest
     and moves no other; the authors set it to 0, which is as good on the calibration set and worse on an image that
-    wakes the channel. Returns None when the Hessian cannot be factored.
+    wakes the channel. drift [in, in]: mean of d x^T that `edgelib.quant.methods.gptaq` makes up for. Returns None when
+    the Hessian cannot be factored.
     """
     blocks = as_blocks(weight, format, granularity_of(format, group_size))  # [out, groups, size]
     grid = format.fit(blocks, shrink)
@@ -79,6 +81,7 @@ def gptq(
     del hessian, diagonal
     if factor is None:
         return None
+    pull = None if drift is None else (drift.to(blocks)[order][:, order] @ factor.upper.T).triu_(1) @ factor.upper
     columns = weight.to(blocks).T[order]  # [in, out]: a column is contiguous, and the indexing has made a copy
     scale, zero = (None if part is None else part.squeeze(-1).T.contiguous() for part in (grid.scale, grid.zero))
     rounded = torch.empty_like(columns)
@@ -91,7 +94,11 @@ def gptq(
             rounded[place] = format.snap(block[i], BlockGrid(scale[group], None if zero is None else zero[group]))
             errors[i] = (block[i] - rounded[place]) / upper[i, start + i]
             block[i + 1 :].addr_(upper[i, start + i + 1 : stop], errors[i], alpha=-1)
+            if pull is not None:
+                block[i + 1 :].addr_(pull[start + i, start + i + 1 : stop], block[i])
         columns[stop:].addmm_(upper[:, stop:].T, errors, alpha=-1)
+        if pull is not None:
+            columns[stop:].addmm_(pull[start:stop, stop:].T, block)
     codes = joined(format.encode(split(rounded.T, blocks.shape[-1]), grid), weight.shape)
     return Encoded(format, codes, *(None if part is None else part.squeeze(-1) for part in grid)), factor.damping
 

@@ -77,4 +77,5 @@ def divided(seen: LayerStatistics, scales: Tensor) -> LayerStatistics:
         hessian=None if seen.hessian is None else seen.hessian / s / s[:, None],
         rows=None if seen.rows is None else seen.rows / s,
         counts=None,
+        drift=None if seen.drift is None else seen.drift / s / s[:, None],
     )
