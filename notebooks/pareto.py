@@ -210,7 +210,7 @@ if P.writer:
 
 # %% [markdown]
 # Times differ between devices, and *it runs* means that a named runtime has a kernel for the format there, not that the chip has
-# a unit for it. A wide interval in {numref}`tab-costs` is honest: few devices of a class have been measured by anybody. Two
+# a unit for it. A wide interval in {numref}`tab-times` is honest: few devices of a class have been measured by anybody. Two
 # configurations within each other's intervals are still ranked on one device: the part of the error that they share cancels.
 
 # %% tags=["hide-input", "full-width"]
@@ -219,7 +219,7 @@ shown = cross(tiers, "config", "device", projected(), "Configuration")
 shown = shown.rename(columns={key: known[key].name for key in shown.columns[1:]})
 shown.insert(1, "Packed, MiB", (packed / ship.MIB).map("{:.1f}".format).to_numpy())
 caption = f"Packed size of {escaped(what)}, what is not quantized in 16 bits (FP32: 32), and projected time of one image (ms, {100 * project.level:g} % interval) on the device of each tier; 'no': it does not run, or no rate is published."
-show(shown, caption, "tab-costs", numeric=shown.columns[1:])
+show(shown, caption, "tab-times", numeric=shown.columns[1:])
 
 # %% [markdown]
 # ## The frontier, and how sure it is
@@ -260,7 +260,8 @@ say(f"{name} ({TIERS[name].platform}, {limit}): {TIERS[name].note}" for name, li
 
 # %% [markdown]
 # Everything that choosing needs is computed here once: what each configuration takes on each device, how much worse than each other
-# one it can be, and what other chapters found of it. The command `edgelib choose` and this page compare the same numbers.
+# one it can be, and what other chapters found of it. The command `edgelib choose`, the page {doc}`../decide`, where you set your own
+# limits, and this chapter compare the same numbers.
 #
 # *Shown* means that the test of each pair excludes a loss of the margin or more; *observed* means that the means say so and the images
 # are too few to show it. Beside it stands a probability: how often the configuration stays within the margin of the best when images

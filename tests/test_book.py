@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 import re
@@ -200,3 +201,105 @@ def test_a_table_sorts_filters_and_is_saved(browser, html):
     shown, values, order, button = browser.execute_script(state)
     assert len(shown) == 1 and "fog" in shown[0]
     assert values == sorted(values) and len(values) > 8 and order == "ascending" and button == "CSV"
+
+
+# Questions that people come with, and what they click on from the front page.
+CLICKS = {
+    "a board of 4 GB": ["Which one fits my board?", "A 4 GB board"],
+    "16 GB with FP8": ["Which one fits my board?", "16 GB with FP8"],
+    "what fog costs": ["What do fog and noise cost?"],
+    "an FP8 cache": ["Is an FP8 cache safe?"],
+    "my own model": ["How do I run it on my model?"],
+}
+FOLLOW = """
+  const card = [...document.querySelectorAll('.sd-card')]
+    .find(c => c.querySelector('.sd-card-title')?.textContent.trim() === arguments[0]);
+  const link = card ? card.querySelector('a') : [...document.querySelectorAll('article a')]
+    .find(a => a.textContent.trim() === arguments[0]);
+  link.click();
+"""
+
+
+@pytest.fixture
+def ask(browser, html):
+    """A function that clicks its way to the answer of a question and returns what runs a script there."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def clicked(question: str):
+        assert len(CLICKS[question]) <= 3
+        visit(browser, html, "index", PHONE, "light")
+        for words in CLICKS[question]:
+            here = browser.current_url
+            browser.execute_script(FOLLOW, words)
+            WebDriverWait(browser, PATIENCE).until(
+                lambda w, here=here: (
+                    w.current_url != here and w.execute_script("return document.readyState") == "complete"
+                )
+            )
+        return browser.execute_script
+
+    return clicked
+
+
+@pytest.fixture(scope="module")
+def record():
+    from edgelib.decide.record import read_record
+
+    path = ROOT / "book" / "data" / "pareto-decision.json"
+    if not path.is_file():
+        pytest.skip("the chapter pareto has not published its record")
+    return read_record(path)
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (ROOT / "book" / "data" / name).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_what_to_ship_on_a_board_of_4_gb_is_two_clicks_away(ask, record):
+    from edgelib.decide.decision import decide
+
+    run = ask("a board of 4 GB")
+    device = next(d for d in record.devices if d.memory_bytes == 4 * 2**30)
+    cards = run("""
+      return [...document.querySelectorAll('[data-config]')].map(card =>
+        [card.dataset.config, card.querySelector('h3').textContent, card.querySelector('dd').textContent]);
+    """)
+    assert [key for key, *_ in cards] == [c.config for c in decide(record, device.key, memory=4 * 2**30).tied]
+    table = {row["Configuration"]: row for row in rows_of("pareto-memory.csv") if row["Device"] == device.key}
+    for _, label, memory in cards:
+        assert memory.startswith(f"{float(table[label]['In all']) / 1024:.2f} of 4 GiB")
+
+
+def test_where_fp8_fits_16_gb_is_two_clicks_away(ask, record):
+    from edgelib.decide.decision import decide
+
+    run = ask("16 GB with FP8")
+    said = run("return document.getElementById('decision-said').textContent")
+    fitting = [d.name for d in record.devices if "fp8" in decide(record, d.key, memory=16 * 2**30).fits]
+    assert f"runs and fits on {', '.join(fitting) or 'none of them'}" in said
+    rows = run("return [...document.querySelectorAll('#decision-shown tbody tr')].map(r => r.cells[5].textContent)")
+    assert len(rows) == len(record.devices) and all(rows)
+
+
+def test_what_fog_costs_is_one_click_away(ask):
+    run = ask("what fog costs")
+    shown = run("""
+      return [...document.querySelectorAll('#tab-costs tbody tr')].map(r => [...r.cells].map(c => c.textContent))
+        .filter(r => r[0] === 'fog').flatMap(r => r.slice(2).map(parseFloat));
+    """)
+    rows = [row for row in rows_of("robustness_gap-costs.csv") if row["corruption"] == "fog"]
+    wanted = sorted(100 * float(row["cost"]) for row in rows)
+    assert len(shown) >= 3 and sorted(shown) == pytest.approx(wanted, abs=0.051)
+
+
+def test_whether_an_fp8_cache_is_safe_is_one_click_away(ask):
+    run = ask("an FP8 cache")
+    said = run("return document.querySelector('.admonition.answer').textContent")
+    plain = [row for row in rows_of("fp8_kv_ablation-recovery.csv") if row["twin"] == "plain"]
+    assert any(f"{100 * float(row['effect']):+.1f} points" in said for row in plain) and "Do this" in said
+
+
+def test_how_to_run_it_on_ones_own_model_is_one_click_away(ask):
+    said = ask("my own model")("return document.querySelector('article').textContent")
+    assert "edgelib check" in said and "make book PARAMS=" in said
