@@ -58,6 +58,10 @@ pages: $(PAGES)  ## Build the committed chapters with the book tools only: no to
 	.venv-pages/bin/$(BUILD)
 	@test -s book/_build/html/index.html || { echo "the build left no book/_build/html/index.html" >&2; exit 1; }
 
+pdf: $(READY) browser  ## Build the book, then print all of it into book/_build/edgelib.pdf (needs Chromium)
+	$(BIN)/$(BUILD)
+	$(BIN)/python tests/print_book.py book/_build/html book/_build/edgelib.pdf
+
 test: $(READY) browser  ## Unit tests, every notebook at smoke size, the book with warnings as errors, its pages in a browser
 	$(TESTS)
 
@@ -88,4 +92,4 @@ clean:  ## Remove what was built; results, chapters and .venv stay
 	rm -rf book/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
 	find edgelib tests notebooks benchmarks book/_ext -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup book pages test check smoke verify sync bench lint browser clean
+.PHONY: help setup book pages pdf test check smoke verify sync bench lint browser clean
