@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
+from edgelib.chapters.edge_engines import EdgeEngines
 from edgelib.chapters.efficiency import Efficiency
 from edgelib.chapters.embedded_world import EmbeddedWorld
 from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation
@@ -28,6 +29,7 @@ CHAPTERS: dict[str, type[Parameters]] = {
         CalibrationSensitivity,
         VlmAccuracy,
         Efficiency,
+        EdgeEngines,
         Pareto,
         Fp8KvAblation,
     )

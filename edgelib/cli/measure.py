@@ -36,6 +36,9 @@ def measure(
     suite: Annotated[str, typer.Option(help="full (tens of minutes) or quick (minutes).")] = "full",
     threads: Annotated[int | None, typer.Option(help="Threads to measure with; all cores where none is named.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the machine in the book.")] = None,
+    llama_cpp: Annotated[
+        bool, typer.Option("--llama-cpp", help="Time llama.cpp alone, by type of file and cache: llama_cpp.csv.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cases and what they may take, and end.")
     ] = False,
@@ -56,6 +59,10 @@ def measure(
         raise EdgelibError(f"threads must be at least 1 and at most {cores}, the cores of this machine, got {threads}")
     torch.set_num_threads(threads or cores)
     _check_folder(out)
+    if llama_cpp:
+        given = {"images": images, "kernels": kernels, "batch": batch, "dry-run": dry_run or None}
+        _llama_cpp(out, model, name, [option for option, value in given.items() if value is not None])
+        return
     if model is None:
         measured = _public(cases, out, name, images, kernels, batch, dry_run)
     else:
@@ -69,6 +76,17 @@ def measure(
         f"measured {measured.machine['name']} into {folder}; other programs took {others:.1%} of its time"
         + ("; measure again when it is quiet" if others > BUSY else "")
     )
+
+
+def _llama_cpp(out: Path, model: str | None, name: str | None, others: list[str]) -> None:
+    """The engine on a model's decoder, or on one of public dimensions; other options have no meaning for it."""
+    if others:
+        raise EdgelibError(f"--llama-cpp times a decoder alone, without --{others[0]}; leave --{others[0]} out")
+    from edgelib.models.load import load
+    from edgelib.study.engine.measure import measure_engine
+
+    path = measure_engine(out, None if model is None else load(model), name=name)
+    print(f"measured llama.cpp into {path}; a chapter takes {out} as engine_times")
 
 
 def _check_folder(out: Path) -> None:

@@ -51,7 +51,7 @@ def rewrite(folder, **values):
             "clip",
             {"embedded_world", "robustness_gap", "calibration_sensitivity", "efficiency", "pareto"},
         ),
-        ("scenes-vlm", "qwen2_vl", {"vlm_accuracy", "fp8_kv_ablation"}),
+        ("scenes-vlm", "qwen2_vl", {"edge_engines", "vlm_accuracy", "fp8_kv_ablation"}),
     ],
 )
 def test_an_embedded_model_is_told_whole(name, family, chapters):

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from edgelib.models.generative import GenerativeModel
     from edgelib.models.zero_shot import ZeroShotModel
 
-WRITES = "writes answers, but a classifier of images is wanted here; the chapters vlm_accuracy and fp8_kv_ablation"
+WRITES = (
+    "writes answers, but a classifier of images is wanted here; the chapters edge_engines, vlm_accuracy and "
+    "fp8_kv_ablation"
+)
 CLASSIFIES = (
     "classifies images, but a model that writes answers is wanted here; the chapters robustness_gap, "
     "calibration_sensitivity, pareto, efficiency and embedded_world"
 )
 ASKED = ("vqa", "pope", "mme")  # the benchmarks that every study of answers asks, each a parameter
 ASKS = (
-    "holds questions{}, but labelled images are wanted here; the chapters vlm_accuracy and fp8_kv_ablation (parameters "
-    "{} and dataset)"
+    "holds questions{}, but labelled images are wanted here; the chapters edge_engines (parameter questions), "
+    "vlm_accuracy and fp8_kv_ablation (parameters {} and dataset)"
 )
 LABELS = (
     "holds labelled images, but questions are wanted here; the chapters robustness_gap, calibration_sensitivity and "
@@ -74,6 +77,11 @@ def name_of_supervised(name: str) -> None:
     """Refuse the name of a model that is not a timm classifier."""
     _refuse(name, WRITES, _kind(name) == "writes")
     _refuse(name, NO_TIMM, _kind(name) == "dual")
+
+
+def is_supervised(name: str) -> bool:
+    """Whether the name of a model tells that it is a timm classifier, before it is loaded."""
+    return _kind(name) == "timm"
 
 
 def name_of_writer(name: str) -> None:
