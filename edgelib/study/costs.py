@@ -56,7 +56,8 @@ def deployment_costs(
             row |= dict(runtime="" if runtime is None else runtime.key, reason=reason)
             if not row["reason"]:
                 try:
-                    found = project(work[config], device, *units, step="encode")
+                    engine = "" if runtime is None else runtime.key
+                    found = project(work[config], device, *units, step="encode", engine=engine)
                 except EdgelibError as error:
                     row |= dict(runtime="", reason=str(error))
                 else:

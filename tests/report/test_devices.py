@@ -18,7 +18,7 @@ from edgelib.files.size import packed_size
 from edgelib.models.architectures import architecture
 from edgelib.quant.scheme import scheme
 from edgelib.report import devices as tables
-from edgelib.report.claims.devices import projection_text, speed_ratio_claim, speedup_claim
+from edgelib.report.claims.devices import narrowing_claim, projection_text, speed_ratio_claim, speedup_claim
 from edgelib.report.figures import devices as figures
 
 
@@ -103,6 +103,12 @@ def test_times_are_projected_where_a_configuration_runs():
     assert list(times) == ["Device", "W8A8 min-max", "FP8 W8A8"] and times["FP8 W8A8"].tolist() == ["no", "no"]
     direct = project(works["w8a8-minmax"], chosen[0], *scheme("w8a8-minmax").units, step="encode")
     assert times["W8A8 min-max"][0] == projection_text(direct)
+
+
+def test_a_measurement_that_would_narrow_is_named_with_its_worth():
+    said = narrowing_claim(projection.Projection(20.0, (10.0, 40.0), 0.9, "memory"), 1.55, "a board", "encode")
+    assert "within a factor of 2.0 either way" in said and said.endswith("narrows it to a factor of 1.6")
+    assert "timing one image of the unquantized model" in said
 
 
 def test_speed_ratios_have_an_interval_and_a_calibrated_guess():
