@@ -246,7 +246,10 @@ say(say_of.ladder_claims(ladders) if not reason else f"Not run: {escaped(reason)
 times = work.save("times", times_of(P.engine_times, work.folder / "measured"))
 if len(times):
     show(times, tables.times_caption(times), "tab-engine-times", tables.times_columns())
-say(say_of.speed_claims(times), otherwise="No times of F16 with a cache of 16 bits are in the table to compare with")
+say(
+    say_of.speed_claims(times),
+    otherwise="Not measured: the table has no times of F16 with a cache of 16 bits",
+)
 
 # %% [markdown]
 # ## Tokens before bits

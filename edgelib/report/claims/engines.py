@@ -74,18 +74,19 @@ def engines_opening(
     else:
         share = weight[taken] / weight[reference]
         answer = (
-            f"{pair_name(*pairs[taken])} (decoder + vision) keeps the answers, clean and corrupted, in "
-            f"{100 * share:.0f} % of the bytes of {base}"
+            f"{pair_name(*pairs[taken])} (decoder + vision) is shown to stay within {within} of every other pair, clean "
+            f"and corrupted together, in {100 * share:.0f} % of the bytes of {base}"
             if taken != reference
             else f"{base} is the only pair that is shown to keep the answers within {within}"
         )
     worst = min(tests, key=lambda key: tests[key].interval[0])
     test = tests[worst]
     number = (
-        f"{pair_name(*worst)} differs from {base} by {100 * test.effect:+.1f} points over all conditions "
-        f"({interval_text(test.interval, test.level, 100)}), the most that any pair may lose here"
+        f"the loss that stays possible is {max(0.0, -100 * test.interval[0]):.1f} points over all conditions "
+        f"({pair_name(*worst)}: {100 * test.effect:+.1f} points against {base}, "
+        f"{interval_text(test.interval, test.level, 100)})"
     )
     ship = taken or reference
     made = [c for c in commands(*pairs[ship])[0].split(" && ") if c.startswith("llama-quantize")]
-    advice = " and ".join(f"run `{command}`" for command in made) or f"ship {base}"
+    advice = "run " + " and ".join(f"`{command}`" for command in made) if made else f"ship {base}"
     return Opening(answer, number, f"{advice}, and read below what these names really hold for a model of your widths")
