@@ -82,6 +82,10 @@ cost_of: Optional[str] = (
 )
 tiers: dict[str, str] = {"embedded": "jetson-nano", "mobile": "snapdragon-8-gen-3", "edge-server": "orin-nx-16gb"}
 budgets: Optional[dict[str, float]] = None  # a tier of your own, such as {"bytes": 2e8, "latency_ms": 5}
+margin: float = 1.0  # points of accuracy that a configuration may lose
+order: str = "speed"  # or "bytes", "energy": what decides among those that keep the margin
+writer: Optional[str] = "qwen2-vl-2b"  # model that writes whose memory is counted beside; None: none
+context: int = 1024  # tokens of text that it keeps in memory
 devices: Optional[list[str]] = None  # devices of the deployment guide; None: all
 device_table: Optional[str] = None  # a YAML file of a device of your own, or a folder of them
 mix: list[str] = [

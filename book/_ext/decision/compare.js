@@ -34,7 +34,7 @@ function decide(record, asked) {
     ...options[c],
     cost: price[c],
     p_within: inside[c],
-    p_as_good: atMost(options[c], first, order),
+    p_as_good: noMore(options[c], first, order),
     shown: shown.includes(c),
   }));
   const open = {};
@@ -135,7 +135,7 @@ function areTied(a, b, order) {
 }
 
 /* The probability that a costs no more than b. */
-function atMost(a, b, order) {
+function noMore(a, b, order) {
   if (a.config === b.config) return 1;
   return order === "bytes" ? Number(a.total <= b.total) : normal(-deviations(a, b));
 }
