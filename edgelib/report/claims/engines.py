@@ -74,8 +74,8 @@ def engines_opening(
     else:
         share = weight[taken] / weight[reference]
         answer = (
-            f"{pair_name(*pairs[taken])} (decoder + vision) is shown to stay within {within} of every other pair, clean "
-            f"and corrupted together, in {100 * share:.0f} % of the bytes of {base}"
+            f"{pair_name(*pairs[taken])} (decoder + vision) is shown to stay within {within} of every other pair, "
+            f"clean and corrupted together, in {100 * share:.0f} % of the bytes of {base}"
             if taken != reference
             else f"{base} is the only pair that is shown to keep the answers within {within}"
         )
