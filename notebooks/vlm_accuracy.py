@@ -59,7 +59,7 @@ begin(globals())
 model: str = "scenes-vlm"  # a model that writes: embedded name, local folder or hub id
 vqa: str = "scenes-vqa"  # questions in the columns of lmms-lab/VQAv2
 vqa_split: str = "test"
-n_vqa: int = 24  # images of a quick run; params/vlm_accuracy.yaml sets the published sizes
+n_vqa: int = 16  # images of a quick run; params/vlm_accuracy.yaml sets the published sizes
 pope: str = "scenes-pope"  # questions in the columns of lmms-lab/POPE
 pope_split: str = "test"
 n_pope: int = 8
@@ -75,8 +75,6 @@ configs: list[str] = [
     "bf16",
     "w8a16",
     "w4a16",
-    "w8a8-smoothquant",
-    "fp8",
     "w4a16-awq",
     "nvfp4",
 ]  # the first is the reference
@@ -90,7 +88,7 @@ translation_config: str = "w4a16-awq"  # of the language experiment
 translation_mixes: list[str] = ["english", "balanced"]  # one language, and both
 translation_draws: int = 1
 n_translation: int = 8
-conditions: list[str] = ["gaussian_noise:3", "fog:3"]  # of the images of one benchmark
+conditions: list[str] = ["fog:3"]  # of the images of one benchmark
 corrupted_task: str = "pope"
 table: Optional[str] = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
 instruction: Optional[str] = None  # a line after each question; None takes the benchmark's own
