@@ -11,6 +11,7 @@ import torch
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.hub import ask_hub, first_line, local_hint
 from edgelib.ground.modules import converted
+from edgelib.ground.records import shown
 from edgelib.ground.separate import separated
 from edgelib.models.checks import (
     reason_of,
@@ -59,6 +60,7 @@ def load(
     _require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
+    _refuse_open_clip(folder)
     config = read_object(folder / "config.json")
     require_baseline(folder, config, stored_types(folder))
     # What tables and figures call it: never a machine's path.
@@ -106,6 +108,27 @@ def _hub_folder(name: str, offline: bool) -> Path:
     except Exception as error:  # the package raises many types, from network to disk
         where = "is not in the local cache" if offline else "could not be fetched from the hub"
         raise EdgelibError(f"model {name!r} {where} ({first_line(error)}); {local_hint(name, 'model')}") from None
+
+
+def _refuse_open_clip(folder: Path) -> None:
+    """Raise EdgelibError for a folder in the layout of open_clip alone, saying which network it holds."""
+    told = folder / "open_clip_config.json"
+    if (folder / "config.json").is_file() or not told.is_file():
+        return
+    config = read_object(told).get("model_cfg", {})
+    tower = config.get("vision_cfg", {}) if isinstance(config, dict) else {}
+    tower = tower if isinstance(tower, dict) else {}
+    if tower.get("timm_model_name"):
+        what = f"whose image tower is timm's {shown(tower['timm_model_name'])}, no vision transformer of CLIP"
+    elif isinstance(tower.get("layers"), list):
+        what = "whose image tower is a ResNet, no vision transformer of CLIP"
+    else:
+        what = "whose weights have other names than the CLIP of transformers"
+    raise EdgelibError(
+        f"{folder} holds a model of open_clip, {what}; take a folder of the same model in the layout of transformers "
+        "(config.json, model.safetensors, tokenizer.json, preprocessor_config.json), where its publisher has one, or "
+        f"another of {', '.join(dual_types())}"
+    )
 
 
 def _local(name: str | Path) -> Path:
