@@ -309,7 +309,7 @@ show(shown, caption, "tab-fits")
 published = published_points(known)
 validation = validate_projection(published, P.projection_level)
 work.save("projection", validation.points.drop(columns=["source"]))
-every = {key: device.name for key, device in known.items()}
+every = dict(zip(published.device, published.device_name, strict=True))
 draw.projected_and_measured(validation.points, plt.subplots(figsize=(7.2, 4.2))[1], every)
 plt.show()
 
@@ -322,11 +322,12 @@ columns = {"Step": "step", "Points": "n", "Devices": "devices"}
 columns |= {"Mean error, %": number("error", "{:.0f}", 100), "Median error, %": number("median_error", "{:.0f}", 100)}
 caption = f"Error of projections onto unseen devices, and how many published points lie inside their {100 * P.projection_level:g} % interval."
 by_step = work.save("projection_errors", validation.by_step)
-show(by_step, caption, "tab-projection", columns | {"Inside, %": number("coverage", "{:.0f}", 100)})
+columns |= {"Inside, %": number("coverage", "{:.0f}", 100), "Factor either way": number("factor", "{:.1f}")}
+show(by_step, caption, "tab-projection", columns)
 
 # %% [markdown]
-# Two cases that any projection should be asked about: a model of 8 billion weights that 4 bits make almost three times as fast on an AGX
-# Orin, and one of 2 billion that they hardly help. A second projection is calibrated by the unquantized time on the device itself.
+# Two cases that any projection should be asked about stand among these: a model of 8 billion weights that 4 bits make almost three times
+# as fast on an AGX Orin, and one of 2 billion that they hardly help. A second projection is calibrated by the unquantized time on the device itself.
 
 # %% tags=["hide-input"]
 ratios = tables.speed_ratios(validation.points, published)
@@ -357,6 +358,16 @@ works = {config: decode_work(shape, bits[config], context=P.context, **wide[conf
 times = work.save("projected_decode", tables.projected_times(project, works, others, "decode"))
 caption = f"Projected time (ms) of one token of {P.decoder}, {level}; memory alone decides, so no rate is needed."
 show(times, caption, "tab-tokens")
+
+# %% tags=["hide-input"]
+work_of = encode_work(tower, 16, other_bits=16)
+runs_fp16 = [device for device in others if device.rates.get("fp16")]
+said = [(device, project(work_of, device, "fp16", "fp16", step="encode")) for device in runs_fp16]
+left = [project.after_one(work_of, device, "fp16", "fp16", step="encode") for device in runs_fp16]
+say(
+    say_of.narrowing_claim(found, after, device.name, "encode")
+    for (device, found), after in zip(said, left, strict=True)
+)
 
 # %% [markdown]
 # ## Sanity

@@ -102,8 +102,9 @@ def _encoder(point: Mapping) -> Encoder:
 def published_points(table: Mapping[str, Device]) -> pd.DataFrame:
     """Return the published points as a table with their roofline times on the devices of `table`.
 
-    device, silicon, family, model, step, weight, activation, bits, tokens, engine (the runtime by name), runtime (eager
-    or compiled), ms, source, assumed; then memory_ms, compute_ms (0 where no rate is published), layers, kind.
+    device, device_name, silicon, family, model, step, weight, activation, bits, tokens (context, or length of the
+    prompt or image), engine (the runtime by name), runtime (eager or compiled), ms, source, assumed; then memory_ms,
+    compute_ms (0 where no rate is published), layers, kind.
     Devices that only lend their points need not be in `table`.
     """
     known, table = _published(), {**_reference(), **table}
@@ -112,7 +113,8 @@ def published_points(table: Mapping[str, Device]) -> pd.DataFrame:
         weight, activation, bits = point["numbers"]
         step, tokens = point["step"], point.get("tokens", _CONTEXT)
         if step == "encode":
-            work = encode_work(_encoder(point), bits, other_bits=32 if activation == "fp32" else 16)
+            shape = _encoder(point)
+            work, tokens = encode_work(shape, bits, other_bits=32 if activation == "fp32" else 16), shape.tokens
         else:
             count = {"context": tokens} if step == "decode" else {"prompt": tokens}
             make = decode_work if step == "decode" else prefill_work
@@ -121,6 +123,7 @@ def published_points(table: Mapping[str, Device]) -> pd.DataFrame:
         rows.append(
             dict(
                 device=device.key,
+                device_name=device.name,
                 silicon=device.silicon or device.key,
                 family=device.family,
                 model=point["model"],

@@ -50,11 +50,11 @@ def validate(points: pd.DataFrame, level: float = 0.9) -> Validation:
 
 
 def speedups(points: pd.DataFrame, column: str = "projected") -> pd.DataFrame:
-    """Return, for each device, model and step measured with wide and with narrow weights, both speed-ups.
+    """Return, for each device, runtime, model and step measured with wide and with narrow weights, both speed-ups.
 
     measured: wide ms / narrow ms; `column`: the same of the projected times.
     """
-    keys = ["device", "model", "step", "tokens", "runtime"]
+    keys = ["device", "model", "step", "tokens", "engine", "runtime"]
     wide, narrow = points[points["weight"].isin(WIDE)], points[~points["weight"].isin(WIDE)]
     pairs = narrow.merge(wide, on=keys, suffixes=("", "_wide"))
     pairs["measured"] = pairs["ms_wide"] / pairs["ms"]
@@ -72,10 +72,9 @@ def calibrated(points: pd.DataFrame) -> pd.DataFrame:
     for silicon in points["silicon"].unique():
         own = points["silicon"] == silicon
         population = fit(points[~own])
-        for model in points.loc[own, "model"].unique():
-            wide = own & points["weight"].isin(WIDE) & (points["model"] == model)
-            narrow = points[own & ~points["weight"].isin(WIDE) & (points["model"] == model)]
-            parts.append(narrow.assign(projected=projected_ms(narrow, fit(points[wide], population))))
+        for _, case in points[own].groupby(["engine", "model"], sort=False):
+            wide = case["weight"].isin(WIDE)
+            parts.append(case[~wide].assign(projected=projected_ms(case[~wide], fit(case[wide], population))))
     return pd.concat(parts).sort_index()
 
 

@@ -107,7 +107,7 @@ def test_times_are_projected_where_a_configuration_runs():
 
 def test_a_measurement_that_would_narrow_is_named_with_its_worth():
     said = narrowing_claim(projection.Projection(20.0, (10.0, 40.0), 0.9, "memory"), 1.55, "a board", "encode")
-    assert "within a factor of 2.0 either way" in said and said.endswith("narrows it to a factor of 1.6")
+    assert "the 90 % interval is a factor of 2.0 either way" in said and said.endswith("narrows it to a factor of 1.6")
     assert "timing one image of the unquantized model" in said
 
 

@@ -85,7 +85,8 @@ def validation_claim(validation: Validation) -> str:
     words = {"decode": "tokens", "prefill": "prompts", "encode": "images"}
     parts = [
         f"of {words[row.step]} by {100 * row.error:.0f} % on average ({row.n} points of {row.devices} "
-        f"{'device' if row.devices == 1 else 'devices'}, {100 * row.coverage:.0f} % inside a factor of {row.factor:.1f})"
+        f"{'device' if row.devices == 1 else 'devices'}, {100 * row.coverage:.0f} % inside intervals of a factor "
+        f"{row.factor:.1f} either way)"
         for row in validation.by_step.itertuples()
         if row.step in words
     ]
@@ -100,10 +101,11 @@ def narrowing_claim(projection: Projection, after: float, device: str, step: str
 
     after: the factor that is left, of `Projector.after_one`. step: "decode", "prefill" or "encode".
     """
-    words = {"decode": "one token", "prefill": "one prompt", "encode": "one image"}
+    timed = {"decode": "one token", "prefill": "one prompt", "encode": "one image"}[step]
+    reach = f"the {100 * projection.level:g} % interval is a factor of {projection.factor:.1f} either way"
     return (
-        f"on {device} the projection is right within a factor of {projection.factor:.1f} either way; timing {words[step]} "
-        f"of the unquantized model there, in the runtime that you ship, narrows it to a factor of {after:.1f}"
+        f"on {device} {reach}; timing {timed} of the unquantized model there, in the runtime that you ship, "
+        f"narrows it to a factor of {after:.1f}"
     )
 
 
