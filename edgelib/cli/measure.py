@@ -82,11 +82,17 @@ def _llama_cpp(out: Path, model: str | None, name: str | None, others: list[str]
     """The engine on a model's decoder, or on one of public dimensions; other options have no meaning for it."""
     if others:
         raise EdgelibError(f"--llama-cpp times a decoder alone, without --{others[0]}; leave --{others[0]} out")
+    from edgelib.devices.machine import BUSY
     from edgelib.models.load import load
     from edgelib.study.engine.measure import measure_engine
+    from edgelib.study.engine.times import engine_times
 
     path = measure_engine(out, None if model is None else load(model), name=name)
-    print(f"measured llama.cpp into {path}; a chapter takes {out} as engine_times")
+    busy = float(engine_times(out)["others"].iloc[0])
+    print(
+        f"measured llama.cpp into {path}, which the chapter edge_engines takes by engine_times: {out}; other programs "
+        f"took {busy:.1%} of the time" + ("; measure again when the machine is quiet" if busy > BUSY else "")
+    )
 
 
 def _check_folder(out: Path) -> None:
