@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from edgelib.chapters.schema import kinds
 from edgelib.chapters.schema.base import ZeroShot
 from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
@@ -26,7 +27,6 @@ from edgelib.chapters.schema.fields import (
     refuse_layers,
     scheme_of,
 )
-from edgelib.chapters.schema.kinds import check_parts
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
@@ -115,6 +115,15 @@ class Pareto(ZeroShot):
         return budgets
 
     @model_validator(mode="after")
+    def _towers(self) -> Pareto:
+        if self.cost_of is None and kinds.is_supervised(self.model):
+            raise EdgelibError(
+                f"cost_of is null, and {self.model} is a supervised classifier without two towers to cost; name an "
+                "architecture in cost_of, such as 'clip-vit-base-patch32'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _power(self) -> Pareto:
         if self.order == "energy":
             from edgelib.devices.table import devices
@@ -152,7 +161,7 @@ class Pareto(ZeroShot):
         from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 
         data, model = self.load_data(), self.load_model()
-        check_parts(model, [*self.configs, *self.mix], [])
+        kinds.check_parts(model, [*self.configs, *self.mix], [])
         variants = variants_of(model.name, [], self.configs)
         calibrations = self.draw_sets(data, self.configs, self.calibration, self.n_calibration, self.seeds)
         drawn = [v for v in variants if scheme_of(v.config).needs_calibration]

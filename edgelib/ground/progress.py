@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 IN_A_LOG = 10.0  # seconds between two lines where nobody watches
 
@@ -25,7 +25,7 @@ def progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable
         stream = opened = _outside()
         shown = shown and opened is not None
     often = 0.1 if stream is not None and stream.isatty() else IN_A_LOG
-    how = {"file": stream, "disable": not shown, "dynamic_ncols": True, "smoothing": 0.05, "mininterval": often}
+    how: dict[str, Any] = {"file": stream, "disable": not shown, "dynamic_ncols": True, "smoothing": 0.05, "mininterval": often}
     try:
         with tqdm(total=total, unit=unit, **how) as bar:
             yield bar.update

@@ -106,7 +106,8 @@ def _root(s: np.ndarray, eigenvalues: np.ndarray, u: np.ndarray) -> np.ndarray:
         ratio = s / (1 + eigenvalues * t[:, None])
         total = ratio.sum(axis=1)
         slope = (ratio * eigenvalues / (1 + eigenvalues * t[:, None])).sum(axis=1)
-        step = np.maximum((total / u - 1) * total / slope, 0)
+        # a term that explains nothing at all has no slope, and 0 is its root
+        step = np.maximum(np.divide((total / u - 1) * total, slope, out=np.zeros_like(u), where=slope > 0), 0)
         t += step
         if (step <= 1e-9 * t).all():
             break

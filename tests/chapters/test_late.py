@@ -1,0 +1,160 @@
+"""What a chapter's parameters allow, its statistics can do: nothing fails after the models have run."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
+from edgelib.chapters.efficiency import Efficiency
+from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation, games
+from edgelib.chapters.params import check
+from edgelib.chapters.pareto import Pareto
+from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.errors import EdgelibError
+from edgelib.models.twins import PLAIN
+from edgelib.report.tables import interval, selected
+from edgelib.stats.gap import gap_table, robustness_gaps, rs_table
+from edgelib.stats.ladder import attribute, recoveries
+from edgelib.stats.predictor import drop_predictor
+from edgelib.stats.ranks import rank_stability, rank_table, run_scores
+from edgelib.stats.recommend import recommend
+from edgelib.stats.variance import _terms, variance_shares
+
+MIXES = ["balanced", "noise", "gray", "dark", "clean"]
+few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LEVELS = st.sampled_from([0.5, 0.9, 0.95, 0.999])
+
+
+@pytest.fixture(autouse=True)
+def cheap_garbage():
+    """Holm's correction collects garbage at each call (statsmodels), which takes long over many modules."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("chapter", "values", "said"),
+    [
+        (CalibrationSensitivity, {"n_bootstrap": 100}, "n_bootstrap"),
+        (CalibrationSensitivity, {"configs": ["w4a8-awq", "w4a8-gptq"], "twins": []}, "needs 3"),
+        (CalibrationSensitivity, {"mixes": ["balanced"]}, "at least 2 mixes"),
+        (CalibrationSensitivity, {"sizes": [8]}, "sizes"),
+        (CalibrationSensitivity, {"seeds": 1}, "seeds"),
+        (CalibrationSensitivity, {"ladder": ["w4a8-minmax"]}, "at least 2"),
+        (CalibrationSensitivity, {"seeds": 2, "fraction": 2}, "telling their effects"),
+        (Efficiency, {"measurements": "/nowhere/at/all"}, "/nowhere/at/all"),
+        (Efficiency, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
+        (Pareto, {"cost_of": None, "model": "scenes-vit"}, "cost_of"),
+        (Pareto, {"n_bootstrap": 99}, "n_bootstrap"),
+        (Pareto, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
+        (RobustnessGap, {"configs": ["fp32"]}, "at least 2"),
+        (Fp8KvAblation, {"n_images": 3}, "n_images"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else str(value)[:40],
+)  # fmt: skip
+def test_what_cannot_end_well_is_refused_before_any_work(chapter, values, said):
+    with pytest.raises(EdgelibError, match=said):
+        check(values, chapter)
+
+
+def test_every_design_that_is_allowed_tells_its_factors_apart():
+    tried = 0
+    for mixes, sizes, seeds in itertools.product((2, 3, 5), (2, 3), (2, 3, 4, 6)):
+        for fraction in (f for f in range(1, seeds + 1) if seeds % f == 0):
+            asked = {"mixes": MIXES[:mixes], "sizes": [8, 16, 32][:sizes], "seeds": seeds, "fraction": fraction}
+            try:
+                design = CalibrationSensitivity(**asked).design()
+            except ValueError:
+                continue
+            _terms(pd.DataFrame(map(vars, design)), ["mix", "size", "seed"])
+            tried += 1
+    assert tried > 30
+
+
+def test_a_term_that_explains_nothing_has_an_interval_down_to_zero():
+    runs = pd.MultiIndex.from_product([MIXES[:2], [8, 16], range(2)], names=["mix", "size", "seed"]).to_frame(
+        index=False
+    )
+    shares = variance_shares(runs.assign(drift=runs["size"]), "drift", item=None, n_draws=100).set_index("component")
+    assert shares.low.loc[["mix", "seed"]].eq(0).all() and shares.share["size"] == pytest.approx(1)
+    assert np.isfinite(shares[["share", "low", "high"]]).all(axis=None)
+
+
+@st.composite
+def calibrations(draw) -> CalibrationSensitivity:
+    seeds = draw(st.integers(2, 4))
+    return CalibrationSensitivity(
+        mixes=MIXES[: draw(st.integers(2, 3))],
+        sizes=[8, 16, 32][: draw(st.integers(2, 3))],
+        seeds=seeds,
+        configs=["w8a8-minmax-static", "w4a8-awq", "w4a8-gptq"][: draw(st.integers(2, 3))],
+        twins=["weight:8", "activation:8"][: draw(st.integers(1, 2))],
+        n_bootstrap=101,
+        level=draw(LEVELS),
+        margin=draw(st.sampled_from([0.001, 0.02, 0.9])),
+    )
+
+
+@few
+@given(calibrations(), st.integers(2, 5), st.sampled_from([0.0, 0.5, 1.0]))
+def test_calibration_statistics_take_whatever_is_allowed(p, images, share):
+    rng = np.random.default_rng(len(p.mixes) + images)
+    runs = pd.DataFrame(map(vars, p.design())).merge(pd.DataFrame({"config": p.configs}), "cross")
+    runs = runs.merge(pd.DataFrame({"twin": [PLAIN, *p.twins]}), "cross")
+    rows = runs.merge(pd.DataFrame({"item": range(images)}), "cross")
+    rows = rows.assign(image=rows["item"], correct=(rng.random(len(rows)) < share).astype(float), drift=rows["size"])
+    how = {"level": p.level, "seed": p.seed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for quantity in ("correct", "drift"):
+            variance_shares(rows, quantity, by=["twin", "config"], cluster="image", n_draws=p.n_bootstrap, **how)
+        for _, part in rows.groupby("twin"):
+            rank_stability(run_scores(part), n_boot=p.n_bootstrap, **how)
+            rank_table(part, cluster="image", n_boot=p.n_bootstrap, **how)
+            draws = part.groupby(["config", "mix", "size", "item"]).cumcount().astype(str)
+            order = {"size": None, "config": p.configs}
+            recommend(part.assign(run=part["mix"] + draws), order, margin=p.margin, run="run", cluster="image")
+        known = rows.groupby(["twin", "config", "mix", "size", "seed"]).agg(
+            drop=("correct", "mean"), drift=("drift", "mean")
+        )
+        known = known.reset_index().assign(pair=lambda t: t.twin + t.config)
+        drop_predictor(known, ["drift"], "drop", "pair", n_boot=p.n_bootstrap, n_permutations=p.n_bootstrap - 1, **how)
+
+
+@few
+@given(LEVELS, st.integers(2, 5), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.1, 0.5]))
+def test_statistics_of_gaps_take_whatever_is_allowed(level, images, share, chance):
+    p = RobustnessGap(n_images=images, level=level, n_bootstrap=100, twins=[], configs=["fp32", "w4a8-minmax"])
+    rng = np.random.default_rng(images)
+    cells = [("clean", 0), *itertools.product(p.corruptions, p.severities)]
+    keys = pd.MultiIndex.from_product([p.configs, cells, range(images)], names=["config", "cell", "item"])
+    rows = keys.to_frame(index=False)
+    rows = rows.assign(corruption=rows.cell.str[0], severity=rows.cell.str[1], correct=rng.random(len(rows)) < share)
+    boot = {"n_boot": p.n_bootstrap, "level": p.level, "seed": p.seed}
+    rows = rows.astype({"correct": float})
+    robustness_gaps(rows, p.configs[1:], p.configs[0], chance, **boot)
+    gap_table(rows, p.configs[0], chance, **boot)
+    shown, _ = selected(rs_table(rows, chance, **boot), {"RS": interval("rs"), "Retention": interval("retention")})
+    assert not shown.map(lambda cell: "nan" in cell or "inf" in cell).any(axis=None)
+
+
+@few
+@given(LEVELS, st.integers(1, 6), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.001, 0.01, 0.99]))
+def test_statistics_of_caches_take_whatever_is_allowed(level, questions, share, margin):
+    p = Fp8KvAblation(level=level, margin=margin, n_bootstrap=100)
+    rng = np.random.default_rng(questions)
+    for cells in games(p.format).values():
+        outcomes = {factors: (rng.random(4 * questions) < share).astype(float) for factors in cells}
+        images = np.repeat(range(4), questions)
+        attribute(outcomes, max(cells, key=len), n_boot=p.n_bootstrap, cluster=images, level=level, seed=p.seed)
+    settings = {cache: (rng.random(4 * questions) < share).astype(float) for cache in p.fixes}
+    recoveries(settings, outcomes[()], p.margin, cluster=images, seed=p.seed)
