@@ -25,9 +25,15 @@ def progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable
         stream = opened = _outside()
         shown = shown and opened is not None
     often = 0.1 if stream is not None and stream.isatty() else IN_A_LOG
-    how: dict[str, Any] = {"file": stream, "disable": not shown, "dynamic_ncols": True, "smoothing": 0.05, "mininterval": often}
+    how: dict[str, Any] = {
+        "file": stream,
+        "disable": not shown,
+        "dynamic_ncols": True,
+        "smoothing": 0.05,
+        "mininterval": often,
+    }
     try:
-        with tqdm(total=total, unit=unit, **how) as bar:
+        with tqdm(total=total, unit=unit, smoothing=0.05, mininterval=often, **how) as bar:
             yield bar.update
     finally:
         if opened:
