@@ -219,7 +219,7 @@ show(work.save("importance", table), caption, "tab-importance", columns)
 # ## The engine against the simulation
 #
 # Everything above is simulated. Here llama.cpp reads the written files, and both are asked for the next token after the same
-# prompts. {numref}`tab-ladder` switches one thing at a time, so that a gap has a place: who resizes the picture, the activation function of
+# prompts. {numref}`tab-engine-ladder` switches one thing at a time, so that a gap has a place: who resizes the picture, the activation function of
 # the vision half, the engine's own arithmetic on unrounded numbers, its cache, the rounded weights, and the rounding of inputs that its
 # integer kernels do and our simulation does not. A step far above that of the unrounded engine would be a fault of one of the two.
 
@@ -228,7 +228,7 @@ asked = next(iter(study.sets.values()))
 ladders, reason = engine_ladders(study.model, asked, P.decoders, P.visions[0], P.n_agreement, P.level)
 caption = "Measured: llama.cpp on the written files against torch. Bound: the most by which the mean probability of any answer can differ (Pinsker)."
 if not reason:
-    show(tables.ladder_table(ladders), caption, "tab-ladder", tables.ladder_columns())
+    show(tables.ladder_table(ladders), caption, "tab-engine-ladder", tables.ladder_columns())
 say(say_of.ladder_claims(ladders) if not reason else f"Not run: {escaped(reason)}.")
 
 # %% [markdown]
@@ -255,7 +255,7 @@ say(
 # ## Tokens before bits
 #
 # Bits are one saving and image tokens another: fewer tokens shorten the prompt, which is most of the wait on a phone. The processor is told
-# to resize every picture to so many tokens, and nothing else changes. {numref}`tab-tokens` lays both axes side by side. A model that was
+# to resize every picture to so many tokens, and nothing else changes. {numref}`tab-image-tokens` lays both axes side by side. A model that was
 # trained at one size, as the embedded one was, pays for any other; a model trained on many sizes need not.
 
 # %% tags=["hide-input", "full-width"]
@@ -271,7 +271,7 @@ if seen:
     means["row"] = means.tokens.astype(str) + " tokens, " + means.config.map(pairs)
     shown = cross(work.save("tokens", means), "row", "place", interval("accuracy"), "Image, decoder + vision")
     caption = "Simulated accuracy (%) by tokens of an image and files of the model."
-    show(shown, caption, "tab-tokens", numeric=list(means.place.unique()))
+    show(shown, caption, "tab-image-tokens", numeric=list(means.place.unique()))
 say("" if seen else "No number of image tokens was asked for.")
 
 # %% [markdown]
