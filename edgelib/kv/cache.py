@@ -23,6 +23,7 @@ from edgelib.errors import EdgelibError
 from edgelib.kv.calibrate import KVStatistics
 from edgelib.kv.codec import Exact, PerToken, Simulated, Static, require_finite
 from edgelib.kv.context import UNSTABLE_ROPE, Context, Decoder, decoder_of, rotated_bias, token_mean
+from edgelib.kv.rotate import turned
 from edgelib.kv.scheme import KIVI_GROUP, KVScheme, kv_scheme
 from edgelib.kv.store import ByModality, Groups, Rows, Window, nbytes
 
@@ -112,11 +113,11 @@ class Side:
     """K or V of a layer: a store, and an offset that is taken off before it and put back after it.
 
     offset: a tensor [H, 1, D]; "tokenmean", the mean over the first tokens of each sequence; "bias", the rotated bias
-    of k_proj; or None.
+    of k_proj; or None. rotated: whether what is left is turned before it is stored, and turned back when it is read.
     """
 
-    def __init__(self, store, offset, layer: int, tokens: str):
-        self.store, self.offset, self.layer, self.tokens = store, offset, layer, tokens
+    def __init__(self, store, offset, layer: int, tokens: str, rotated: bool = False):
+        self.store, self.offset, self.layer, self.tokens, self.rotated = store, offset, layer, tokens, rotated
         self.mean: Tensor | None = None
 
     @property
@@ -127,7 +128,7 @@ class Side:
         self.dtype = x.dtype
         if self.offset == "tokenmean" and self.mean is None:
             self.mean = token_mean(x, context.valid)
-        offset = self.offset_of(x.shape[-2], x, context)
+        shifted = self.shifted(x, context)
         chosen = None
         if self.tokens != "all":
             if context.image is None:
@@ -136,10 +137,17 @@ class Side:
                     "(past_key_values=cache) to a model that has an image token"
                 )
             chosen = context.image if self.tokens == "image" else ~context.image
-        self.store.append(x if offset is None else x - offset.to(x.dtype), context.valid, chosen)
+        self.store.append(shifted, context.valid, chosen)
+
+    def shifted(self, x: Tensor, context: Context) -> Tensor:
+        """What is stored of the newest tokens x [B, H, n, D]."""
+        offset = self.offset_of(x.shape[-2], x, context)
+        x = x if offset is None else x - offset.to(x.dtype)
+        return turned(x) if self.rotated else x
 
     def read(self, context: Context) -> Tensor:
         x = self.store.read(self.dtype)
+        x = turned(x, back=True) if self.rotated else x
         offset = self.offset_of(x.shape[-2], x, context)
         return x if offset is None else x + offset.to(x.dtype)
 
@@ -223,8 +231,9 @@ class KVPlan:
         codec = self._codec(index, part, device)
         if scheme.scale == "kivi":
             store = Groups(scheme.number.bits, KIVI_GROUP) if part == "k" else Rows(codec)
-            return Side(Window(store, scheme.residual, KIVI_GROUP), offset, index, "all")
-        return Side(Rows(codec) if scheme.tokens == "all" else ByModality(codec), offset, index, scheme.tokens)
+            return Side(Window(store, scheme.residual, KIVI_GROUP), offset, index, "all", scheme.rotated)
+        store = Rows(codec) if scheme.tokens == "all" else ByModality(codec)
+        return Side(store, offset, index, scheme.tokens, scheme.rotated)
 
     def _codec(self, index: int, part: str, device: torch.device):
         scheme, number = self.scheme, self.scheme.number

@@ -16,11 +16,13 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from edgelib.errors import EdgelibError
 from edgelib.kv.context import UNSTABLE_ROPE, Context, Decoder, decoder_of, rotated_bias, token_mean
+from edgelib.kv.rotate import turned
 from edgelib.kv.scheme import KVScheme
 from edgelib.observe.calibrate import weight_norm
 from edgelib.observe.tallies import bucket_counts, counted_percentile
 
 MODALITIES = ("text", "image")  # rows of every statistic by modality
+ROTATED = "rotated "  # how the offsets of states begin that were turned after it was taken off
 
 
 @dataclass
@@ -85,7 +87,8 @@ class KVStatistics:
     """What calibration saw of the keys and values of a model.
 
     states: by (layer, part, offset), part "k" or "v" and offset "none", of K also "tokenmean" and, for a model whose
-    k_proj has a bias, "bias". fingerprint: norms of the projections, which tell statistics of another model apart.
+    k_proj has a bias, "bias"; of each also turned as rotated schemes store them, "rotated none" and so on.
+    fingerprint: norms of the projections, which tell statistics of another model apart.
     """
 
     states: dict[tuple[int, str, str], StateStatistics]
@@ -114,8 +117,9 @@ class KVStatistics:
         offset = scheme.offset if part == "k" and scheme.offset in ("tokenmean", "bias") else "none"
         if (layer, part, offset) not in self.states:
             raise EdgelibError(f"these statistics hold no keys without {offset!r}: run calibrate_kv on this model")
-        states, qmax = self.states[layer, part, offset], scheme.number.qmax
-        center = self.states[layer, part, "none"].mean if scheme.offset == "mean" else None
+        turned = f"{ROTATED}{offset}" if scheme.rotated else offset
+        states, qmax = self.states[layer, part, turned], scheme.number.qmax
+        center = states.mean if scheme.offset == "mean" else None
         peak = states.abs_max(center).amax(0)
         if scheme.scale == "head":
             scale = peak.amax(-1)[:, None, None] / qmax
@@ -198,6 +202,8 @@ class _Recorder:
         return report
 
     def _add(self, layer: int, part: str, offset: str, x: Tensor) -> None:
+        if not offset.startswith(ROTATED):
+            self._add(layer, part, ROTATED + offset, turned(x))
         flat = x.detach().transpose(1, 2)
         image, valid = self.context.image, self.context.valid
         image = torch.zeros(flat.shape[:2], dtype=torch.bool, device=x.device) if image is None else image

@@ -129,8 +129,7 @@ def _tally(cache: KVCache, layer: int, query: Tensor, logits: Logits, sums: dict
     image = torch.zeros_like(kept) if context.image is None else context.image
     (keys, values), (rounded_keys, rounded_values) = probe.pair
     for part, x, rounded, side in zip("kv", *probe.pair, probe.sides, strict=True):
-        offset = side.offset_of(x.shape[-2], x, context)
-        beyond = (x if offset is None else x - offset).abs() > side.store.bound * (1 + 1e-6)
+        beyond = side.shifted(x, context).abs() > side.store.bound * (1 + 1e-6)
         if side.tokens != "all":  # the others are stored as they are
             beyond &= (image if side.tokens == "image" else ~image)[:, None, :, None]
         still = _turned_back(context, layer, x) if part == "k" else x

@@ -11,11 +11,12 @@ scale: one is 1.0. amax (the default), floor, p<percentile>, head and channel ar
     per token (Liu et al. 2024, arXiv:2402.02750).
 offset: mean takes the static mean of each channel off K and V (modelopt's affine KV), tokenmean the mean of the
     sequence's own keys off K (Zhang et al. 2024, arXiv:2410.02367), bias the rotated bias of k_proj.
-options: konly, vonly; image16 and text16 leave the tokens of a modality unrounded, layers0.3 rounds these layers only;
-    g<size> channels that share a token's scale; r<tokens> the newest tokens that kivi leaves unrounded;
-    exactprefill lets a prompt attend to its own unrounded keys and values. Faults for experiments, whose memory is not
-    that of the format: undelivered reads static scales as 1; rangeonly saturates and does not round, resolutiononly
-    rounds and does not saturate, scaleonly does neither.
+options: rotated turns the channels of each head by one random rotation before storing and back when read, after the
+    offset is taken off (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456); konly, vonly; image16 and text16 leave the
+    tokens of a modality unrounded, layers0.3 rounds these layers only; g<size> channels that share a token's scale;
+    r<tokens> the newest tokens that kivi leaves unrounded; exactprefill lets a prompt attend to its own unrounded keys
+    and values. Faults for experiments, whose memory is not that of the format: undelivered reads static scales as 1;
+    rangeonly saturates and does not round, resolutiononly rounds and does not saturate, scaleonly does neither.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ WORDS: dict[str, dict] = {
     "image16": {"tokens": "text"},
     "text16": {"tokens": "image"},
     "exactprefill": {"exact_prefill": True},
+    "rotated": {"rotated": True},
     "undelivered": {"delivered": False},
     "rangeonly": {"effect": "range"},
     "resolutiononly": {"effect": "resolution"},
@@ -65,6 +67,7 @@ WORD_LABELS = {
     "image16": "text tokens only",
     "text16": "image tokens only",
     "exactprefill": "prompt exact",
+    "rotated": "rotated",
     "undelivered": "scale not delivered",
     "rangeonly": "range only",
     "resolutiononly": "resolution only",
@@ -80,7 +83,8 @@ class KVScheme:
     format, scale, offset: as in the grammar of names, the format by its own name or the short one. percentile: of the
     absolute values, for the scale "percentile". parts: "kv", "k" or "v". tokens: "all", or "image" or "text", the only
     ones that are rounded. layers: indices of the rounded layers, None for all. group_size: channels that share the
-    scale of a token, None for a head. residual: newest tokens that "kivi" leaves unrounded.
+    scale of a token, None for a head. residual: newest tokens that "kivi" leaves unrounded. rotated: whether the
+    channels of a head are turned before they are stored.
     """
 
     format: str = "fp8_e4m3"
@@ -95,6 +99,7 @@ class KVScheme:
     exact_prefill: bool = False
     delivered: bool = True
     effect: str = "both"
+    rotated: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "format", kv_formats().get(self.format, self.format))
@@ -110,6 +115,8 @@ class KVScheme:
                 raise EdgelibError(f"layers are indices from 0, at least one, got {self.layers!r}")
         if isinstance(self.residual, bool) or not isinstance(self.residual, int) or self.residual < 0:
             raise EdgelibError(f"residual is a number of tokens of at least 0, got {self.residual!r}")
+        if not isinstance(self.rotated, bool):
+            raise EdgelibError(f"rotated is true or false, got {self.rotated!r}")
         for wrong, text in self._conflicts():
             if wrong:
                 raise EdgelibError(f"KV scheme: {text}")
@@ -120,8 +127,9 @@ class KVScheme:
         return [
             (
                 self.is_cast
-                and (self.scale, self.offset, self.delivered, self.effect) != ("amax", "none", True, "both"),
-                f"{self.format} is a cast, which takes no scale, offset or fault",
+                and (self.scale, self.offset, self.delivered, self.effect, self.rotated)
+                != ("amax", "none", True, "both", False),
+                f"{self.format} is a cast, which takes no scale, offset, rotation or fault",
             ),
             (
                 (self.scale == "percentile") != bounded or (not bounded and self.percentile is not None),

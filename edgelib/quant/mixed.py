@@ -17,7 +17,8 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
     """Return a copy of `model` in which each named layer follows its own scheme; layers left out stay as they are.
 
     schemes: {name of a Linear: scheme}, "fp32" for a layer that stays. calibration: as `quantize`. A scheme that moves
-    scales between layers (smoothquant, awq, mbq) or casts the whole model is refused: it changes more than its layer.
+    scales between layers (smoothquant, awq, mbq), rotates or casts the whole model is refused: it changes more than its
+    layer.
     Raises EdgelibError for such schemes, for names that are no Linear of the model, and as `quantize`.
     """
     module = separated(module_of(model))
@@ -29,7 +30,7 @@ def quantize_mixed(model, schemes: Mapping[str, str | Mapping | Scheme], calibra
             raise EdgelibError(
                 f"unknown layer {name!r}{did_you_mean(name, layers)}; the model has {len(layers)} Linears"
             )
-        if not scheme.only_copies and (scheme.method == "cast" or scheme.alpha is not None):
+        if not scheme.only_copies and (scheme.method == "cast" or scheme.alpha is not None or scheme.rotated):
             raise EdgelibError(
                 f"layer {name!r}: {scheme.name} acts on more than the layer; choose minmax, gptq or imatrix for a mix"
             )

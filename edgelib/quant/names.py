@@ -12,13 +12,13 @@ numbers: fp32, fp16 and bf16 cast the whole model. w<bits>a<bits> are integers: 
 method: a name in `METHODS`; floating formats take minmax when none is written, integers name one.
 options: -g<size> one weight scale per group of <size> along a row, -channel one per output channel; -asym and -full
     other integer grids; -floor, -rceil and -even the rule by which mx formats choose scales, -fouroversix that of
-    nvfp4; -static one activation
-    scale per layer, from calibration, up to the largest |x| or, with -p<number> after it, up to that percentile of all
-    |x| (-static-p99.9: the largest 0.1 % saturate), which no migration takes; -alpha<number> or -search the strength of
-    a migration; -clip or -noclip whether weight ranges are searched after it; -fixed is alpha 0.5 without clip; -mse
-    and -imatrix where gptq and gptaq take their grid from; -sequential lets gptq see inputs that have passed the
-    rounded layers before; -vision quantizes the vision tower of a model that writes too, not its
-    decoder alone. Two options that set the same thing are refused.
+    nvfp4; -static one activation scale per layer, from calibration, up to the largest |x| or, with -p<number> after
+    it, up to that percentile of all |x| (-static-p99.9: the largest 0.1 % saturate), which no migration takes;
+    -alpha<number> or -search the strength of a migration; -clip or -noclip whether weight ranges are searched after
+    it; -fixed is alpha 0.5 without clip; -mse and -imatrix where gptq and gptaq take their grid from; -sequential lets
+    gptq see inputs that have passed the rounded layers before; -rotated turns a decoder's residual stream and values
+    before anything is rounded; -vision quantizes the vision tower of a model that writes too, not its decoder alone.
+    Two options that set the same thing are refused.
 
 Unless an option says otherwise, weights have one symmetric scale per output channel and activations one per token
 found on the fly, the setting of EdgeVLM-Bench. Integer weights below 8 bits with 16-bit activations have groups of 128,
@@ -131,6 +131,7 @@ def _option_words(scale_rules: Iterable[str]) -> dict[str, dict]:
         "noclip": {"clip": False},
         **{name: {"weight_range": name} for name in RANGES},
         "sequential": {"sequential": True},
+        "rotated": {"rotated": True},
         "static": {"activation_granularity": "tensor"},
         "vision": {"targets": VISION_TOO},
     }
@@ -261,6 +262,7 @@ def _options(scheme) -> list[tuple[str, str]]:
         if scheme.clip != defaults.get("clip"):
             options += [("clip", "clip") if scheme.clip else ("noclip", "no clip")]
     options += [("sequential", "sequential")] if scheme.sequential else []
+    options += [("rotated", "rotated")] if scheme.rotated else []
     if scheme.weight_range != defaults.get("weight_range"):
         options += [(scheme.weight_range, f"{RANGES[scheme.weight_range].label} ranges")]
     options += [("static", "static activations")] if scheme.activation_granularity == "tensor" else []

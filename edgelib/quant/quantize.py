@@ -35,6 +35,7 @@ from edgelib.quant.methods.loss import has_loss, output_error, output_power
 from edgelib.quant.methods.rtn import nearest, round_layer
 from edgelib.quant.mixes.resolve import Part, layer_schemes, rounded_table, table_type
 from edgelib.quant.mixes.stacked import Stacked
+from edgelib.quant.rotation.decoder import rotated
 from edgelib.quant.scheme import Scheme, scheme_for
 from edgelib.quant.sequential.walk import round_in_order
 
@@ -47,7 +48,7 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
     (no extra memory): do not train one of the two in place. calibration: a data set, or `Statistics` that
     `calibrate(model, data, needs=needs_of(schemes))` made once for several schemes of this model; it may be left out
     for a scheme whose `needs` are empty, where Statistics only serve to tell the losses. A scheme that `walks`
-    (-sequential, gptaq) calibrates each layer behind those that are rounded already, so it takes the set itself.
+    (-sequential, gptaq) or rotates (-rotated) calibrates another network than the model, so it takes the set itself.
 
     "gguf-q4_k_m" and its like give each tensor the type that it has in llama.cpp's file of that name, the output and
     the table of tokens included (`edgelib.mix_report` lists them).
@@ -82,15 +83,20 @@ def quantize(model, scheme: str | Mapping | Scheme, calibration=None, *, losses:
         module = named
         model = module if bare else model.with_module(module)
     _check_model(module)
+    if scheme.rotated:
+        module = rotated(model)
+        model = module if bare else model.with_module(module)
     targets = target_layers(module, scheme)
     check_groups(module, scheme, targets)
+    if scheme.looks_itself:
+        _require_set(scheme, calibration)
     if scheme.walks:
         result = _walked(model, module, scheme, targets, calibration, losses)
         return result if bare else model.with_module(result)
     statistics = None
     if scheme.needs_calibration:
         statistics = _statistics(model, scheme, targets, calibration)
-    elif losses and scheme.method != "cast" and isinstance(calibration, Statistics):
+    elif losses and scheme.method != "cast" and not scheme.rotated and isinstance(calibration, Statistics):
         statistics = calibration
         _require_of(module, targets, statistics)
     result = _rebuild(module, scheme, targets, statistics, spend=statistics is not calibration, losses=losses)
@@ -131,13 +137,6 @@ def _rebuild(
 
 def _walked(model, module: nn.Module, scheme: Scheme, targets: list[str], calibration, losses: bool) -> nn.Module:
     """Round the targets of a copy one after the other, each from inputs that have passed those before it."""
-    if calibration is None:
-        raise EdgelibError(f"scheme {scheme.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
-    if isinstance(calibration, Statistics):
-        raise EdgelibError(
-            f"scheme {scheme.name!r} calibrates each layer behind those that are rounded already, which statistics of "
-            "the unrounded model cannot tell: pass the calibration set itself, quantize(model, scheme, calibration)"
-        )
     bare = module is model
     items = list(calibration) if bare and not hasattr(calibration, "batches") else calibration
     result, unreached = shared_copy(module), []
@@ -307,11 +306,22 @@ def check_groups(module: nn.Module, scheme: Scheme, targets: list[str]) -> None:
             raise EdgelibError(f"layer {name!r}: {error}; or exclude the layer") from None
 
 
+def _require_set(scheme: Scheme, calibration) -> None:
+    """Raise EdgelibError unless there is a calibration set for a scheme that looks at it itself."""
+    if calibration is None:
+        raise EdgelibError(f"scheme {scheme.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
+    if isinstance(calibration, Statistics):
+        raise EdgelibError(
+            f"scheme {scheme.name!r} calibrates a network that is rounded in part or rotated, which statistics of the "
+            "model as it is cannot tell: pass the calibration set itself, quantize(model, scheme, calibration)"
+        )
+
+
 def _statistics(model, scheme: Scheme, targets: list[str], calibration) -> Statistics:
     """Return the statistics that the scheme needs, checked against the model."""
     if calibration is None:
         raise EdgelibError(f"scheme {scheme.name!r} needs a calibration set: pass quantize(model, scheme, calibration)")
-    needs = sorted(scheme.needs)
+    needs = sorted(scheme.own_needs)
     known = isinstance(calibration, Statistics)
     statistics = calibration if known else calibrate(model, calibration, needs=needs)
     _require_of(module_of(model), targets, statistics)

@@ -63,6 +63,10 @@ class Scheme(Setting):
             pairs = vocabulary().numbers.values()
             usable = ", ".join(dict.fromkeys(activation for weight, activation in pairs if weight == self.weight))
             raise EdgelibError(f"{self.weight} weights do not go with {self.activation!r}; choose from {usable}")
+        if self.method == "cast" and self.rotated:
+            raise EdgelibError(f"{self.weight} casts the whole model and rotates nothing: leave rotated out")
+        if isinstance(self.weight_format, Mix) and self.rotated:
+            raise EdgelibError(f"{self.weight} is a file of llama.cpp, which is not rotated: leave rotated out")
         _fill_options(self)
         _check_options(self)
         _check_grids(self)
@@ -71,9 +75,9 @@ class Scheme(Setting):
     @property
     def needs(self) -> frozenset[str]:
         """What `calibrate` has to collect: "moments", "hessian", "rows", "percentiles"; empty when nothing, and for a
-        scheme that `walks`.
+        scheme that `looks_itself`.
         """
-        return frozenset() if self.walks else self.own_needs
+        return frozenset() if self.looks_itself else self.own_needs
 
     @property
     def own_needs(self) -> frozenset[str]:
@@ -102,8 +106,13 @@ class Scheme(Setting):
 
     @property
     def walks(self) -> bool:
-        """Whether layers are calibrated one after the other: `quantize` then takes the calibration set itself."""
+        """Whether layers are calibrated one after the other, behind those that are rounded."""
         return self.compares or bool(self.sequential)
+
+    @property
+    def looks_itself(self) -> bool:
+        """Whether `quantize` takes the calibration set itself, because statistics of the model as it is do not help."""
+        return self.needs_calibration and (self.walks or self.rotated)
 
     @property
     def only_copies(self) -> bool:
@@ -166,7 +175,7 @@ def _check_options(scheme: Scheme) -> None:
                 f'alpha is "search" or a number from 0 (all difficulty stays in the activations) to 1, got {alpha!r}'
             )
         object.__setattr__(scheme, "alpha", float(alpha))
-    for option in ("symmetric", "full_range", "clip", "sequential"):
+    for option in ("symmetric", "full_range", "clip", "sequential", "rotated"):
         if not isinstance(getattr(scheme, option), bool | None):
             raise EdgelibError(f"{option} is true or false, got {getattr(scheme, option)!r}")
     if scheme.weight_range is not None:
@@ -244,7 +253,7 @@ def needs_of(specs: Iterable[str | Mapping | Scheme]) -> frozenset[str]:
 
 def calibration_of(spec: str | Mapping | Scheme, statistics, data):
     """Return which of two calibrations `quantize` takes for a scheme: statistics that several share, or the data."""
-    return data if scheme(spec).walks else statistics
+    return data if scheme(spec).looks_itself else statistics
 
 
 def scheme_for(model, spec: str | Mapping | Scheme) -> Scheme:

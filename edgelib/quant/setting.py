@@ -16,7 +16,8 @@ class Setting:
     |x| over calibration up to which static scales reach, such as 99.9, while what lies beyond saturates; None for the
     largest |x|. symmetric, full_range, scale_rule: as `fake_quantize` takes them. alpha: strength of a migration in
     [0, 1], or "search"; clip: whether weight ranges are searched after it; weight_range: where gptq takes its grid
-    from, a name in RANGES; sequential: whether gptq sees inputs that have passed the rounded layers before.
+    from, a name in RANGES; sequential: whether gptq sees inputs that have passed the rounded layers before;
+    rotated: whether the decoder is rotated before anything is rounded.
     """
 
     weight: str = "int8"
@@ -31,6 +32,7 @@ class Setting:
     clip: bool | None = None
     weight_range: str | None = None
     sequential: bool | None = None
+    rotated: bool = False
 
     @property
     def weight_format(self) -> Format:

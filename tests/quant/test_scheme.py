@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgelib.errors import EdgelibError
+from edgelib.formats.gguf.mix import Mix
 from edgelib.formats.table import WEIGHTS
 from edgelib.quant.methods import METHODS
 from edgelib.quant.names import vocabulary
@@ -134,6 +135,7 @@ def schemes(draw) -> Scheme:
         alpha=draw(alphas) if "alpha" in has else None,
         clip=draw(st.sampled_from([None, True, False])) if "clip" in has else None,
         weight_range=draw(st.sampled_from([None, "minmax", "mse", "imatrix"])) if "weight_range" in has else None,
+        rotated=draw(st.booleans()) if not isinstance(weights, Mix) else False,
         sequential=draw(st.sampled_from([None, True, False])) if "sequential" in has else None,
     )
 
