@@ -33,7 +33,7 @@ def progress_bar(total: int, unit: str, shown: bool = True) -> Iterator[Callable
         "mininterval": often,
     }
     try:
-        with tqdm(total=total, unit=unit, smoothing=0.05, mininterval=often, **how) as bar:
+        with tqdm(total=total, unit=unit, **how) as bar:
             yield bar.update
     finally:
         if opened:
