@@ -6,11 +6,23 @@ import json
 import subprocess
 import sys
 
+from edgelib.ground import progress
+
 CELL = """
 from edgelib.ground.progress import progress_bar
 with progress_bar(4, "cells") as done:
     done(4)
 """
+
+
+def test_a_bar_counts_to_the_end_on_standard_error(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with progress.progress_bar(3, "cells") as done:
+        done(3)
+    with progress.progress_bar(3, "cells", shown=False) as done:
+        done(1)
+    said = capsys.readouterr()
+    assert "3/3" in said.err and "1/3" not in said.err and not said.out
 
 
 def test_a_script_sees_progress_and_the_notebook_does_not(tmp_path):
