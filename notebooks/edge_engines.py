@@ -112,7 +112,7 @@ from edgelib.study.answer_grid import NO_MIX
 # %% tags=["hide-input"]
 from edgelib.study.engine import pairs as pair_up
 from edgelib.study.engine.agreement import engine_ladders
-from edgelib.study.engine.times import engine_times as times_of
+from edgelib.study.engine.measure import times_of
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 

@@ -13,9 +13,14 @@ from edgelib.devices.machine import Watch, describe
 from edgelib.errors import EdgelibError
 from edgelib.kernels.llama_cpp.engine import why_no_engine
 from edgelib.kernels.llama_cpp.speed import CACHES, MIXES, decoder_shape, engine_speed
-from edgelib.study.engine.times import FILE
+from edgelib.study.engine.times import FILE, engine_times
 
 SHAPE = "qwen2-0.5b"  # of `decoder_shape`, with random weights: times do not depend on them
+
+
+def times_of(wanted: str | None, folder: str | os.PathLike) -> pd.DataFrame:
+    """Return the times that a chapter's parameter names: as `engine_times`, or "here": taken now, kept in `folder`."""
+    return engine_times(measure_engine(folder).parent if wanted == "here" else wanted)
 
 
 def measure_engine(

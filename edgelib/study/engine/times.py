@@ -22,21 +22,15 @@ _NUMBERS = (
 _MEASURED = Path(__file__).parents[2] / "devices" / "measured"
 
 
-def engine_times(wanted: str | os.PathLike | None, folder: str | os.PathLike | None = None) -> pd.DataFrame:
-    """Return times by mix and cache: those of the published machine (None), taken now ("here"), or of a folder.
+def engine_times(wanted: str | os.PathLike | None) -> pd.DataFrame:
+    """Return times by mix and cache: those of the published machine (None), or of a folder.
 
-    folder: where a table that is taken now is kept. Columns: machine, model, mix, cache, threads, file_bytes,
-    prompt_tokens, repeats, others (the share of the machine that other programs took), prompt_per_s and decode_per_s
-    (tokens per second, medians) with low and high, the slowest and fastest repeat.
-    No rows where the published machine has no such table. Raises EdgelibError for a folder without it, a table that
-    lacks columns or holds what is no time, and, where it is to be taken now, without the engine.
+    Columns: machine, model, mix, cache, threads, file_bytes, prompt_tokens, repeats, others (the share of the machine
+    that other programs took), prompt_per_s and decode_per_s (tokens per second, medians) with low and high, the slowest
+    and fastest repeat. No rows where the published machine has no such table.
+    Raises EdgelibError for a folder without it, and for a table that lacks columns or holds what is no time.
     """
-    if wanted == "here":
-        from edgelib.study.engine.measure import measure_engine  # a table is also read where no torch is installed
-
-        path = measure_engine(folder or ".")
-    else:
-        path = (_MEASURED / PUBLISHED if wanted is None else from_home(str(wanted))) / FILE
+    path = (_MEASURED / PUBLISHED if wanted is None else from_home(str(wanted))) / FILE
     there = os.path.isfile(path)  # unlike Path.is_file, it takes any name
     if wanted is None and not there:
         return pd.DataFrame(columns=[*_TEXTS, *_NUMBERS])
