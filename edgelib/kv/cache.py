@@ -230,8 +230,8 @@ class KVPlan:
             offset = self.statistics.mean(index, part).to(device)
         codec = self._codec(index, part, device)
         if scheme.scale == "kivi":
-            store = Groups(scheme.number.bits, KIVI_GROUP) if part == "k" else Rows(codec)
-            return Side(Window(store, scheme.residual, KIVI_GROUP), offset, index, "all", scheme.rotated)
+            kept = Groups(scheme.number.bits, KIVI_GROUP) if part == "k" else Rows(codec)
+            return Side(Window(kept, scheme.residual, KIVI_GROUP), offset, index, "all", scheme.rotated)
         store = Rows(codec) if scheme.tokens == "all" else ByModality(codec)
         return Side(store, offset, index, scheme.tokens, scheme.rotated)
 
