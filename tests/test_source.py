@@ -107,7 +107,7 @@ def fresh_after(tmp_path_factory):
     [
         pytest.param("data/scenes/questions_vqa.py", set(STUDIES), id="question generator"),
         pytest.param("report/figures/base.py", set(STUDIES), id="figure"),
-        pytest.param("study/executors.py", set(STUDIES), id="engine"),
+        pytest.param("study/executors/run.py", set(STUDIES), id="engine"),
         pytest.param("chapters/robustness_gap.py", set(STUDIES), id="chapter"),
         pytest.param("models/families/blip.py", {"classification", "calibration"}, id="family that writes"),
         pytest.param("corruptions/blur.py", set(), id="corruption"),

@@ -69,7 +69,7 @@ def test_a_misspelt_name_comes_back_with_the_right_one():
         pytest.param({"severities": []}, "severities = .*at least 1 item", id="empty list"),
         pytest.param({"severities": [1, 1]}, "named twice: 1", id="severity twice"),
         pytest.param({"table": "imagenet"}, "'imagenet-c' or 'cifar-c'.*did you mean 'imagenet-c'", id="table"),
-        pytest.param({"executor": "ray-cluster"}, "'serial', 'thread' or 'process'", id="executor"),
+        pytest.param({"executor": "ray-cluster"}, "'serial', 'thread', 'process' or 'ray'", id="executor"),
         pytest.param({"twin_configs": ["fp16"]}, "twin_configs names 'fp16', but configs has only", id="twin config"),
         pytest.param({"twin_severities": [4]}, "twin_severities names 4, but severities has only 1, 5", id="twin at 4"),
         pytest.param({"twin_severities": []}, "twin_severities = .*at least 1 item", id="no severity for twins"),

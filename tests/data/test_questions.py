@@ -211,7 +211,7 @@ def test_a_broken_picture_is_named_and_never_skipped(tmp_path):
         if row["image_source"] == rows[0]["image_source"]:
             row["image"] = {"bytes": row["image"]["bytes"][:60], "path": None}
     data = dataset(write_parquet(tmp_path, rows))
-    assert f"image {rows[0]['image_source']} of" in says(lambda: list(data.batches(4)))
+    assert f"image {rows[0]['image_source']} (row 0 of" in says(lambda: list(data.batches(4)))
 
 
 def test_pope_ids_that_repeat_between_categories_stay_apart(tmp_path):

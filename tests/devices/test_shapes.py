@@ -122,7 +122,6 @@ BAD = {
         "is no decoder .*choose from .*qwen2-vl-2b",
     ),
     "no encoder": (lambda: encoder("qwen2-0.5b"), "no patch_size.*choose from clip-vit-base-patch32"),
-    "pooled by attention": (lambda: encoder("gemma-3-4b"), "no projection_dim"),
     "text for a number": (lambda: encoder_of({"vision_config": {"hidden_size": "8"}}), "hidden_size '8'"),
     "infinite": (lambda: encoder_of({"hidden_size": float("inf")}), "hidden_size inf"),
     "no table": (lambda: encoder_of({"vision_config": "x"}), "vision_config must be a table"),

@@ -280,7 +280,7 @@ ERRORS = {
     "group is a flag": (dict(granularity=True), "positive integer, got True"),
     "misspelt format": (dict(format="nvpf4"), "did you mean 'nvfp4'"),
     "scale rule": (dict(scale_rule="floor"), "mx formats"),
-    "scale rule of a float": (dict(format="nvfp4", scale_rule="floor"), "mx formats; nvfp4 takes none"),
+    "scale rule of a float": (dict(format="nvfp4", scale_rule="floor"), "mx formats; nvfp4 takes fouroversix or none"),
     "unknown scale rule": (dict(format="mxfp4", scale_rule="ceil"), "scale rule 'ceil'.*'rceil'.*even, floor, rceil"),
     "float without symmetry": (dict(format="fp8_e4m3", symmetric=False), "fp8_e4m3 has one grid"),
     "block with full range": (dict(format="mxfp4", full_range=True), "mxfp4 has one grid"),

@@ -178,7 +178,7 @@ def test_a_fused_layer_with_rows_of_several_types_computes_them_all():
 
 def test_the_embedded_decoder_reports_packs_and_weighs_by_a_mix(tmp_path):
     model = edgelib.load("scenes-vlm")
-    quantized = edgelib.quantize(model, "gguf-q4_k_m-imatrix", calibration_set("text-only", n=4, task="vqa"))
+    quantized = edgelib.quantize(model, "gguf-q4_k_m-imatrix", calibration_set("text-only", 4, source="scenes-vqa"))
     report = edgelib.quantization_report(quantized)
     assert set(report["method"]) == {"imatrix", "minmax"} and "lm_head" in set(report["layer"])
     assert report.set_index("layer").loc["lm_head", "method"] == "minmax"

@@ -143,7 +143,6 @@ UNREADABLE = {
     "three answers": (changed(answers=["stop"] * 3), "must hold 10 texts a question.* got 3 in row 0"),
     "the test split": (changed(answers=[""] * 10), "only empty texts in row 0; the test split of TextVQA has no"),
     "nobody": (changed(answers=[]), "must hold the annotators' texts"),
-    "no image id": ([{k: v for k, v in r.items() if k != "image_id"} for r in changed()], "textvqa lacks image_id"),
 }
 
 

@@ -99,7 +99,8 @@ def gptq(
         columns[stop:].addmm_(upper[:, stop:].T, errors, alpha=-1)
         if pull is not None:
             columns[stop:].addmm_(pull[start:stop, stop:].T, block)
-    codes = joined(format.encode(split(rounded.T, blocks.shape[-1]), grid), weight.shape)
+    # Rows in one piece: a transposed weight is multiplied in another order than the same one from a file.
+    codes = joined(format.encode(split(rounded.T.contiguous(), blocks.shape[-1]), grid), weight.shape)
     return Encoded(format, codes, *(None if part is None else part.squeeze(-1) for part in grid)), factor.damping
 
 
