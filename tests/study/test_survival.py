@@ -179,13 +179,13 @@ PARAMETERS = dict(
 def test_a_signal_ends_the_command_with_a_word_and_without_children(tmp_path, number):
     (tmp_path / "robustness_gap.yaml").write_text(yaml.safe_dump(PARAMETERS | {"results": str(tmp_path / "results")}))
     command = [sys.executable, "-c", "from edgelib.cli import main; main()", "sweep", "robustness_gap.yaml"]
-    run = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not any((tmp_path / "results").rglob("*.parquet")):
-        assert run.poll() is None, run.stderr.read()
-        time.sleep(0.02)
-    os.kill(run.pid, number)
-    text = run.stderr.read()
-    assert run.wait(timeout=60) == 1
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
+        while not any((tmp_path / "results").rglob("*.parquet")):
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.02)
+        os.kill(run.pid, number)
+        text = run.stderr.read()
+        assert run.wait(timeout=60) == 1
     assert "edgelib: interrupted; run the same command again to go on" in text and "Traceback" not in text
     assert not alive(run.pid)
     found = check_store(CellStore(tmp_path / "results"))
