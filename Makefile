@@ -63,10 +63,13 @@ pdf: $(READY) browser  ## Build the book, then print all of it into book/_build/
 	$(BIN)/python tests/print_book.py book/_build/html book/_build/edgelib.pdf
 
 test: $(READY) browser  ## Unit tests, every notebook at smoke size, the book with warnings as errors, its pages in a browser
-	$(TESTS)
+	$(TESTS) -m 'not cluster'
+
+cluster: $(READY)  ## The tests of Ray on a local cluster of two nodes
+	$(BIN)/python -m pytest -m cluster tests/study/test_ray.py
 
 check: $(READY)  ## The unit tests alone, in minutes
-	$(TESTS) -m 'not book and not slow'
+	$(TESTS) -m 'not book and not slow and not cluster'
 
 smoke: $(READY)  ## Run every notebook at smoke size through papermill
 	$(BIN)/python -m pytest -m book tests/test_notebooks.py
@@ -92,4 +95,4 @@ clean:  ## Remove what was built; results, chapters and .venv stay
 	rm -rf book/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
 	find edgelib tests notebooks benchmarks book/_ext -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup book pages pdf test check smoke verify sync bench lint browser clean
+.PHONY: cluster help setup book pages pdf test check smoke verify sync bench lint browser clean

@@ -171,7 +171,8 @@ def test_conditions_are_read_by_name():
 
 
 def test_the_ladder_has_draws_of_its_own():
-    asked = CalibrationSensitivity(n_images=8, sizes=[4, 8], ladder_size=16, seeds=3, ladder_seeds=2, twins=["weight:8"])
+    sizes = {"n_images": 8, "sizes": [4, 8], "ladder_size": 16, "seeds": 3, "ladder_seeds": 2}
+    asked = CalibrationSensitivity(**sizes, twins=["weight:8"])
     draws = [draw for _, draw in asked.study().runs if draw is not None]
     assert {draw.seed for draw in draws if draw.size == 16} == {0, 1}
     assert {draw.seed for draw in draws if draw.size != 16} == {0, 1, 2}

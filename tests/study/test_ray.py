@@ -20,7 +20,7 @@ from edgelib.study.store.check import check_store
 from edgelib.study.sweep import SweepError, sweep
 
 ray = pytest.importorskip("ray", reason="comes with the extra 'ray'")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 NAMES = ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_agent_register_timeout_ms")
