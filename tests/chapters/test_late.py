@@ -116,18 +116,25 @@ def test_calibration_statistics_take_whatever_is_allowed(p, images, share):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for quantity in ("correct", "drift"):
-            variance_shares(rows, quantity, by=["twin", "config"], cluster="image", n_draws=p.n_bootstrap, **how)
+            of = {"by": ["twin", "config"], "cluster": "image", "n_draws": p.n_bootstrap}
+            shares = variance_shares(rows, quantity, **of, **how)
+            assert set(shares.twin) == {PLAIN, *p.twins} and (shares.share.isna() | shares.share.between(0, 1)).all()
         for _, part in rows.groupby("twin"):
-            rank_stability(run_scores(part), n_boot=p.n_bootstrap, **how)
-            rank_table(part, cluster="image", n_boot=p.n_bootstrap, **how)
+            assert rank_stability(run_scores(part), n_boot=p.n_bootstrap, **how).n_configs == len(p.configs)
+            ranks = rank_table(part, cluster="image", n_boot=p.n_bootstrap, **how)
+            assert ranks.p_first.sum() == pytest.approx(1) and set(ranks.config) == set(p.configs)
             draws = part.groupby(["config", "mix", "size", "item"]).cumcount().astype(str)
             order = {"size": None, "config": p.configs}
-            recommend(part.assign(run=part["mix"] + draws), order, margin=p.margin, run="run", cluster="image")
+            repeated = part.assign(run=part["mix"] + draws)
+            taken = recommend(repeated, order, margin=p.margin, run="run", cluster="image")
+            assert (taken.choice is not None) == bool(taken.table.passes.any())
         known = rows.groupby(["twin", "config", "mix", "size", "seed"]).agg(
             drop=("correct", "mean"), drift=("drift", "mean")
         )
         known = known.reset_index().assign(pair=lambda t: t.twin + t.config)
-        drop_predictor(known, ["drift"], "drop", "pair", n_boot=p.n_bootstrap, n_permutations=p.n_bootstrap - 1, **how)
+        often = {"n_boot": p.n_bootstrap, "n_permutations": p.n_bootstrap - 1}
+        fitted = drop_predictor(known, ["drift"], "drop", "pair", **often, **how)
+        assert fitted.n == len(known) and 0 < fitted.p <= 1
 
 
 @few
@@ -155,6 +162,8 @@ def test_statistics_of_caches_take_whatever_is_allowed(level, questions, share, 
     for cells in games(p.format).values():
         outcomes = {factors: (rng.random(4 * questions) < share).astype(float) for factors in cells}
         images = np.repeat(range(4), questions)
-        attribute(outcomes, max(cells, key=len), n_boot=p.n_bootstrap, cluster=images, level=level, seed=p.seed)
+        found = attribute(outcomes, max(cells, key=len), n_boot=p.n_bootstrap, cluster=images, level=level, seed=p.seed)
+        assert sum(part.effect for part in found.parts.values()) == pytest.approx(found.total.effect, abs=1e-12)
     settings = {cache: (rng.random(4 * questions) < share).astype(float) for cache in p.fixes}
-    recoveries(settings, outcomes[()], p.margin, cluster=images, seed=p.seed)
+    recovered = recoveries(settings, outcomes[()], p.margin, cluster=images, seed=p.seed)
+    assert set(recovered) == set(p.fixes) and all(0 <= r.adjusted <= 1 for r in recovered.values())

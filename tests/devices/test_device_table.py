@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import pytest
 import yaml
@@ -212,7 +210,11 @@ def test_any_change_of_a_device_is_read_or_named(tmp_path_factory, key, data):
     end = data.draw(st.integers(start, min(len(whole), start + 40)))
     path = tmp_path_factory.mktemp("devices") / "board.yaml"
     path.write_bytes(whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:])
-    with suppress(EdgelibError):
+    try:
         board = devices(path)["board"]
-        edge.legality([board], {"int8": ("int8", "int8")})
-        edge.memory_table([board], {"all": 2**30})
+        legal = edge.legality([board], {"int8": ("int8", "int8")})
+        held = edge.memory_table([board], {"all": 2**30})
+    except EdgelibError as error:
+        assert "\n" not in str(error) and str(error)
+    else:
+        assert board.key == "board" and len(legal) == len(held) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,9 +177,14 @@ def test_any_change_of_a_file_is_read_or_named(tmp_path_factory, name, data):
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, min(len(whole), start + 40)))
     (folder / name).write_bytes(whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:])
-    with suppress(EdgelibError):
+    try:
         found = load_measurements(folder)
-        achieved(found.encoders, "p50"), measurements.machine_device(found)
+        reached, machine = achieved(found.encoders, "p50"), measurements.machine_device(found)
+    except EdgelibError as error:
+        assert "\n" not in str(error) and str(error)
+    else:
+        assert len(reached) == len(found.encoders) and (found.encoders["p50"] > 0).all()
+        assert machine.bandwidth_gb_s > 0
 
 
 def test_the_published_measurements_are_whole():
