@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
-from edgelib.files.gguf.values import Value, add_all, require_gguf
+from edgelib.files.gguf.values import Value, require_gguf, whole_file
 from edgelib.models.gguf.names import entries
 from edgelib.models.gguf.reader import GGUFFile
 from edgelib.observe.calibrate import module_of
@@ -49,7 +49,8 @@ def save_imatrix(model, importance, file: str | os.PathLike, *, chunks: int = 1)
     importance: {name of a Linear: mean x^2 [in]} or the `Statistics` of a calibration. chunks: of text that it is of.
     Only the decoder's blocks are written, as there. Raises EdgelibError where nothing of the model is in it.
     """
-    gguf, path = require_gguf(), Path(os.path.abspath(os.path.expanduser(file)))
+    require_gguf()
+    path = Path(os.path.abspath(os.path.expanduser(file)))
     layers = getattr(importance, "layers", None)
     weights = importance if layers is None else {name: seen.square_mean for name, seen in layers.items()}
     module = module_of(model)
@@ -57,28 +58,12 @@ def save_imatrix(model, importance, file: str | os.PathLike, *, chunks: int = 1)
     kept = {found[name]: values for name, values in weights.items() if name in found}
     if not kept:
         raise EdgelibError(f"this importance is of no block of the model, but of {_some(weights)}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, "imatrix")
-    try:
-        metadata = {"general.type": Value("str", "imatrix"), "imatrix.datasets": Value("strs", ["calibration"])}
-        add_all(
-            writer, metadata | {"imatrix.chunk_count": Value("u32", chunks), "imatrix.chunk_size": Value("u32", 512)}
-        )
+    metadata = {"general.type": Value("str", "imatrix"), "imatrix.datasets": Value("strs", ["calibration"])}
+    metadata |= {"imatrix.chunk_count": Value("u32", chunks), "imatrix.chunk_size": Value("u32", 512)}
+    with whole_file(path, "imatrix", metadata) as writer:
         for name, values in sorted(kept.items()):
             writer.add_tensor(name + _SUMS, values.detach().float().cpu().numpy().reshape(1, -1))
             writer.add_tensor(name + _COUNTS, np.ones((1, 1), np.float32))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise EdgelibError(
-            f"{path.name!r} cannot be written ({error.strerror or error}); choose another place"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

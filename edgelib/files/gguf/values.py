@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgelib.errors import EdgelibError
@@ -28,6 +31,31 @@ def require_gguf():
             "pip install -e '.[gguf]'"
         ) from None
     return gguf
+
+
+@contextmanager
+def whole_file(path: Path, architecture: str, metadata: Mapping[str, Value]) -> Iterator[Any]:
+    """Open a `GGUFWriter` for the tensors of a file that is there whole or not at all when the block ends.
+
+    Raises EdgelibError for a file that cannot be written, and without the package gguf.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = require_gguf().GGUFWriter(temporary, architecture)
+    try:
+        add_all(writer, metadata)
+        yield writer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EdgelibError(
+            f"{path.name!r} cannot be written ({error.strerror or error}); choose another place"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def value_bytes(value: Value) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.files.gguf.metadata import decoder_metadata, vision_metadata
-from edgelib.files.gguf.values import add_all, header_bytes, padded, require_gguf
+from edgelib.files.gguf.values import header_bytes, padded, require_gguf, whole_file
 from edgelib.formats.gguf.codec import KINDS, gguf_encode
 from edgelib.formats.gguf.rules import MIXES, require_mix, type_of
 from edgelib.ground.separate import rejoined
@@ -58,27 +58,10 @@ def save_gguf(
     gguf, path = require_gguf(), Path(os.path.abspath(os.path.expanduser(file)))
     metadata, plan = planned(model, mix, part=part, importance=importance, pre=pre)
     module, weights = _module(model), _importance(importance)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, metadata["general.architecture"].value)
-    try:
-        add_all(writer, metadata)
+    with whole_file(path, metadata["general.architecture"].value, metadata) as writer:
         for item in plan:
-            kind = gguf.GGMLQuantizationType[item.type.upper()]
-            writer.add_tensor(
-                item.entry.name, _array(module, item, weights), raw_dtype=kind if item.type in KINDS else None
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise EdgelibError(
-            f"{path.name!r} cannot be written ({error.strerror or error}); choose another place"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+            kind = gguf.GGMLQuantizationType[item.type.upper()] if item.type in KINDS else None
+            writer.add_tensor(item.entry.name, _array(module, item, weights), raw_dtype=kind)
     return path
 
 
