@@ -12,7 +12,7 @@ from edgelib.devices.shapes import decoder, encoder, has_encoder
 from edgelib.devices.validation import WIDE, calibrated, speedups
 from edgelib.devices.workload import Work
 from edgelib.errors import EdgelibError
-from edgelib.files.size import packed_size
+from edgelib.files.size import stored_bytes
 from edgelib.models.architectures import architecture
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.devices import projection_text
@@ -24,11 +24,12 @@ MIB = 2**20
 
 
 def size_table(architectures: Iterable[str], configs: Sequence[str]) -> pd.DataFrame:
-    """Return a row per public architecture and configuration: model, config, bytes of the packed file (predicted)."""
+    """Return a row per public architecture and configuration: model, config, bytes of the packed file (predicted), what
+    is not quantized in 16 bits (`edgelib.files.size.stored_bytes`)."""
     rows = []
     for name in architectures:
         model = architecture(name)
-        rows += [{"model": name, "config": c, "bytes": packed_size(model, c)["total"]} for c in configs]
+        rows += [{"model": name, "config": c, "bytes": stored_bytes(model, c)} for c in configs]
     return pd.DataFrame(rows)
 
 

@@ -191,10 +191,9 @@ def timed(speedup, low, high):
     ids=["faster", "much faster", "open", "slower", "not timed"],
 )
 def test_bytes_and_times_open_with_both(fastest, start):
-    sizes = pd.Series({"fp32": 400, "w8a8-minmax": 100})
+    sizes = pd.Series({"fp32": 400, "w8a8-minmax": 100, "w4a8-minmax": 60})
     steps = pd.DataFrame({"step": ["decode"], "error": [0.27], "n": [30], "devices": [6], "coverage": [0.9]})
     checked = SimpleNamespace(by_step=steps, level=0.9)
-    said = devices.efficiency_opening(
-        sizes, {"fp32": "FP32", "w8a8-minmax": "W8A8 min-max"}, fastest, "a board", checked
-    )
+    names = {"fp32": "FP32", "w8a8-minmax": "W8A8 min-max"}
+    said = devices.efficiency_opening(sizes, ["w8a8-minmax"], names, fastest, "a board", checked)
     assert said.answer.startswith(start) and "by 27 %" in said.advice and "a board" in whole(said)

@@ -117,7 +117,5 @@ def test_published_tables_agree_on_the_bytes_of_one_file():
     sizes, costs = (pd.read_csv(path) for path in TABLES)
     sizes = sizes[sizes["model"] == "clip-vit-base-patch32"].set_index("config")["bytes"]
     costs = costs.drop_duplicates("config").set_index("config")["bytes"]
-    for config in sizes.index.intersection(costs.index):
-        if sizes[config] != pytest.approx(costs[config]):
-            wide = packed_size(architecture("clip-vit-base-patch32"), config)["total"]
-            assert sizes[config] == pytest.approx(wide), "a table of 32-bit remainders says so in its caption"
+    both = sizes.index.intersection(costs.index)
+    assert len(both) > 2 and (sizes[both] == costs[both]).all()
