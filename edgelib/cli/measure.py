@@ -16,7 +16,7 @@ from edgelib.errors import EdgelibError, choose, did_you_mean
 if TYPE_CHECKING:
     from edgelib.devices.measurements import Measurements
     from edgelib.study.machine import Suite
-    from edgelib.study.timing.own import Asked, Case
+    from edgelib.study.timing.asked import Asked, Case
 
 _MOST_BATCHES, _LARGEST_BATCH = 8, 4096
 
@@ -152,7 +152,7 @@ def _own(asked: Asked, out: Path, name: str | None, dry_run: bool) -> Measuremen
 def _asked(model: str, images: str | None, kernels: str | None, batch: str | None, suite: Suite, named: str) -> Asked:
     """What the options ask for, every one of them checked, the model loaded last because it takes longest."""
     from edgelib.models.load import load
-    from edgelib.study.timing.own import Asked, check, usual_images
+    from edgelib.study.timing.asked import Asked, check, usual_images
     from edgelib.study.timing.shown import shown
 
     batches = _batches(batch) if batch is not None else ((1,) if named == "quick" else (1, 4))

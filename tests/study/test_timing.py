@@ -22,6 +22,7 @@ from edgelib.quant.quantize import quantize
 from edgelib.report.claims.devices import one_model_claim
 from edgelib.study.machine import Suite
 from edgelib.study.store import CellStore
+from edgelib.study.timing import asked as asking
 from edgelib.study.timing import own
 from edgelib.study.timing.answering import Answering
 from edgelib.study.timing.identity import identity
@@ -46,7 +47,7 @@ def dual(tmp_path_factory):
 
 
 def asked(model, kernels=("torch-fp32", "torch-bf16"), batches=(1,), images="32"):
-    return own.Asked(model, kernels, batches, shown(images, max(batches)), TINY)
+    return asking.Asked(model, kernels, batches, shown(images, max(batches)), TINY)
 
 
 def test_a_model_that_writes_is_timed_by_size_batch_and_kernel(writer, tmp_path):
@@ -189,7 +190,7 @@ def test_sizes_that_no_image_has_are_refused(size):
 
 def test_images_that_the_context_does_not_hold_are_refused_before_anything_is_timed(writer):
     with pytest.raises(EdgelibError, match="an image of 32x32 and 1000 new .* choose smaller images"):
-        own.check(replace(asked(writer), suite=replace(TINY, new_tokens=1000)))
+        asking.check(replace(asked(writer), suite=replace(TINY, new_tokens=1000)))
 
 
 def test_remaining_time_follows_how_true_the_prediction_was():
