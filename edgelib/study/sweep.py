@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
-import psutil
 import pyarrow as pa
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.memory import free_bytes
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, Cluster, Patience, StartError, run_tasks
 from edgelib.study.filling import Failure, Filled, Job, Shard, fill, shard_spec
@@ -189,8 +189,8 @@ def _joined(marks: Sequence[dict], tables: Sequence[pa.Table]) -> pd.DataFrame:
 
 
 def _groups(study: Study, wanted: Sequence, copies: int = 1) -> Iterator[list]:
-    """Cut the variants into groups of which `copies` fit half of the memory that is free now."""
-    free = psutil.virtual_memory().available
+    """Cut the variants into groups of which `copies` fit half of the memory that is free to this process now."""
+    free = free_bytes()
     group, used = [], 0
     for variant in wanted:
         size = copies * sum(p.numel() * p.element_size() for p in study.module(variant).parameters())

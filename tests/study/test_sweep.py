@@ -76,6 +76,16 @@ def test_only_what_is_missing_is_computed_and_damage_counts_as_missing(grid, row
     assert all(f.stat().st_mtime_ns == stamp for f, stamp in stamps.items())
 
 
+@pytest.mark.parametrize(("variants", "copies"), [(4, 1), (2, 2), (1, 4), (1, 100)])
+def test_groups_fit_half_of_the_memory_of_this_process(grid, monkeypatch, variants, copies):
+    """A container's limit counts, which the memory of the machine does not show."""
+    one = sum(p.numel() * p.element_size() for p in grid.module(grid.variants[0]).parameters())
+    monkeypatch.setattr(module, "free_bytes", lambda: 8 * one)
+    groups = list(module._groups(grid, grid.variants, copies))
+    assert [v for group in groups for v in group] == list(grid.variants)
+    assert max(map(len, groups)) == min(variants, len(grid.variants))
+
+
 def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
     one_at_a_time = lambda grid, wanted, copies=1: ([v] for v in wanted)  # noqa: E731 (as if memory held one copy)
     monkeypatch.setattr(module, "_groups", one_at_a_time)
