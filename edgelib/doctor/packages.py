@@ -18,6 +18,8 @@ USES = {
     "test": "runs the tests",
     "kernels": "real kernels on the processor, checkpoints for other runtimes",
     "torchao": "kernels of torchao",
+    "gguf": "GGUF files",
+    "llama-cpp": "llama.cpp, which runs GGUF files",
     "families": "tokenizers and processors of some families",
     "ray": "grids on many machines",
     "lint": "checks style and types",

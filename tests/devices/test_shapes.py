@@ -121,7 +121,7 @@ BAD = {
         lambda: decoder("clip-vit-base-patch32"),
         "is no decoder .*choose from .*qwen2-vl-2b",
     ),
-    "no encoder": (lambda: encoder("qwen2-0.5b"), "no patch_size.*choose from clip-vit-base-patch32"),
+    "no encoder": (lambda: encoder("qwen2-0.5b"), "no patch_size.*choose from .*clip-vit-base-patch32"),
     "text for a number": (lambda: encoder_of({"vision_config": {"hidden_size": "8"}}), "hidden_size '8'"),
     "infinite": (lambda: encoder_of({"hidden_size": float("inf")}), "hidden_size inf"),
     "no table": (lambda: encoder_of({"vision_config": "x"}), "vision_config must be a table"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ class Opening:
 def scope_claim(model: str, dataset: str, answers: str = "accuracies") -> str:
     """Say whose accuracies a page shows: of a small model that ships with the code, or of the reader's own.
 
-    model, dataset: as the parameters name them.
+    model, dataset: as the parameters name them; of a path only its last part is shown.
     """
     from edgelib.models.load import embedded_models
 
@@ -49,7 +50,12 @@ def scope_claim(model: str, dataset: str, answers: str = "accuracies") -> str:
     if known or drawn:
         part = f"{model} is a small embedded model" if known else f"the images of {dataset} are drawn"
         return f"Partly synthetic: {part}; read which way things move, and not how far"
-    return f"The {answers} are those of {model} on {dataset}, simulated"
+    return f"The {answers} are those of {shown(model)} on {shown(dataset)}, simulated"
+
+
+def shown(named: str) -> str:
+    """What a page calls a model or a data set: a folder or a file by its last name, a hub id or our own as it is."""
+    return Path(named).name if Path(named).is_absolute() or Path(named).exists() else named
 
 
 def world_opening(name: str, scored: pd.Series, n: int, change: str) -> Opening:
