@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gguf import LlamaFileType
 from torch import nn
 from transformers import (
     LlamaConfig,
@@ -17,7 +18,7 @@ from transformers import (
 import edgelib
 from edgelib.data.calibration import calibration_set
 from edgelib.errors import EdgelibError
-from edgelib.formats.gguf.codec import gguf_decode, gguf_encode
+from edgelib.formats.gguf.codec import KINDS, fallback, gguf_decode, gguf_encode
 from edgelib.formats.gguf.rules import MIXES, Place, more_bits, type_of
 from edgelib.quant.mixes.places import layer_of, role_of
 from edgelib.quant.mixes.report import mix_report
@@ -53,6 +54,26 @@ def test_each_role_gets_the_type_of_the_table(mix, role):
     usual, layers, other = rule if isinstance(rule, tuple) else (rule, (), "")
     expected = [other if layer in layers else usual for layer in range(28)]
     assert [type_of(mix, place(role, layer), 2048) for layer in range(28)] == expected
+
+
+# tensor_type_fallback of llama.cpp's src/llama-quant.cpp, read at its commit 007dbbf: what takes a type's place in rows
+# that its block does not divide; those of 32 have none there (the tool stops), and what 32 does not divide is F16.
+FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
+
+
+@pytest.mark.parametrize("type", KINDS)
+def test_a_type_falls_back_as_the_source_says(type):
+    assert fallback(KINDS[type], 576) == FALLBACK.get(type, "f16")
+    assert fallback(KINDS[type], 4304) == "f16"
+    assert (KINDS[type].block == 256) == (type in FALLBACK)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_the_number_of_a_mix_is_that_of_the_file_format(mix):
+    """llama_ftype, as llama.cpp's own Python package has it; llama_ftype_get_default_type drops _S, _M and _L."""
+    base, number = MIXES[mix]
+    assert LlamaFileType(number).name == f"MOSTLY_{mix.upper()}"
+    assert base == "_".join(word for word in mix.split("_") if word not in ("s", "m", "l"))
 
 
 # a row that 256 does not divide, and one that 32 does not
