@@ -105,7 +105,7 @@ from edgelib.report.claims.openings import calibration_opening, scope_claim
 from edgelib.report.figures import calibration as draw
 from edgelib.report.figures.base import forest, image_grid, panels
 from edgelib.report.figures.palette import label, readable
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import cross, interval, named, number
 from edgelib.stats.family import compare
 from edgelib.stats.outcomes import accuracy_table
@@ -404,3 +404,6 @@ conclude(calibration_opening(choices[PLAIN], setting, mixes, widest, unsteady, f
 # papermill notebooks/calibration_sensitivity.ipynb out.ipynb -f params/calibration_sensitivity.yaml
 # papermill notebooks/calibration_sensitivity.ipynb out.ipynb -y "{model: ./my-clip, dataset: ./my-images}"
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

@@ -85,7 +85,7 @@ results: str = "results"
 P = validate(globals(), EdgeEngines)
 
 # %% tags=["hide-input"]
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import cross, escaped, interval, named, number, verdicts
 
 work = setup("edge_engines", P.results)
@@ -340,3 +340,6 @@ conclude(say_of.engines_opening(whole, choice, P.pairs, sizes), scope_claim(P.mo
 # papermill notebooks/edge_engines.ipynb out.ipynb -f params/edge_engines.yaml
 # edgelib sweep params/edge_engines.yaml
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

@@ -103,7 +103,7 @@ from edgelib.report.claims import devices as say_of
 from edgelib.report.figures import devices as draw
 from edgelib.report.figures.base import long_axis
 from edgelib.report.figures.palette import labels
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import between, cross, escaped, interval, named, number
 from edgelib.study.machine import measurements_of
 from edgelib.study.timing.identity import identity
@@ -416,3 +416,6 @@ conclude(opening, say_of.one_model_claim(machine, identity(subject)))
 # ```
 #
 # Next: {doc}`pareto` puts accuracy beside these costs.
+
+# %% tags=["remove-input"]
+foot(P.provenance())

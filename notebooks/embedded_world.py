@@ -63,7 +63,7 @@ results: str = "results"
 P = validate(globals(), EmbeddedWorld)
 
 # %% tags=["hide-input"]
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 
 work = setup("embedded_world", P.results)
 
@@ -239,3 +239,6 @@ conclude(world_opening(base.name, held_out, len(data), least), scope_claim(P.mod
 # ```
 #
 # Next: {doc}`robustness_gap`.
+
+# %% tags=["remove-input"]
+foot(P.provenance())

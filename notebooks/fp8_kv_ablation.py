@@ -89,7 +89,7 @@ results: str = "results"
 P = validate(globals(), Fp8KvAblation)
 
 # %% tags=["hide-input"]
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 
 work = setup("fp8_kv_ablation", P.results)
 usual, everywhere = f"{P.format}-amax", ["plain", *P.twins]
@@ -395,3 +395,6 @@ conclude(opening, scope_claim(P.model, P.dataset))
 # papermill notebooks/fp8_kv_ablation.ipynb out.ipynb -f params/fp8_kv_ablation.yaml
 # papermill notebooks/fp8_kv_ablation.ipynb out.ipynb -f params/qwen2-vl-2b/fp8_kv_ablation.yaml
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

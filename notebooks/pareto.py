@@ -136,7 +136,7 @@ from edgelib.report.claims.openings import DRAWN, scope_claim
 from edgelib.report.explorer import scatter
 from edgelib.report.figures.choices import CROWDED, bits_by_depth, frontier_panels, tier_panels
 from edgelib.report.figures.palette import label, labels, looks
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import cross, escaped, interval, named, number, projected
 from edgelib.stats.family import compare
 from edgelib.study import costs as costing
@@ -410,3 +410,6 @@ conclude(opening, scope_claim(P.model, P.dataset))
 # papermill notebooks/pareto.ipynb out.ipynb -y "{model: ./my-clip, dataset: ./my-images, cost_of: null, device_table: my-devices.yaml}"
 # edgelib choose --memory 4GB --latency 150ms --device jetson-nano
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

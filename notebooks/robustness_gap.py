@@ -107,7 +107,7 @@ from edgelib.report.claims.openings import gap_opening, scope_claim
 from edgelib.report.figures.base import accuracy_by_severity, difference_by_severity, forest, long_axis, panels
 from edgelib.report.figures.palette import label, looks, readable
 from edgelib.report.figures.robustness import accuracy_heat, corrupted_picture, dose_panels, gap_scales
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import escaped, interval, named, spread, verdicts
 from edgelib.stats.family import against, compare
 from edgelib.stats.gap import by_dose, dosed, dosed_gaps, gap_table, robustness_gaps, rs_table
@@ -356,3 +356,6 @@ conclude(gap_opening(tests, scores, costs, reference), scope_claim(P.model, P.da
 # papermill notebooks/robustness_gap.ipynb out.ipynb -f params/robustness_gap.yaml
 # papermill notebooks/robustness_gap.ipynb out.ipynb -y "{model: ./my-clip, dataset: ./my-images, baseline_model: null}"
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

@@ -107,7 +107,7 @@ results: str = "results"
 P = validate(globals(), VlmAccuracy)
 
 # %% tags=["hide-input"]
-from edgelib.report.notebook import conclude, say, setup, show
+from edgelib.report.notebook import conclude, foot, say, setup, show
 
 work = setup("vlm_accuracy", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
@@ -391,3 +391,6 @@ conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, 
 # papermill notebooks/vlm_accuracy.ipynb out.ipynb -f params/vlm_accuracy.yaml
 # edgelib publish vlm_accuracy --params-dir params/qwen2-vl-2b
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())

@@ -84,6 +84,8 @@ def test_a_grid_is_foretold_run_written_checked_damaged_and_mended(file, monkeyp
             table.astype({"margin": "float32", "drift": "float32"}), tables[".parquet"], check_exact=False, rtol=1e-6
         )
     summary = json.loads((folder / "rows.summary.json").read_text())
+    assert tables[".parquet"].attrs["provenance"]["code"] == summary["code"]
+    assert summary["sources"]["dataset"] == "scenes: of this version of edgelib" and len(summary["code"]) == 64
     assert summary["outcomes"] == 24 and summary["kind"] == "simulated" and summary["parameters"]["n_images"] == 6
     assert {m["severity"]: m["mean"] for m in summary["means"] if m["config"] == "fp32"} == pytest.approx(
         tables[".csv"].query("config == 'fp32'").groupby("severity").correct.mean().to_dict()

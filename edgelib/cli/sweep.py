@@ -75,13 +75,14 @@ def sweep(
         how = {"executor": parameters.executor, "workers": parameters.workers, "cluster": cluster}
         rows = study.score(run(study, cells, **how))
     rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
+    rows.attrs["provenance"] = parameters.provenance()  # goes into the metadata of a .parquet
     out = out or (Path(place) if here else find_root() / "results") / "sweeps" / f"{file.stem}.parquet"
     marks = list(study.columns(*next(iter(study.cells()))))
     score = "correct" if "correct" in rows else "score"
     means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
     _write(out, lambda path: ENDINGS[out.suffix](rows, path))
     summary = out.with_suffix(".summary.json")
-    _write(summary, lambda path: path.write_text(_summary(name, parameters, rows, means, score), encoding="utf-8"))
+    _write(summary, lambda path: path.write_text(_summary(name, rows, means, score), encoding="utf-8"))
     print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
     clean = ", severity 0 is clean" if "severity" in marks else ""
     print(f"simulated mean of {score!r}{clean}, also in {summary}; {len(rows)} outcomes in {out}")
@@ -101,14 +102,11 @@ def _forecast(study: Any, cells: Any, workers: int) -> None:
     print(f"predicted from a small sample on this machine{unknown}; nothing was stored, drop --dry-run to begin")
 
 
-def _summary(name: str, parameters: Any, rows: Any, means: Any, score: str) -> str:
+def _summary(name: str, rows: Any, means: Any, score: str) -> str:
     """What the table beside it holds: where it came from and its means."""
-    from edgelib import __version__
-
     told = {
         "chapter": name,
-        "edgelib": __version__,
-        "parameters": parameters.model_dump(mode="json"),
+        **rows.attrs["provenance"],
         "outcomes": len(rows),
         "columns": list(rows.columns),
         "score": score,

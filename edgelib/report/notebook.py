@@ -1,5 +1,5 @@
 """What a chapter does beside its subject: set-up (figure style, deterministic SVG, a folder for results), then showing
-tables, saying sentences and handing its answer to the pages that quote it."""
+tables, saying sentences, handing its answer to the pages that quote it, and telling where its numbers come from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from edgelib.ground.paths import find_root
 from edgelib.ground.quiet import quiet_libraries
 from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import Sentence, bullets, without_tags
+from edgelib.report.provenance import provenance_html
 from edgelib.report.tables import Column, myst_table, selected
 
 STYLE = Path(__file__).with_name("edgelib.mplstyle")
@@ -115,6 +117,13 @@ def conclude(opening: Opening, scope: str) -> None:
     said = {"answer": opening.answer, "number": opening.number, "advice": opening.advice, "scope": Sentence(scope)}
     for name, text in said.items():
         glue(name, Sentence(without_tags(text.rstrip(".") + ".")), display=False)
+
+
+def foot(provenance: Mapping[str, Any]) -> None:
+    """Close a page with one folded line: what its numbers were made from, as `Parameters.provenance` tells."""
+    from IPython.display import HTML, display
+
+    display(HTML(provenance_html(provenance)))
 
 
 def _draw_svg() -> None:

@@ -58,5 +58,11 @@ def test_it_leaves_machinery_to_the_library(path):
     assert "conclude(" in code and notebook.conclude
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_its_last_line_tells_where_its_numbers_come_from(path):
+    last = jupytext.read(path).cells[-1]
+    assert last.source == "foot(P.provenance())" and last.metadata["tags"] == ["remove-input"]
+
+
 def test_words_are_counted_without_code_and_formulas():
     assert words("Two words.\n\n```console\nedgelib publish\n```\n$$\nx = 1\n$$\nand one-half more") == 5

@@ -65,3 +65,16 @@ def test_the_answer_is_glued_without_quotation_marks(monkeypatch):
         "advice": "Do it.",
         "scope": "of &lt;b>this&lt;/b> model.",
     }
+
+
+def test_the_foot_is_one_line_that_opens(shown):
+    told = {
+        "edgelib": "1",
+        "code": "c0de",
+        "libraries": {"torch": "2"},
+        "device": "cpu",
+        "machine": "a chip",
+        "seed": 0,
+    }
+    notebook.foot(told | {"sources": {"model": "m: weights ab"}, "parameters": {"n": 3}})
+    assert shown[0].startswith('<details class="provenance"><summary>Provenance') and "m: weights ab" in shown[0]

@@ -63,6 +63,12 @@ class Parameters(BaseModel):
         wanted = (kinds.name_of_classifier, kinds.name_of_supervised, kinds.name_of_writer)
         return [(n, mark) for n in cls.model_fields for mark in _marks(cls, n, Kind) if mark.refuse in wanted]
 
+    def provenance(self) -> dict[str, Any]:
+        """What the numbers of a chapter with these parameters are made from, as plain values: see `provenance`."""
+        from edgelib.chapters.schema.provenance import provenance
+
+        return provenance(self)
+
     def refuse_kinds(self) -> None:
         """Raise EdgelibError for a given model or data set whose name tells that it is of a kind that is not taken."""
         for name in sorted(self.model_fields_set):
