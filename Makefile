@@ -30,7 +30,7 @@ define install
   { echo "cannot make a virtual environment in $(1); on Debian: apt-get install -y python3-venv" >&2; exit 1; }
 @if command -v uv >/dev/null 2>&1; then uv=uv; \
   else $(1)/bin/python -m pip install --quiet --disable-pip-version-check uv && uv=$(1)/bin/uv || uv=; fi; \
-  if test -n "$$uv"; then "$$uv" pip install --python $(1)/bin/python -c constraints.txt $(3); \
+  if test -n "$$uv"; then "$$uv" pip install --compile-bytecode --python $(1)/bin/python -c constraints.txt $(3); \
   else $(1)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(3); fi
 @rm -f $(2:$(HASH)=)* && touch $(2)
 endef
