@@ -20,7 +20,7 @@ BOOK_ONLY = $(shell $(PYTHON) -c 'import shlex, tomllib; \
   print(*map(shlex.quote, extras["book"]))')
 CHAPTERS := $(wildcard book/chapters/*.ipynb)
 BUILD  := jupyter-book build book -W -n --keep-going --quiet
-TESTS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+TESTS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # install(folder, stamp, requirements): a virtual environment at the pinned versions, by uv where it can be had, else by pip.
 define install

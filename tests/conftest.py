@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from browser import MISSING
@@ -16,13 +17,23 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from pathlib import Path
 
 import pytest
+import typer.testing
 from hypothesis import HealthCheck, settings
+
+# Typer builds every command again at each call, which is five sixths of the time of a small one.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # Neither a deadline nor a rate of drawing: both would ask how busy the machine is. Unattended runs repeat exactly.
 settings.register_profile(
     "edgelib", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("edgelib")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whole notebooks and the book go first: a worker that got them last would run alone at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("book") is None, "test_notebooks" not in item.nodeid))
 
 
 @pytest.fixture(scope="session")
