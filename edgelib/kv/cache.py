@@ -21,9 +21,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin, get_layer_types_and
 
 from edgelib.errors import EdgelibError
 from edgelib.kv.calibrate import KVStatistics
-from edgelib.kv.codec import Exact, PerToken, Simulated, Static, require_finite
+from edgelib.kv.codec import Blocks, Exact, PerToken, Simulated, Static, require_finite
 from edgelib.kv.context import UNSTABLE_ROPE, Context, Decoder, decoder_of, rotated_bias, token_mean
-from edgelib.kv.rotate import turned
+from edgelib.kv.rotate import hadamard_block, turned
 from edgelib.kv.scheme import KIVI_GROUP, KVScheme, kv_scheme
 from edgelib.kv.store import ByModality, Groups, Rows, Window, nbytes
 
@@ -113,11 +113,13 @@ class Side:
     """K or V of a layer: a store, and an offset that is taken off before it and put back after it.
 
     offset: a tensor [H, 1, D]; "tokenmean", the mean over the first tokens of each sequence; "bias", the rotated bias
-    of k_proj; or None. rotated: whether what is left is turned before it is stored, and turned back when it is read.
+    of k_proj; or None. rotated: whether what is left is turned before it is stored, and turned back when it is read;
+    block: over how many channels at a time by llama.cpp's rotation, None for the random one.
     """
 
-    def __init__(self, store, offset, layer: int, tokens: str, rotated: bool = False):
+    def __init__(self, store, offset, layer: int, tokens: str, rotated: bool = False, block: int | None = None):
         self.store, self.offset, self.layer, self.tokens, self.rotated = store, offset, layer, tokens, rotated
+        self.block = block
         self.mean: Tensor | None = None
 
     @property
@@ -143,11 +145,11 @@ class Side:
         """What is stored of the newest tokens x [B, H, n, D]."""
         offset = self.offset_of(x.shape[-2], x, context)
         x = x if offset is None else x - offset.to(x.dtype)
-        return turned(x) if self.rotated else x
+        return turned(x, block=self.block) if self.rotated else x
 
     def read(self, context: Context) -> Tensor:
         x = self.store.read(self.dtype)
-        x = turned(x, back=True) if self.rotated else x
+        x = turned(x, back=True, block=self.block) if self.rotated else x
         offset = self.offset_of(x.shape[-2], x, context)
         return x if offset is None else x + offset.to(x.dtype)
 
@@ -233,12 +235,15 @@ class KVPlan:
             kept = Groups(scheme.number.bits, KIVI_GROUP) if part == "k" else Rows(codec)
             return Side(Window(kept, scheme.residual, KIVI_GROUP), offset, index, "all", scheme.rotated)
         store = Rows(codec) if scheme.tokens == "all" else ByModality(codec)
-        return Side(store, offset, index, scheme.tokens, scheme.rotated)
+        block = hadamard_block(self.decoder.head_dim, part) if scheme.hadamard else None
+        return Side(store, offset, index, scheme.tokens, scheme.rotated or scheme.hadamard, block)
 
     def _codec(self, index: int, part: str, device: torch.device):
         scheme, number = self.scheme, self.scheme.number
         if not number.scaled:
             return Exact(number)
+        if number.own_scales:
+            return Blocks(number)
         if scheme.scale in ("token", "kivi"):
             return PerToken(number, scheme.group_size or self.decoder.head_dim)
         scale = self.scale(index, part).to(device)

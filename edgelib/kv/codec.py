@@ -17,7 +17,7 @@ from torch import Tensor
 from edgelib.errors import EdgelibError
 from edgelib.formats.base import Format, times
 from edgelib.formats.bits import pack_channels, unpack_channels
-from edgelib.formats.blocks import narrowed, saturated, widened
+from edgelib.formats.blocks import NO_GRID, narrowed, saturated, widened
 
 Parts = tuple[Tensor, ...]
 SCALE_DTYPE = torch.bfloat16  # of scales that tokens bring along: the range of float32 in two bytes
@@ -38,6 +38,23 @@ class Exact:
 
     def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:
         return narrowed(parts[0], dtype)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Whole blocks of channels whose bytes hold their own scales, as a GGUF type has them."""
+
+    format: Format
+    bound = math.inf
+
+    def encode(self, x: Tensor) -> Parts:
+        if not x.numel():
+            width = round(x.shape[-1] * self.format.bits_per_element() / 8)
+            return (torch.empty(*x.shape[:-1], width, dtype=torch.uint8, device=x.device),)
+        return (self.format.encode(x, NO_GRID),)
+
+    def decode(self, parts: Parts, dtype: torch.dtype) -> Tensor:
+        return narrowed(self.format.decode(parts[0], NO_GRID), dtype)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A name is <format>[-<scale>][-<offset>][-<option>...], in any order after the format:
 
 format: e4m3, e5m2, int8, int4 and nvfp4; fp32, fp16 and bf16 are casts and take no scale. These are the formats of
-    `edgelib.formats.table` that have a `cache_name`, so a new one that has it is known here.
+    `edgelib.formats.table` that have a `cache_name`, so a new one that has it is known here. Those of llama.cpp, q8_0,
+    q5_1, q5_0, q4_1, q4_0 and iq4_nl, find a scale for every 32 channels of a token and take no other.
 scale: one is 1.0. amax (the default), floor, p<percentile>, head and channel are static and need calibration: the
     largest value of the layer over the format's largest number, the same but at least 1 (what modelopt exports), a
     percentile of the values instead of the largest, one scale per head, one per head and channel. token is found when a
@@ -12,11 +13,12 @@ scale: one is 1.0. amax (the default), floor, p<percentile>, head and channel ar
 offset: mean takes the static mean of each channel off K and V (modelopt's affine KV), tokenmean the mean of the
     sequence's own keys off K (Zhang et al. 2024, arXiv:2410.02367), bias the rotated bias of k_proj.
 options: rotated turns the channels of each head by one random rotation before storing and back when read, after the
-    offset is taken off (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456); konly, vonly; image16 and text16 leave the
-    tokens of a modality unrounded, layers0.3 rounds these layers only; g<size> channels that share a token's scale;
-    r<tokens> the newest tokens that kivi leaves unrounded; exactprefill lets a prompt attend to its own unrounded keys
-    and values. Faults for experiments, whose memory is not that of the format: undelivered reads static scales as 1;
-    rangeonly saturates and does not round, resolutiononly rounds and does not saturate, scaleonly does neither.
+    offset is taken off (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456); hadamard turns them as llama.cpp does around
+    its own types, unless it is told not to; konly, vonly; image16 and text16 leave the tokens of a modality unrounded,
+    layers0.3 rounds these layers only; g<size> channels that share a token's scale; r<tokens> the newest tokens that
+    kivi leaves unrounded; exactprefill lets a prompt attend to its own unrounded keys and values. Faults for
+    experiments, whose memory is not that of the format: undelivered reads static scales as 1; rangeonly saturates and
+    does not round, resolutiononly rounds and does not saturate, scaleonly does neither.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from edgelib.errors import EdgelibError, choose, did_you_mean
 from edgelib.formats.bits import codes_in_whole_bytes
 from edgelib.formats.table import FORMATS, Format, check_group_size
 from edgelib.ground.checks import plain_number
+from edgelib.kv.rotate import SMALLEST_TURN, hadamard_block
 
 STATIC_SCALES = ("one", "amax", "floor", "percentile", "head", "channel")
 SCALES = (*STATIC_SCALES, "token", "kivi")
@@ -44,6 +47,7 @@ WORDS: dict[str, dict] = {
     "text16": {"tokens": "image"},
     "exactprefill": {"exact_prefill": True},
     "rotated": {"rotated": True},
+    "hadamard": {"hadamard": True},
     "undelivered": {"delivered": False},
     "rangeonly": {"effect": "range"},
     "resolutiononly": {"effect": "resolution"},
@@ -68,6 +72,7 @@ WORD_LABELS = {
     "text16": "image tokens only",
     "exactprefill": "prompt exact",
     "rotated": "rotated",
+    "hadamard": "turned as in llama.cpp",
     "undelivered": "scale not delivered",
     "rangeonly": "range only",
     "resolutiononly": "resolution only",
@@ -84,7 +89,7 @@ class KVScheme:
     absolute values, for the scale "percentile". parts: "kv", "k" or "v". tokens: "all", or "image" or "text", the only
     ones that are rounded. layers: indices of the rounded layers, None for all. group_size: channels that share the
     scale of a token, None for a head. residual: newest tokens that "kivi" leaves unrounded. rotated: whether the
-    channels of a head are turned before they are stored.
+    channels of a head are turned before they are stored; hadamard: whether they are turned as in llama.cpp.
     """
 
     format: str = "fp8_e4m3"
@@ -100,6 +105,7 @@ class KVScheme:
     delivered: bool = True
     effect: str = "both"
     rotated: bool = False
+    hadamard: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "format", kv_formats().get(self.format, self.format))
@@ -115,8 +121,9 @@ class KVScheme:
                 raise EdgelibError(f"layers are indices from 0, at least one, got {self.layers!r}")
         if isinstance(self.residual, bool) or not isinstance(self.residual, int) or self.residual < 0:
             raise EdgelibError(f"residual is a number of tokens of at least 0, got {self.residual!r}")
-        if not isinstance(self.rotated, bool):
-            raise EdgelibError(f"rotated is true or false, got {self.rotated!r}")
+        for name in ("rotated", "hadamard"):
+            if not isinstance(getattr(self, name), bool):
+                raise EdgelibError(f"{name} is true or false, got {getattr(self, name)!r}")
         for wrong, text in self._conflicts():
             if wrong:
                 raise EdgelibError(f"KV scheme: {text}")
@@ -127,9 +134,18 @@ class KVScheme:
         return [
             (
                 self.is_cast
-                and (self.scale, self.offset, self.delivered, self.effect, self.rotated)
+                and (self.scale, self.offset, self.delivered, self.effect, self.rotated or self.hadamard)
                 != ("amax", "none", True, "both", False),
                 f"{self.format} is a cast, which takes no scale, offset, rotation or fault",
+            ),
+            (
+                number.own_scales and self.scale != "amax",
+                f"{self.format} finds a scale for every {number.block} channels by itself; leave {self.scale!r} out",
+            ),
+            (
+                self.hadamard and (self.rotated or not number.own_scales),
+                f"hadamard is how llama.cpp turns {_names(lambda f: f.own_scales)}, in the place of rotated; got "
+                f"{self.format}{' with rotated' if self.rotated else ', which takes rotated'}",
             ),
             (
                 (self.scale == "percentile") != bounded or (not bounded and self.percentile is not None),
@@ -180,7 +196,8 @@ class KVScheme:
     @property
     def needs_calibration(self) -> bool:
         """Whether scales or offsets come from statistics."""
-        return not self.is_cast and (self.offset == "mean" or (self.scale in STATIC_SCALES and self.scale != "one"))
+        static = self.scale in STATIC_SCALES and self.scale != "one" and not self.number.own_scales
+        return not self.is_cast and (self.offset == "mean" or static)
 
     @property
     def simulated(self) -> bool:
@@ -204,6 +221,11 @@ class KVScheme:
                 raise EdgelibError(
                     f"{self.format} has blocks of {number.block} and the heads are {head_dim} wide; choose int4"
                 )
+            if self.hadamard and hadamard_block(head_dim, part) is None:
+                raise EdgelibError(
+                    f"llama.cpp turns heads that {SMALLEST_TURN} divides, and these are {head_dim} wide, so it stores "
+                    "them as they are: leave hadamard out, or choose rotated"
+                )
             return number.bits_per_element()
         together = codes_in_whole_bytes(number.bits)
         if head_dim % together:
@@ -221,7 +243,7 @@ class KVScheme:
     @property
     def name(self) -> str:
         """The name that the grammar gives this scheme."""
-        if self.is_cast:
+        if self.is_cast or self.number.own_scales:
             scale = ""
         else:
             scale = f"p{plain_number(self.percentile)}" if self.scale == "percentile" else self.scale
@@ -249,8 +271,9 @@ class KVScheme:
         groups = [] if self.group_size is None else [f"groups of {self.group_size}"]
         window = [f"newest {self.residual} exact"] if self.residual else []
         layers = [] if self.layers is None else [f"layers {', '.join(map(str, self.layers))}"]
+        scales = [] if self.is_cast or self.number.own_scales else [scale]
         number = self.name.split("-")[0].upper()
-        return ", ".join([number, *([] if self.is_cast else [scale]), *groups, *window, *words, *layers])
+        return ", ".join([number, *scales, *groups, *window, *words, *layers])
 
     def _has(self, fields: dict) -> bool:
         return all(getattr(self, field) == value for field, value in fields.items())

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import edgelib
 from edgelib.errors import EdgelibError
@@ -16,6 +16,7 @@ from edgelib.kernels.llama_cpp import engine as engines
 from edgelib.kernels.llama_cpp.agreement import Pair, agreement_ladder, agreement_of, input_rounding
 from edgelib.kernels.llama_cpp.engine import Engine
 from edgelib.kernels.llama_cpp.speed import engine_speed
+from edgelib.kv.cache import kv_cache
 
 needs_engine = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("xllamacpp", "gguf")),
@@ -56,6 +57,31 @@ def test_a_decoder_in_float32_is_the_decoder(tmp_path):
     assert said.scores.shape == (3, 96) and said.prompt_tokens == 6 and len(said.tokens) == 3
     measured = agreement_of(Pair(expected, said.scores[:1]))
     assert measured["top1"] == 1 and abs(measured["kl"]) < 1e-4 and measured["max_difference"] < 0.02
+
+
+@needs_engine
+@pytest.mark.parametrize("turned", [True, False], ids=["turned", "as it is"])
+def test_a_quantized_cache_is_the_one_that_we_simulate(tmp_path, monkeypatch, turned):
+    """Heads of 64, whose keys and values llama.cpp turns unless it is told not to. What is left is its rounding of
+    queries to 8 bits. Of "qwen2", whose channels of a key stand in the file as in transformers."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1,
+        vocab_size=96, max_position_embeddings=64, initializer_range=0.2, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "0" if turned else "1")
+    prompts = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
+    file = save_gguf(model, tmp_path / "m.gguf", "f32")
+    with Engine(file, threads=1, cache_k="q4_0", cache_v="q4_0", context=64) as engine:
+        said = torch.cat([engine.answer(ids, scores=96, stop=False).scores for ids in prompts.tolist()])
+
+    def divergence(cache: str) -> float:
+        scores = model(input_ids=prompts, past_key_values=kv_cache(model, cache)()).logits[:, -1].log_softmax(-1)
+        return agreement_of(Pair(scores, said))["kl"]
+
+    same, other = ("q4_0-hadamard", "q4_0") if turned else ("q4_0", "q4_0-hadamard")
+    assert 10 * divergence(same) < min(divergence("fp32"), divergence(other))
 
 
 @needs_engine

@@ -11,8 +11,9 @@ from edgelib.errors import EdgelibError
 from edgelib.formats.bits import codes_in_whole_bytes, pack_channels, unpack_channels
 from edgelib.formats.blocks import BlockGrid
 from edgelib.formats.floating import E2M1, E4M3, E5M2
+from edgelib.formats.gguf.codec import gguf_decode, gguf_encode
 from edgelib.formats.table import FORMATS
-from edgelib.kv.codec import Exact, PerToken, Simulated, Static, affine_grid, affine_start, require_finite
+from edgelib.kv.codec import Blocks, Exact, PerToken, Simulated, Static, affine_grid, affine_start, require_finite
 from edgelib.kv.store import Groups, Rows
 
 STATIC = ("fp8_e4m3", "fp8_e5m2", "int8", "int4")
@@ -116,6 +117,26 @@ def test_a_large_constant_leaves_integers_their_steps(store, constant):
     store.append(x)
     # 15 steps over a range of 1 and the last digit of a half float at 300; one of bfloat16 would make it 2.5
     assert (store.read(torch.float32) - x).abs().max() < (1 + 0.3) * 1.02 / 15 / 2
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
+def test_blocks_of_channels_are_those_of_a_gguf_file(name):
+    """One block after the other along the channels of a head, as llama.cpp lays out a token's keys and values."""
+    x = states(scale=4, shape=(2, 3, 5, 64))
+    codec = Blocks(FORMATS[name])
+    (stored,) = codec.encode(x)
+    assert torch.equal(stored.reshape(30, -1), gguf_encode(x.reshape(30, 64), name))
+    assert stored.shape[-1] * 8 == 64 * FORMATS[name].bits_per_element()
+    expected = gguf_decode(stored.reshape(30, -1), name, 64).view_as(x)
+    assert torch.equal(codec.decode((stored,), torch.float32), expected)
+    assert torch.equal(
+        recalled(codec, x.bfloat16()), codec.decode(codec.encode(x.bfloat16()), torch.float32).bfloat16()
+    )
+    assert codec.encode(x[:, :, :0])[0].shape == (2, 3, 0, stored.shape[-1])
+    store = Rows(codec)
+    for token in x.split(1, -2):
+        store.append(token)
+    assert torch.equal(store.read(torch.float32), expected) and store.nbytes == stored.numel()
 
 
 def test_floats_per_token_err_by_a_sixteenth_at_most():

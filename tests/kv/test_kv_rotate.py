@@ -9,7 +9,7 @@ import torch
 from edgelib.errors import EdgelibError
 from edgelib.kv.cache import kv_cache
 from edgelib.kv.calibrate import calibrate_kv
-from edgelib.kv.rotate import turned
+from edgelib.kv.rotate import hadamard_block, turned
 from edgelib.kv.scheme import kv_scheme
 
 EXACT = ["e4m3-scaleonly-rotated", "int8-channel-mean-scaleonly-rotated", "e4m3-bias-scaleonly-rotated"]
@@ -78,3 +78,39 @@ def test_static_scales_are_those_of_the_turned_states(made):
 def test_a_cast_is_not_rotated():
     with pytest.raises(EdgelibError, match="cast, which takes no scale, offset, rotation or fault"):
         kv_scheme("bf16-rotated")
+
+
+def sylvester(size):
+    """The matrix that ggml_gen_hadamard fills: each quarter the one before, the last with the other sign."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5
+
+
+@pytest.mark.parametrize(("width", "part", "block"), [(64, "k", 64), (128, "k", 128), (128, "v", 64), (192, "k", 64)])
+def test_llama_cpp_turns_by_the_plain_matrix(width, part, block):
+    x = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([piece @ sylvester(block) for piece in x.split(block, -1)], -1)
+    assert hadamard_block(width, part) == block
+    assert torch.allclose(turned(x, block=block), expected, atol=1e-6)
+    assert torch.allclose(turned(turned(x, block=block), back=True, block=block), x, atol=1e-6)
+
+
+def test_a_head_that_llama_cpp_does_not_turn_is_left():
+    assert hadamard_block(96, "k") is None and hadamard_block(32, "v") is None
+    model = kv_models.llama(head_dim=96)
+    with pytest.raises(EdgelibError, match="these are 96 wide.*leave hadamard out"):
+        kv_cache(model, "q4_0-hadamard")
+
+
+def test_a_cache_of_llama_cpp_answers_as_attention_on_its_turned_states():
+    """Keys of 128 channels are turned as one, values in halves; scores stay where the type loses next to nothing."""
+    model = kv_models.llama(head_dim=128)
+    prompts = kv_models.prompts(model)
+    plan = kv_cache(model, "q8_0-hadamard")
+    assert [plan.side(0, part).block for part in "kv"] == [128, 64]
+    assert plan.bytes_per_token == 2 * 2 * 2 * 128 * 8.5 / 8
+    expected = scores(model, prompts)
+    found = scores(model, prompts, plan())
+    assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()

@@ -24,6 +24,9 @@ NAMES = (
     "e4m3-amax-undelivered",
     "e4m3-amax-rangeonly",
     "e4m3-amax-exactprefill-text16",
+    "q8_0",
+    "q4_0-bias-hadamard",
+    "iq4_nl-rotated-konly",
 )
 
 
@@ -37,6 +40,7 @@ def test_a_name_is_read_and_written(name):
 def test_the_usual_scale_is_the_largest_value():
     assert kv_scheme("e4m3") == KVScheme() == kv_scheme({"format": "e4m3"})
     assert kv_scheme("e4m3").needs_calibration and not kv_scheme("e4m3-one").needs_calibration
+    assert not kv_scheme("q8_0").needs_calibration and kv_scheme("q8_0-mean").needs_calibration
     assert not kv_scheme("int4-kivi").needs_calibration and kv_scheme("int4-token-mean").needs_calibration
 
 
@@ -56,6 +60,12 @@ def test_the_usual_scale_is_the_largest_value():
         ("e4m3-p0", "between 0 and 100"),
         ("nvfp4-undelivered", "faults are defined for static scales"),
         ("int8-p99-mean", "percentiles are not kept around the mean"),
+        ("q4_0-token", "finds a scale for every 32 channels by itself"),
+        ("q4_0-undelivered", "faults are defined for static scales"),
+        ("e4m3-hadamard", "how llama.cpp turns q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl.*fp8_e4m3, which takes rotated"),
+        ("q8_0-hadamard-rotated", "in the place of rotated; got q8_0 with rotated"),
+        ("bf16-hadamard", "bf16 is a cast"),
+        ("q4_k", "unknown format in KV scheme"),
     ],
 )
 def test_a_scheme_that_means_nothing_is_refused(name, match):
@@ -83,6 +93,9 @@ def test_other_types_are_refused():
         ("e4m3-token", "v", 8 + 16 / 64),
         ("int4-kivi", "k", 5),
         ("int4-kivi", "v", 4.5),
+        ("q8_0", "k", 8.5),
+        ("q5_1-hadamard", "v", 6),
+        ("q4_0-rotated", "k", 4.5),
     ],
 )
 def test_bits_count_the_scales_that_tokens_bring_along(name, part, bits):
@@ -91,7 +104,13 @@ def test_bits_count_the_scales_that_tokens_bring_along(name, part, bits):
 
 @pytest.mark.parametrize(
     ("name", "head_dim", "match"),
-    [("nvfp4", 24, "blocks of 16"), ("int4", 15, "packed in pairs"), ("int8-token-g24", 64, "do not divide")],
+    [
+        ("nvfp4", 24, "blocks of 16"),
+        ("int4", 15, "packed in pairs"),
+        ("int8-token-g24", 64, "do not divide"),
+        ("q8_0", 80, "q8_0 has blocks of 32 and the heads are 80 wide"),
+        ("q4_0-hadamard", 32, "turns heads that 64 divides, and these are 32 wide.*choose rotated"),
+    ],
 )
 def test_head_sizes_that_do_not_divide_are_refused(name, head_dim, match):
     with pytest.raises(EdgelibError, match=match):

@@ -13,6 +13,8 @@ from edgelib.formats.base import Encoded, Format, Part
 from edgelib.formats.blocks import NO_GRID, BlockGrid
 from edgelib.formats.gguf.codec import KINDS, check_columns, gguf_decode, gguf_encode
 
+_CACHED = 32  # channels of a block that a cache may hold; heads of 256 are rare
+
 
 @dataclass(frozen=True)
 class GGUF(Format):
@@ -35,6 +37,11 @@ class GGUF(Format):
     @property
     def qmax(self) -> float:
         return 2.0 ** (self.bits - 1)
+
+    @property
+    def cache_name(self) -> str | None:  # type: ignore[override]
+        """Its name where its blocks fit into a head: the types of 32 values, which are those of llama.cpp's caches."""
+        return self.name if self.block <= _CACHED else None
 
     def check_width(self, width: int) -> None:
         """Raise EdgelibError for rows that the block does not divide; it says what llama.cpp takes instead."""
