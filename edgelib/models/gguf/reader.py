@@ -85,17 +85,17 @@ def _plain(field) -> Any:
     return field.contents()
 
 
-def load_gguf(file: str | os.PathLike, *, vision: str | os.PathLike | None = None, like=None):
+def load_gguf(file: str | os.PathLike | GGUFFile, *, vision: str | os.PathLike | None = None, like=None):
     """Return the model of a GGUF file, its weights decoded to float32; what was rounded stays rounded.
 
-    file: of a decoder (Llama, Qwen2, Qwen2-VL). vision: of its vision tower (mmproj). like: the model whose network and
-    tokenizer it has, such as the baseline that the file was made from; parts that no file gives are its own. Without
-    it, a decoder of text alone is built from what its file says. The result is called after the file and says that
-    it is dequantized; `edgelib.models.gguf.reader.GGUFFile` tells the types.
+    file: of a decoder (Llama, Qwen2, Qwen2-VL), or what was opened of it. vision: of its vision tower (mmproj). like:
+    the model whose network and tokenizer it has, such as the baseline that the file was made from; parts that no file
+    gives are its own. Without it, a decoder of text alone is built from what its file says. The result is called after
+    the file and says that it is dequantized; `edgelib.models.gguf.reader.GGUFFile` tells the types.
     Raises EdgelibError for a file that is missing, damaged, cut short or of an unknown architecture or type, tensors
     that lack, are left over or have another shape than the network, and a Qwen2-VL without `like`.
     """
-    opened = GGUFFile(file)
+    opened = file if isinstance(file, GGUFFile) else GGUFFile(file)
     choose(dict.fromkeys(ARCHITECTURES.values()), opened.architecture, f"architecture in {opened.path.name!r}:")
     if like is None:
         if opened.architecture not in _TEXT:
