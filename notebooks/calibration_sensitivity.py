@@ -218,7 +218,7 @@ plt.show()
 # %% [markdown]
 # The error of a layer is not the error of the model: layers whose output matters little may keep a large one.
 #
-# ### The seed's finding, again
+# ### A published finding, again
 #
 # EdgeVLM-Bench: fixed strength loses to min-max, a searched one should recover. Both halves, on every twin, Holm-corrected
 # over all of them.

@@ -228,7 +228,7 @@ asked = next(iter(study.sets.values()))
 ladders, reason = engine_ladders(study.model, asked, P.decoders, P.visions[0], P.n_agreement, P.level)
 caption = "Measured: llama.cpp on the written files against torch. Bound: the most by which the mean probability of any answer can differ (Pinsker)."
 if not reason:
-    show(tables.ladder_table(ladders), caption, "tab-engine-ladder", tables.ladder_columns())
+    show(tables.ladder_table(work.save("ladders", ladders)), caption, "tab-engine-ladder", tables.ladder_columns())
 say(say_of.ladder_claims(ladders) if not reason else f"Not run: {escaped(reason)}.")
 
 # %% [markdown]

@@ -193,7 +193,7 @@ first = next(iter(P.tiers.values()))
 own = {d.name: d.options for d in options if d.key == first}
 parts = work.save("memory", ship.memory_rows({d.key: d.options for d in options}, names))
 shown = ship.memory_rows(own, names).round(1)
-caption = f"Memory of {escaped(what)} on {escaped(known[first].name)} by part, MiB; 'none': no runtime has a kernel."
+caption = f"Memory of {escaped(what)} on {escaped(known[first].name)} by part, MiB; 'none': no runtime has a kernel; {ship.STAR}."
 show(shown, caption, "tab-memory")
 
 # %% [markdown]
@@ -209,7 +209,7 @@ if P.writer:
     writes = costing.writer_needs(P.writer, needs, places, P.context)
     lines = ship.memory_rows({known[key].name: n for key, n in writes.devices.items() if key == first}, names)
     work.save("writer", ship.memory_rows(writes.devices, names))
-    caption = f"Memory of {escaped(P.writer)} with {P.context:,} tokens of text and one image on {escaped(known[first].name)}, MiB; 'none': no runtime has a kernel."
+    caption = f"Memory of {escaped(P.writer)} with {P.context:,} tokens of text and one image on {escaped(known[first].name)}, MiB; 'none': no runtime has a kernel; {ship.STAR}."
     show(lines.round(0), caption, "tab-writer")
 
 # %% [markdown]
@@ -369,7 +369,7 @@ HTML(scatter(cloud, "pareto-explorer", title, **axes, **drawn))
 
 # %% tags=["hide-input", "full-width"]
 guide = work.save("guide", ship.deployment_guide(record, [place.key for place in places], **asked))
-caption = f"Deployment guide for {escaped(what)} with the simulated accuracies of {escaped(subject.name)}, margin {claim.points_text(P.margin / 100)}, by {P.order}."
+caption = f"Deployment guide for {escaped(what)} with the simulated accuracies of {escaped(subject.name)}, margin {claim.points_text(P.margin / 100)}, by {P.order}; {ship.STAR}."
 show(guide, caption, "tab-guide")
 say([f"not available: {line}" for line in unknown])
 

@@ -151,6 +151,13 @@ class Pareto(ZeroShot):
                 refuse_layers(self.cost_of, config)  # costs are of the same layers
         return self
 
+    @classmethod
+    def reads(cls) -> tuple[str, ...]:
+        """The chapters whose caveats it repeats."""
+        from edgelib.decide.caveats import CHAPTERS
+
+        return CHAPTERS
+
     def study(self) -> ClassifierGrid:
         """Load what the parameters name and lay out the grid; what needs calibration is run once per draw.
 

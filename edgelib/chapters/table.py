@@ -16,6 +16,7 @@ from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
 from edgelib.chapters.schema.base import Parameters
 from edgelib.chapters.schema.fields import Kind
+from edgelib.chapters.validation import Validation
 from edgelib.chapters.vlm_accuracy import VlmAccuracy
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.records import parse_yaml, read_yaml, shown
@@ -32,6 +33,7 @@ CHAPTERS: dict[str, type[Parameters]] = {
         EdgeEngines,
         Pareto,
         Fp8KvAblation,
+        Validation,
     )
 }
 

@@ -137,7 +137,8 @@ def lines(record, found: list) -> list[str]:
                 f"as good as the first with {choice.p_as_good:.2f}, {choice.runtime}"
             )
             text += [f"    beware: {caveat_text(caveat)}" for caveat in config.caveats]
-            text += [f"    make: {config.command}", f"    run:  {choice.command}"]
+            doubt = record.unverified.get(choice.runtime)
+            text += [f"    make: {config.command}", f"    run:  {choice.command}" + (f"  ({doubt})" if doubt else "")]
         if len(found) == 1:
             text += [f"  open: {labels[config]}: {open_text(images)}" for config, images in shipped.open.items()]
             text += [f"  out: {labels[config]}: {reason}" for config, reason in shipped.out.items()]

@@ -31,8 +31,9 @@ def publish(
         raise EdgelibError(f"there are no notebooks in {root / 'notebooks'}; run edgelib publish inside a checkout")
     extra = {} if results is None else {"results": results}
     wanted = [
-        press.find_chapter(name, _parameters(name, folder, root) | extra, root, CHAPTERS[name].sources())
+        press.find_chapter(name, _parameters(name, folder, root) | extra, root, schema.sources(), schema.reads())
         for name in names
+        for schema in [CHAPTERS[name]]
     ]
     press.publish_all(wanted, force=force)
 

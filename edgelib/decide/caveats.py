@@ -23,6 +23,7 @@ _TABLES = {
     "calibration_sensitivity": ("runs", {"twin", "config", "mix", "size", "accuracy"}),
     "vlm_accuracy": ("twins", {"twin", "config", "effect"}),
 }
+CHAPTERS = tuple(_TABLES)
 
 
 def read_caveats(folder: Path, configs: Iterable[str]) -> tuple[dict[str, list[Caveat]], list[str]]:

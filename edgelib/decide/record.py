@@ -144,6 +144,7 @@ class DecisionRecord(Record):
     the one-sided lower bound of config minus other}}}. draws: {criterion: {config: [mean of each resampling, in
     hundredths of a point]}}. alpha: of the bounds. model: whose accuracies these are; costs: whose bytes and times;
     synthetic: whether the images are drawn, not photographed. writer: what a model that writes needs beside it.
+    unverified: {runtime: what no source was seen for}.
     """
 
     version: Literal[1] = 1
@@ -157,6 +158,7 @@ class DecisionRecord(Record):
     simulated: bool = True
     synthetic: bool = False
     not_available: list[str] = []
+    unverified: dict[str, Text] = {}
     criteria: Annotated[list[Text], Field(min_length=2)]
     configs: Annotated[list[Configuration], Field(min_length=2)]
     bounds: dict[str, dict[str, dict[str, Finite]]]

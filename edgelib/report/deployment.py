@@ -19,13 +19,12 @@ from edgelib.decide.record import (
     DeviceOptions,
     Writer,
 )
-from edgelib.devices.deploy.memory import PARTS
-from edgelib.devices.deploy.runtimes import NO_KERNEL
-from edgelib.devices.device import Device
+from edgelib.devices.deploy.memory import MIB, PARTS
+from edgelib.devices.deploy.runtimes import NO_KERNEL, doubts
+from edgelib.devices.device import GIB, Device
 from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text, open_text
 from edgelib.report.claims.text import spread_text
 
-MIB, GIB = 2**20, 2**30
 DRAWS = 400
 
 Wanted = Mapping[str, tuple[Device, Mapping[str, float]]]
@@ -90,6 +89,7 @@ def decision_record(
         draws=whole,
         devices=devices,
         writer=writer,
+        unverified=doubts(),
         **facts,
     )
 
@@ -134,8 +134,16 @@ def options_table(record: DecisionRecord, device: str, chosen: Sequence[str] = (
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+STAR = "a star: no source was seen for a fact of that runtime, such as the memory it holds"
+
+
+def starred(runtime: str) -> str:
+    """Return the name of a runtime, with a star where a fact of it is unverified."""
+    return f"{runtime}*" if runtime in doubts() else runtime
+
+
 def memory_rows(devices: Mapping[str, Sequence], labels: Mapping[str, str], scale: float = MIB) -> pd.DataFrame:
-    """Return a line per configuration: MiB of each part of memory, of their sum, and what runs it.
+    """Return a line per configuration: MiB of each part of memory, of their sum, and what runs it (`starred`).
 
     devices: {name: options or needs}; a column says which, where there are several. Parts that nothing has are
     left out.
@@ -145,7 +153,7 @@ def memory_rows(devices: Mapping[str, Sequence], labels: Mapping[str, str], scal
         for option in options:
             row = {"Device": name, "Configuration": labels.get(option.config, option.config)}
             row |= {part: option.memory.get(part, 0.0) / scale for part in PARTS}
-            rows.append(row | {"In all": option.total / scale, "Runtime": option.runtime or "none"})
+            rows.append(row | {"In all": option.total / scale, "Runtime": starred(option.runtime) or "none"})
     table = pd.DataFrame(rows)
     empty = [part for part in PARTS if not table[part].any()]
     return table.drop(columns=[*empty, *(["Device"] if len(devices) == 1 else [])])
@@ -179,7 +187,7 @@ def deployment_guide(
                 "How sure": certainty_text(found),
                 "Memory, GiB": f"{min(c.memory for c in found.tied) / GIB:.2f}",
                 "Time, ms": spread_text(first.latency_ms, first.low, first.high),
-                "Runtime": ", ".join(dict.fromkeys(choice.runtime for choice in found.tied)),
+                "Runtime": ", ".join(dict.fromkeys(starred(choice.runtime) for choice in found.tied)),
                 "Beware": "; ".join(beware),
                 "Why not the others": _barred(found, labels),
             }

@@ -20,8 +20,6 @@ from edgelib.report.figures.palette import label
 from edgelib.report.tables import Column
 from edgelib.study.costs import deployment_memory, writer_needs
 
-MIB = 2**20
-
 
 def size_table(architectures: Iterable[str], configs: Sequence[str]) -> pd.DataFrame:
     """Return a row per public architecture and configuration: model, config, bytes of the packed file (predicted), what

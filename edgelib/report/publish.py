@@ -1,9 +1,9 @@
 """Execute chapters into the book: only what is stale, atomically, and with the same bytes every time.
 
 A chapter is stale when its notebook, its parameters, the models and data they name by path, the modules it imports, the
-library's data and embedded models, the pinned versions or one of its tables differ from what the published copy was
-made with. A run that dies leaves the published copy as it was; the next run takes the grid cells that were finished
-from the results store.
+library's data and embedded models, the pinned versions, tables of other chapters that it reads or one of its own differ
+from what the published copy was made with. A run that dies leaves the published copy as it was; the next run takes the
+grid cells that were finished from the results store.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ class Chapter:
     """One chapter of a checkout: its notebook, its parameters, and where its published form goes.
 
     results is the folder named by the parameter `results`, in which the chapter writes its tables. sources: the
-    parameters that name files or folders, as `Parameters.sources` says.
+    parameters that name files or folders, as `Parameters.sources` says. reads: the chapters whose published tables it
+    reads, as `Parameters.reads` says.
     """
 
     name: str
     root: Path
     parameters: dict[str, Any]
     sources: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     @property
     def notebook(self) -> Path:
@@ -67,7 +70,11 @@ def chapter_names(root: Path | None = None) -> list[str]:
 
 
 def find_chapter(
-    name: str, parameters: dict[str, Any], root: Path | None = None, sources: tuple[str, ...] = ()
+    name: str,
+    parameters: dict[str, Any],
+    root: Path | None = None,
+    sources: tuple[str, ...] = (),
+    reads: tuple[str, ...] = (),
 ) -> Chapter:
     """Return the chapter of that name; raises EdgelibError naming the chapters there are."""
     root = root or find_root()
@@ -75,7 +82,7 @@ def find_chapter(
     if name not in names:
         known = ", ".join(names) or f"no notebooks in {root / 'notebooks'}"
         raise EdgelibError(f"unknown chapter {name!r}; choose from {known}")
-    return Chapter(name, root, parameters, sources)
+    return Chapter(name, root, parameters, sources, reads)
 
 
 def fingerprint(chapter: Chapter) -> str:
@@ -93,6 +100,8 @@ def fingerprint(chapter: Chapter) -> str:
     for path in [*files_behind(imported, library), *data, chapter.root / "constraints.txt"]:
         digest.update(path.relative_to(chapter.root).as_posix().encode() + b"\0")
         digest.update(code_digest(path) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).digest())
+    for name in chapter.reads:
+        digest.update(json.dumps(_digests(Chapter(name, chapter.root, {}).tables), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -174,8 +183,11 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
 
 
 def publish_all(chapters: list[Chapter], *, force: bool = False, say: Callable[[str], None] = print) -> None:
-    """Publish each chapter that is stale (every one with `force`), saying one line for each."""
-    for position, chapter in enumerate(chapters, start=1):
+    """Publish each chapter that is stale (every one with `force`), saying one line for each.
+
+    A chapter comes after those whose tables it reads; else they keep their order.
+    """
+    for position, chapter in enumerate(_in_order(chapters), start=1):
         label = f"[{position}/{len(chapters)}] {chapter.name}"
         if not force and is_fresh(chapter):
             say(f"{label}: fresh")
@@ -183,6 +195,12 @@ def publish_all(chapters: list[Chapter], *, force: bool = False, say: Callable[[
         say(f"{label}: executing")
         publish(chapter)
         say(f"{label}: published as {chapter.published.relative_to(chapter.root)}")
+
+
+def _in_order(chapters: list[Chapter]) -> list[Chapter]:
+    by_name = {chapter.name: chapter for chapter in chapters}
+    graph = {name: [other for other in chapter.reads if other in by_name] for name, chapter in by_name.items()}
+    return [by_name[name] for name in TopologicalSorter(graph).static_order()]
 
 
 def _shown_metadata(cell: NotebookNode) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from edgelib.models.twins import PLAIN
 from edgelib.report.claims import devices, openings
+from edgelib.report.claims.text import names_text, one_of
 from edgelib.stats.family import Family, compare
 from edgelib.stats.gap import robustness_gaps, rs_table
 from edgelib.stats.ladder import recoveries
@@ -169,10 +170,14 @@ def test_the_scope_is_that_of_what_ran(model, data, start):
 
 
 def test_names_are_listed_in_words():
-    assert openings.names_text(["A"]) == "A" and openings.names_text(["A", "B"]) == "A and B"
-    assert (
-        openings.names_text("ABCD", 3) == "A, B, C and D" and openings.names_text("ABCDE", 3) == "A, B, C and 2 others"
-    )
+    assert names_text(["A"]) == "A" and names_text(["A", "B"]) == "A and B" and names_text([]) == ""
+    assert names_text("ABCD", 3) == "A, B, C and D" and names_text("ABCDE", 3) == "A, B, C and 2 others"
+    assert names_text("ABC", 3, "or") == "A, B or C" and one_of(["A"]) == "A" and one_of("AB") == "one of A or B"
+
+
+def test_names_that_hold_commas_are_kept_apart_by_semicolons():
+    assert names_text(["E4M3, mean", "INT8"]) == "E4M3, mean; and INT8"
+    assert one_of(["A, b", "C", "D", "E", "F"], 3) == "one of A, b; C; D; or 2 others"
 
 
 def timed(speedup, low, high):

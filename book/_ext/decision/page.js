@@ -105,7 +105,7 @@ function choiceCard(record, found, choice, limit) {
     fact(asked, percent(config.accuracy[criterion])),
     fact(`Within ${points(found.margin)}`, `probability ${fixed(choice.p_within, 2)}, ${choice.shown ? "shown" : "observed, not shown"}`),
     found.tied.length > 1 ? fact("Costs no more than the first", `probability ${fixed(choice.p_as_good, 2)}`) : null,
-    fact("Runtime", choice.runtime),
+    fact("Runtime", withDoubt(record, choice.runtime)),
   ];
   const beware = config.caveats.map(caveat => make("li", {}, `Beware: ${caveatText(caveat)}.`));
   return make("section", {class: "decision-choice", "data-config": choice.config},
@@ -118,6 +118,12 @@ function choiceCard(record, found, choice, limit) {
     writerPart(record, found.device, choice.config, limit));
 }
 
+/* A runtime, with what no source was seen for. */
+function withDoubt(record, runtime) {
+  const doubt = (record.unverified || {})[runtime];
+  return doubt ? `${runtime} (${doubt})` : runtime;
+}
+
 /* What a model that writes takes in the same configuration on the same device. */
 function writerPart(record, device, key, limit) {
   const need = record.writer && (record.writer.devices[device] || []).find(n => n.config === key);
@@ -128,7 +134,7 @@ function writerPart(record, device, key, limit) {
   const over = need.total > limit;
   const fits = over ? `does not fit ${general(limit / GIB, 3)} GiB` : "fits";
   const said = make("p", {}, `${opening} needs ${fixed(need.total / GIB, 2)} GiB and ${fits}; its accuracy and speed are other questions.`);
-  return make("div", {}, said, over ? null : code(`Run a model that writes with ${need.runtime}`, need.command));
+  return make("div", {}, said, over ? null : code(`Run a model that writes with ${withDoubt(record, need.runtime)}`, need.command));
 }
 
 /* The answer for one device, as nodes under the sentence. */

@@ -58,6 +58,11 @@ class Parameters(BaseModel):
         return tuple(name for name in cls.model_fields if _marks(cls, name, Source))
 
     @classmethod
+    def reads(cls) -> tuple[str, ...]:
+        """The chapters whose published tables it reads: it is published after them, and stale once they change."""
+        return ()
+
+    @classmethod
     def model_marks(cls) -> list[tuple[str, Kind]]:
         """The parameters that name a model, each with the kind that it takes."""
         wanted = (kinds.name_of_classifier, kinds.name_of_supervised, kinds.name_of_writer)

@@ -63,6 +63,15 @@ def runtimes() -> Mapping[str, RuntimeFacts]:
     return {key: checked(RuntimeFacts, row, f"runtime {key!r}") for key, row in yaml.safe_load(text).items()}
 
 
+_FACTS = {"memory_mib": "the memory that it holds", "command": "its command", "kernels": "its kernels"}
+
+
+def doubts() -> dict[str, str]:
+    """Return {name of a runtime: what no source was seen for, in words}, of those that have such a fact."""
+    found = {facts.name: [_FACTS.get(fact, fact) for fact in facts.unverified] for facts in runtimes().values()}
+    return {name: f"no source was seen for {' and '.join(what)}" for name, what in found.items() if what}
+
+
 def kernel_of(weight: str, activation: str) -> str:
     """Return the name of a kernel: "int4/fp16". Block types of GGUF share one, and min-max and GPTQ codes do too."""
     if weight in GGUF_TYPES:

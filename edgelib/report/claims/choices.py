@@ -10,7 +10,7 @@ from edgelib.decide.frontier import Frontier
 from edgelib.decide.record import Caveat, DecisionRecord
 from edgelib.report.claims.differences import difference_claims
 from edgelib.report.claims.openings import Opening
-from edgelib.report.claims.text import interval_text, spread_text
+from edgelib.report.claims.text import interval_text, names_text, points_text, spread_text
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family
 
@@ -30,7 +30,7 @@ def choice_text(found: Decision, labels: Mapping[str, str]) -> str:
     names = [labels[choice.config] for choice in found.tied]
     if len(names) < 2:
         return "".join(names) or "nothing"
-    return f"{', '.join(names[:-1])} or {names[-1]} (tied in {found.order})"
+    return f"{names_text(names, len(names), 'or')} (tied in {found.order})"
 
 
 def certainty_text(found: Decision) -> str:
@@ -39,11 +39,6 @@ def certainty_text(found: Decision) -> str:
     shown = "shown" if found.shown else "observed, not shown"
     worst = "at least " if len(found.tied) > 1 else ""
     return f"within {points_text(found.margin)} with probability {worst}{least:.2f} ({shown})"
-
-
-def points_text(margin: float) -> str:
-    """A margin in points: "1 point", "0.5 points"."""
-    return f"{100 * margin:g} point{'' if round(100 * margin, 9) == 1 else 's'}"
 
 
 def open_text(images: int) -> str:
@@ -79,7 +74,7 @@ def tier_claim(sure: Decision, middle: Decision, labels: Mapping[str, str], tier
             return f"{text}; the upper end of no time is within the budget, so time it on the device first"
         lost = [f"{labels[c.config]} is {middle.out[c.config]}" for c in sure.tied if c.config in middle.out]
         more = [labels[c.config] for c in middle.tied if c.config not in {choice.config for choice in sure.tied}]
-        text += f"; by the middle of the projection {', '.join(more)} would do" if more else ""
+        text += f"; by the middle of the projection {names_text(more, len(more))} would do" if more else ""
         return text + (f", and then {'; '.join(lost)}" if lost else "")
     if found.fits:
         return (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from edgelib.report.claims.openings import Opening
-from edgelib.report.claims.text import interval_text
+from edgelib.report.claims.text import interval_text, points_text
 from edgelib.report.engines import commands, file_name, pair_name
 from edgelib.stats.family import Family
 from edgelib.stats.recommend import Recommendation
@@ -67,7 +67,7 @@ def engines_opening(
     base = pair_name(*pairs[reference])
     lost = [key for key in tests.settled() if tests[key].effect < 0]
     taken = None if choice.choice is None else choice.choice["config"]
-    within = f"{100 * choice.margin:g} {'point' if choice.margin == 0.01 else 'points'}"
+    within = points_text(choice.margin)
     if taken is None:
         answer = f"no pair of files is shown to keep within {within} of every other"
         answer += f", and {len(lost)} of {len(tests)} are shown to lose against {base}" if lost else ""

@@ -63,6 +63,31 @@ def count_text(test: PairedDifference | Gap) -> str:
     return f"n = {items}{test.n_clusters:,} images"
 
 
+def points_text(margin: float) -> str:
+    """A margin in points: "1 point", "0.5 points"."""
+    return f"{100 * margin:g} point{'' if round(100 * margin, 9) == 1 else 's'}"
+
+
+def names_text(names: Iterable[str], most: int = 3, word: str = "and") -> str:
+    """Names as a list in words, at most so many of them: "A, B and C", "A, B, C and 2 others".
+
+    Names that hold commas themselves are kept apart by semicolons: "A, fast; B; and C". word: "and", or "or" where one
+    of them is meant.
+    """
+    names = list(names)
+    last = [f"{len(names) - most} others"] if len(names) > most + 1 else names[-1:]
+    first = names[: most if len(names) > most + 1 else -1]
+    if not any("," in name for name in names):
+        return f" {word} ".join(filter(None, [", ".join(first), *last]))
+    return f"; {word} ".join(filter(None, ["; ".join(first), *last]))
+
+
+def one_of(names: Iterable[str], most: int = 3) -> str:
+    """Names of which one is to be taken: "A", or "one of A, B or C"."""
+    names = list(names)
+    return names[0] if len(names) == 1 else f"one of {names_text(names, most, 'or')}"
+
+
 def bullets(claims: Iterable[str]) -> str:
     """Claims as a Markdown list of sentences."""
     return "\n".join(f"- {claim[0].upper()}{claim[1:]}." for claim in claims)
