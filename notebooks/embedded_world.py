@@ -79,7 +79,7 @@ from edgelib.data.scenes.captions import TEMPLATES, captions
 from edgelib.infer.evaluate import evaluate
 from edgelib.models.load import EMBEDDED, embedded_models, load
 from edgelib.models.twins import outlier_ratios, planted
-from edgelib.report.claims.openings import scope_claim, world_opening
+from edgelib.report.claims.openings import scope_claim, world_claim, world_opening
 from edgelib.report.figures.world import accuracy_bars, class_gallery, training_curves
 from edgelib.report.tables import interval, number, with_interval
 from edgelib.stats.outcomes import attribute_table
@@ -220,10 +220,9 @@ facts("this run", scenes=len(data), classes=len(data.class_names), seed=P.seed)
 
 # %% tags=["remove-input"]
 held_out = scores.set_index("model").loc[base.name]
-share = f"names the shape in {with_interval(held_out.accuracy, held_out.low, held_out.high)} % of {len(data):,}"
 hardest = split[split.by == "shape"].sort_values("mean").iloc[0]
 least = f"{twins.change.max():.1g}"
-points = [f"The model {base.name} {share} held-out scenes: enough to have something to lose"]
+points = [world_claim(base.name, held_out, len(data), 1 / len(data.class_names))]
 points += [f"The hardest shape is the {hardest.value}, at {100 * hardest['mean']:.1f} % of {hardest['size']} scenes"]
 say([*points, f"No twin changes a class score by more than {least} in float64"])
 conclude(world_opening(base.name, held_out, len(data), least), scope_claim(P.model, "scenes"))
