@@ -28,6 +28,7 @@ from edgelib.models.preprocess import from_transformers, read_object
 from edgelib.models.zero_shot import ClipModel, TimmClassifier
 from edgelib.quant.names import PRESET_NAMES
 from edgelib.quant.report import parameter_plan
+from edgelib.quant.rounded import BLOCK, MOST_BITS, grids_of, rounded_before
 from edgelib.quant.scheme import scheme
 
 # One cache of each kind: every format, and every way to a scale; the chapters and the library know many more.
@@ -122,7 +123,7 @@ def _whole(found: Examined, weights: bool) -> Iterator[Finding]:
     yield Finding("family", f"{facts['family']} ({facts['class']}), {work}, {facts['parameters']:,} parameters")
     looks = {"reads": lambda: _reads(model, found), "schemes": lambda: _schemes(model, found)}
     if read.mark == "ok" and weights:
-        looks["run"] = lambda: _run(model, found)
+        looks |= {"grid": lambda: _grid(model, found), "run": lambda: _run(model, found)}
     looks |= {"caches": lambda: _caches(model, found), "kernels": lambda: _kernels(model, found)}
     for topic, look in looks.items():
         yield from guarded(topic, look)
@@ -178,6 +179,21 @@ def _schemes(model, found: Examined) -> Iterator[Finding]:
     else:
         fix = "name a group that divides its layers, such as w4a16-minmax-g32, or -channel"
         yield Finding("schemes", f"{text}, not {', '.join(misfits)}: {first[1]}", fix)
+
+
+def _grid(model, found: Examined) -> Iterator[Finding]:
+    """Whether its weights were rounded before, and which grids then give them back as they are."""
+    table = rounded_before(model)
+    found.facts["rounded_before"], found.facts["own_grids"] = int(table["rounded"].sum()), grids_of(model)
+    if found.facts["rounded_before"]:
+        text = (
+            f"{found.facts['rounded_before']} of {len(table)} Linears hold at most {2**MOST_BITS} values in each block "
+            f"of {BLOCK}: they were rounded before"
+        )
+        grids = ", ".join(found.facts["own_grids"])
+        fix = "take it as the reference"
+        fix += f", and leave out {grids}, which give it back as it is and cost nothing by construction" if grids else ""
+        yield Finding("grid", text, fix)
 
 
 def _misfit(model, name: str) -> str:
