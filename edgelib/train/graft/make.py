@@ -85,7 +85,8 @@ def _start(
     own = {"decoder": text.name, "decoder_sha256": text.digest, "tower": tower.name, "tower_sha256": _digest(tower)}
     if given is None:
         vision = build_tower(tower)
-        fit = least_squares(vision, tower, text.tokenizer, text.module.get_input_embeddings().weight, recipe.seed)
+        table = text.module.get_input_embeddings().weight
+        fit = least_squares(vision, tower, text.tokenizer, table, recipe.seed, recipe.squares)
         report(
             f"least squares: state {fit.layer} of {tower.name}, ridge {fit.ridge:g}, {100 * fit.explained:.1f} % of "
             "the variance of held-out embeddings explained"

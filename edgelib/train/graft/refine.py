@@ -37,6 +37,7 @@ class GraftRecipe:
     """Everything a connector depends on besides its halves, the steps and the code."""
 
     seed: int = 0
+    squares: tuple[int, int] = (12, 2)  # batches that least squares are fitted to, and those held out
     batch: int = 2  # scenes a step
     rate: float = 3e-4  # of Adam, after the warm-up constant, so that any step may be the last
     warmup: int = 10  # steps
@@ -80,7 +81,7 @@ class Refinement:
     def __init__(self, model: nn.Module, processor: Any, tower: Tower, recipe: GraftRecipe, told: dict[str, Any]):
         """told: what else the result depends on, such as the digests of its halves; kept with each checkpoint."""
         self.model, self.tower, self.recipe = model, tower, recipe
-        self.told = told | {"recipe": asdict(recipe)}
+        self.told = told | {"recipe": json.loads(json.dumps(asdict(recipe)))}
         self.connector = model.model.multi_modal_projector
         self.connector.requires_grad_(True)
         self.average = {name: p.detach().clone() for name, p in self.connector.named_parameters()}

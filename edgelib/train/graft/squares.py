@@ -19,7 +19,7 @@ from edgelib.train.graft.world import Sights, patch_shares, sights, words_of
 
 LAYERS = (-1, -2)  # states of the tower that are tried
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the mean square of a feature
-SCENES, HELD_OUT, BATCH = 1536, 256, 128
+BATCH = 128  # scenes
 
 
 class Fit(NamedTuple):
@@ -36,21 +36,24 @@ class Fit(NamedTuple):
 
 
 @torch.no_grad()
-def least_squares(vision: nn.Module, tower: Tower, tokenizer: Any, table: Tensor, seed: int) -> Fit:
+def least_squares(
+    vision: nn.Module, tower: Tower, tokenizer: Any, table: Tensor, seed: int, batches: tuple[int, int]
+) -> Fit:
     """Return the connector of a tower to the table of embeddings [vocabulary, width], in closed form.
 
-    The same tower, table, tokenizer and seed give the same connector.
+    batches: how many of BATCH scenes it is fitted to, and how many are held out. The same arguments give the same
+    connector.
     """
     said = _Embedded(tokenizer, table)
     halves = {}
     for layer in LAYERS:
         halves[layer] = _random_half(vision, tower, layer, table.shape[1], seed)
     sums = {layer: _Sums(table.shape[1]) for layer in LAYERS}
-    for seen in islice(sights(BATCH, "train", seed), SCENES // BATCH):
+    for seen in islice(sights(BATCH, "train", seed), batches[0]):
         target = said(seen, tower)
         for layer, states in _features(vision, tower, seen.images).items():
             sums[layer].add(_hidden(halves[layer], states), target)
-    held = list(islice(sights(BATCH, "validation", seed), HELD_OUT // BATCH))
+    held = list(islice(sights(BATCH, "validation", seed), batches[1]))
     targets = [said(seen, tower) for seen in held]
     features = [_features(vision, tower, seen.images) for seen in held]
     best: Fit | None = None
