@@ -329,7 +329,7 @@ show(ranks, caption, "tab-ranks", columns)
 
 # %% tags=["hide-input"]
 known = runs.merge(distances, on=["twin", "mix", "size", "seed"])
-known["pair"] = known.twin + ", " + known.config.map(label)
+known["pair"] = known.twin + ", " + known.config
 features = [c for c in (*DISTANCES, "drift") if known[c].nunique() > 1]
 chosen = {"distances": [c for c in DISTANCES if c in features], "distances and drift": features}
 options = {"n_permutations": P.n_bootstrap - 1, **boot}
@@ -337,7 +337,7 @@ prediction = {name: drop_predictor(known, columns, "drop", "pair", **options) fo
 for name, fitted in prediction.items():
     work.save(f"predictor_{name.split()[-1]}", fitted.features)
 
-# %% mystnb={"figure": {"caption": "Drop in simulated accuracy of each run against the drop predicted from label-free activation distances and feature drift; each group was predicted by the others. On the dotted line, the prediction is right.", "name": "fig-predictor"}, "image": {"alt": "Scatter plot of observed against predicted accuracy drop, a marker per left-out group."}}
+# %% mystnb={"figure": {"caption": "Drop in simulated accuracy of each run against the drop predicted from label-free activation distances and feature drift; each pair of a twin (marker) and a configuration (colour) was predicted by the others. On the dotted line, the prediction is right.", "name": "fig-predictor"}, "image": {"alt": "Scatter plot of observed against predicted accuracy drop, a colour per configuration and a marker per twin."}}
 draw.predicted_and_observed(prediction["distances and drift"].runs, plt.subplots()[1])
 plt.show()
 

@@ -192,12 +192,12 @@ show(shown, caption, "tab-encoders", columns | {"Weights, MiB": number("weights"
 # {numref}`fig-roof` says what binds. A point near the slope waits for memory: fewer bits make it faster. A point near a level roof
 # waits for arithmetic: only a kernel that computes in the narrow format helps. A point far below both waits for its kernel.
 
-# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best that was seen, in a product or in a model: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A point above all roofs computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
+# %% mystnb={"figure": {"caption": "What the measured steps achieve under the ceilings of the same machine, each the best that was seen, in a product or in a model: bandwidth (slope) and matrix products (levels). Encoders lie to the right, tokens of a decoder to the left. A panel per model; roofs in 1e12 operations/s. A point above all roofs computes in a format whose ceiling was not measured.", "name": "fig-roof"}, "image": {"alt": "Roofline plot with measured points per model and kernel."}}
 steps = {"p50": towers, "tpot_p50": generated}
 points = pd.concat([achieved(cases, time) for time, cases in steps.items() if len(cases)], ignore_index=True)
 points["name"] = points.model + ", " + points.config
 work.save("roofline", points[["name", "batch", "intensity", "gb_s", "tops"]])
-draw.roofline(points, here, plt.subplots(figsize=(7.2, 4.0))[1])
+draw.roofline_panels(points, here)
 plt.show()
 
 # %% [markdown]
@@ -306,12 +306,12 @@ show(shown, caption, "tab-fits")
 # launch a layer, to their logarithms. To validate, each published device is projected from the others, with an interval that has
 # not seen it either. Tables of what to expect are fitted to all devices.
 
-# %% mystnb={"figure": {"caption": "Projected against published latencies. Filled: tokens of a decoder; open: prompts and encoders. Each device is projected from the others. Bars: intervals from the errors of the other devices; the dotted line is equality.", "name": "fig-projection"}, "image": {"alt": "Log-log scatter of projected against measured milliseconds with intervals, a colour per device."}}
+# %% mystnb={"figure": {"caption": "Projected against published latencies, a panel per step: an image encoded, a prompt read, a later token written. Each device is projected from the others. Bars: intervals from the errors of the other devices; the dotted line is equality.", "name": "fig-projection"}, "image": {"alt": "Log-log scatter plots of projected against measured milliseconds with intervals, one per step, a colour per kind of runtime."}}
 published = published_points(known)
 validation = validate_projection(published, P.projection_level)
 work.save("projection", validation.points.drop(columns=["source"]))
 every = dict(zip(published.device, published.device_name, strict=True))
-draw.projected_and_measured(validation.points, plt.subplots(figsize=(7.2, 4.2))[1], every)
+draw.projection_panels(validation.points)
 plt.show()
 
 # %% [markdown]

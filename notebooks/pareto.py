@@ -134,7 +134,7 @@ from edgelib.report.claims import choices as claim
 # %% tags=["hide-input"]
 from edgelib.report.claims.openings import DRAWN, scope_claim
 from edgelib.report.explorer import scatter
-from edgelib.report.figures.choices import CROWDED, bits_by_depth, frontier_panels, tier_panels
+from edgelib.report.figures.choices import bits_by_depth, frontier_panels, tier_panels
 from edgelib.report.figures.palette import label, labels, looks
 from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.tables import cross, escaped, interval, named, number, projected
@@ -232,14 +232,14 @@ show(shown, caption, "tab-times", numeric=shown.columns[1:])
 # configurations to be on it for sure: neighbours differ by less than the images can tell, and swap places from one resampling to the
 # next. The probability in {numref}`tab-frontier` counts how often.
 
-# %% mystnb={"figure": {"caption": "Simulated accuracy against packed size: clean images (left) and the mean over corruptions (right). The step joins what no smaller configuration reaches. Bars: bootstrap intervals over images and calibration draws. Accuracy axes are cut.", "name": "fig-frontier"}, "image": {"alt": "Two scatter plots of accuracy against packed size with a step frontier, every configuration named."}}
+# %% mystnb={"figure": {"caption": "Simulated accuracy from the smallest configuration to the largest: clean images (left) and the mean over corruptions (right). The line is the best of what is no larger; what moves it is filled. Bars: bootstrap intervals over images and calibration draws. Accuracy axes are cut.", "name": "fig-frontier"}, "image": {"alt": "Two rows of dots with intervals, a row per configuration with its packed size, and the frontier as a line through them."}}
 sure = uncertain_frontier(outcomes, packed.to_frame("bytes").astype(float), **boot)
 table = work.save("frontier", sure.table.reset_index(names="config"))
 frontier_panels(sure.table)
 plt.show()
 
 # %% [markdown]
-# A point below the step is beaten by one to its left, as far as the means go; a bar that reaches above the step says that it may
+# A point left of the line is beaten by one above it, as far as the means go; a bar that reaches across the line says that it may
 # not be. Where the order of the points differs between the two panels, a choice on clean images alone is a choice for good weather.
 
 # %% tags=["hide-input", "full-width"]
@@ -286,14 +286,14 @@ decisions = ship.tier_decisions(record, wanted, **asked)
 claims = [claim.tier_claim(*found, names, name) for name, found in decisions.items()]
 say(claims)
 
-# %% mystnb={"figure": {"caption": "Simulated corrupted accuracy against projected time on the device of each tier; the part over the tier's budget of time is shaded. Configurations that no runtime runs on a device are missing from its panel. Rings: shipped. Bars: bootstrap intervals over images and calibration draws, and intervals of the projection. Accuracy axes are cut.", "name": "fig-tiers"}, "image": {"alt": "One scatter plot per tier: corrupted accuracy against projected time on a logarithmic axis with intervals both ways, budget shaded."}}
+# %% mystnb={"figure": {"caption": "Projected time of one image on the device of each tier; the part over the tier's budget is shaded. Rings: shipped; a dotted ring ships only if a time taken on the device is within the budget, because the upper end of its interval is not. Bars: intervals of the projection.", "name": "fig-tiers"}, "image": {"alt": "One panel per tier: projected time of each configuration on a logarithmic axis with its interval, the time over the budget shaded."}}
 panels = {}
 for name, found in decisions.items():
     chosen = [choice.config for choice in (found[0].tied or found[1].tied)]
     panels[name] = ship.options_table(record, found[0].device, chosen)
 within = [table.assign(tier=name) for name, table in panels.items()]
 work.save("tiers", pd.concat(within).reset_index(names="config"))
-tier_panels(panels, wanted, len(P.configs) > CROWDED)
+tier_panels(panels, wanted)
 plt.show()
 
 # %% [markdown]
@@ -357,8 +357,9 @@ say([verdict])
 cloud = ship.device_cloud(record)
 title = "Corrupted accuracy against projected time, by device and configuration."
 axes = {"x": "Projected latency (ms)", "y": "Corrupted accuracy (%)", "colour": "Configuration", "choose": "Device"}
-drawn = {"tooltip": list(cloud.columns), "looks": looks(P.configs).values()}
-HTML(scatter(cloud, "pareto-explorer", title, **axes, **drawn))
+axes |= {"x_ends": ("latency low", "latency high"), "y_ends": ("corrupted low", "corrupted high")}
+told = [column for column in cloud.columns if column not in (*axes["x_ends"], *axes["y_ends"])]
+HTML(scatter(cloud, "pareto-explorer", title, **axes, tooltip=told, looks=looks(P.configs).values()))
 
 # %% [markdown]
 # ## Deployment guide

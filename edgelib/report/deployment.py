@@ -211,7 +211,8 @@ def _barred(found: Decision, labels: Mapping[str, str]) -> str:
 
 
 def device_cloud(record: DecisionRecord) -> pd.DataFrame:
-    """Return a row per device and configuration that runs there, in the words and units of a reader."""
+    """Return a row per device and configuration that runs there, in the words and units of a reader; the ends of
+    intervals have names in small letters."""
     labels = {config.key: config.label for config in record.configs}
     rows = []
     for device in record.devices:
@@ -222,9 +223,13 @@ def device_cloud(record: DecisionRecord) -> pd.DataFrame:
                     "Configuration": labels[str(config)],
                     "Projected latency (ms)": float(f"{row['latency_ms']:.3g}"),
                     "Its interval (ms)": f"{row['latency_ms_low']:.3g} to {row['latency_ms_high']:.3g}",
+                    "latency low": float(f"{row['latency_ms_low']:.3g}"),
+                    "latency high": float(f"{row['latency_ms_high']:.3g}"),
                     "Memory in all (MiB)": round(row["memory"] / MIB, 1),
                     "Clean accuracy (%)": round(100 * row["accuracy"], 1),
                     "Corrupted accuracy (%)": round(100 * row["corrupted"], 1),
+                    "corrupted low": round(100 * row["corrupted_low"], 1),
+                    "corrupted high": round(100 * row["corrupted_high"], 1),
                 }
             )
     return pd.DataFrame(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +16,29 @@ import pandas as pd
 from edgelib.errors import EdgelibError
 from edgelib.report.figures.palette import Look
 
-_HTML = """<div id="{name}" role="figure" aria-label="{label}" style="width: 100%; overflow-x: auto">
+_HTML = """<div id="{name}" class="explorer" role="figure" aria-label="{label}">
 {label} This chart needs the scripts of the built book.</div>
 <script>window.edgelibCharts = (window.edgelibCharts || []).concat([["{name}", {spec}]]);
 if (!window.edgelibVega) {{
+  const remembered = value => {{ try {{
+    if (value !== undefined) localStorage.setItem("{remembered}", value);
+    return localStorage.getItem("{remembered}");
+  }} catch {{ return null; }} }};
+  const draw = ([id, spec]) => {{
+    const theme = document.documentElement.dataset.theme === "dark" ? "dark" : "light";
+    document.getElementById(id).textContent = "";
+    vegaEmbed("#" + id, spec, {{actions: false, renderer: "svg", tooltip: {{theme}}}}).then(({{view}}) => {{
+      const menu = spec.params.find(param => param.name === "chosen");
+      if (menu.bind.options.includes(remembered())) view.signal("chosen", remembered()).run();
+      view.addSignalListener("chosen", (_, value) => remembered(value));
+    }});
+  }};
   window.edgelibVega = document.createElement("script");
   window.edgelibVega.src = "../_static/vega.js";
-  window.edgelibVega.onload = () => window.edgelibCharts.forEach(([id, spec]) =>
-    (document.getElementById(id).textContent = "", vegaEmbed("#" + id, spec, {{actions: false, renderer: "svg"}})));
+  window.edgelibVega.onload = () => window.edgelibCharts.forEach(draw);
   document.head.append(window.edgelibVega);
 }}</script>"""
+REMEMBERED = "edgelib-device"  # where the pages keep the device that a reader asked about last
 
 
 def marker_path(marker: str) -> str:
@@ -50,19 +64,23 @@ def scatter(
     choose: str,
     tooltip: list[str],
     looks: Iterable[Look],
+    x_ends: tuple[str, str] | None = None,
+    y_ends: tuple[str, str] | None = None,
 ) -> str:
     """Return HTML of a scatter of rows: hover for all columns of `tooltip`, click a colour to keep it, choose a value.
 
     name: id of the chart on its page, letters and dashes. label: what it shows, for readers who cannot see it.
-    choose: column whose value a menu selects, at first the one with most points. looks: how the values of `colour` are
-    drawn, found by their labels. Columns are their own titles.
+    choose: column whose value a menu selects, at first what the reader chose last on any page, else the value of most
+    points. looks: how the values of `colour` are drawn, found by their labels: a value keeps its look whatever is
+    chosen. x_ends, y_ends: columns of the ends of intervals. Columns are their own titles.
     Raises EdgelibError for missing columns, NaN in x or y, a name that is no id, and a value without a look.
     """
     import altair as alt
 
     if not name.replace("-", "").isalnum():
         raise EdgelibError(f"a chart's name is an id of letters, digits and dashes, got {name!r}")
-    for column in (x, y, colour, choose, *tooltip):
+    shown = list(dict.fromkeys([x, y, colour, choose, *tooltip, *(x_ends or ()), *(y_ends or ())]))
+    for column in shown:
         if column not in rows.columns:
             raise EdgelibError(f"the chart's rows have no column {column!r}; they have {', '.join(rows.columns)}")
     if rows[[x, y]].isna().any(axis=None):
@@ -76,26 +94,37 @@ def scatter(
     shapes = alt.Scale(domain=domain, range=[marker_path(styles[value].marker) for value in domain])
     values = list(dict.fromkeys(rows[choose]))
     fullest = max(values, key=lambda value: (rows[choose] == value).sum())
-    menu = alt.selection_point(
-        fields=[choose], bind=alt.binding_select(options=values, name=f"{choose} "), value=fullest
+    menu = alt.param(name="chosen", value=fullest, bind=alt.binding_select(options=values, name=f"{choose} "))
+    kept = alt.selection_point(name="kept", fields=[colour], bind="legend")
+    legend = alt.Legend(orient="bottom", columns=alt.ExprRef("width < 420 ? 1 : 2"), labelLimit=320)
+    base = alt.Chart(rows[shown]).encode(
+        x=alt.X(x, type="quantitative", title=x, scale=_scale("x")),
+        y=alt.Y(y, type="quantitative", title=y, scale=_scale("y")),
+        color=alt.Color(colour, type="nominal", scale=colours, legend=legend),
+        opacity=alt.condition(kept, alt.value(1.0), alt.value(0.12)),
     )
-    kept = alt.selection_point(fields=[colour], bind="legend")
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=320)
-    chart = (
-        alt.Chart(rows[list(dict.fromkeys([x, y, colour, choose, *tooltip]))])
-        .mark_point(filled=True, size=90)
-        .encode(
-            x=alt.X(x, type="quantitative", scale=alt.Scale(type="log", nice=False, padding=20)),
-            y=alt.Y(y, type="quantitative", scale=alt.Scale(zero=False, padding=15)),
-            color=alt.Color(colour, type="nominal", scale=colours, legend=legend),
-            shape=alt.Shape(colour, type="nominal", scale=shapes),
-            opacity=alt.condition(kept, alt.value(1.0), alt.value(0.12)),
-            tooltip=tooltip,
-        )
-        .add_params(menu, kept)
-        .transform_filter(menu)
-        .properties(width="container", height=320, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    points = base.mark_point(filled=True, size=90).encode(
+        shape=alt.Shape(colour, type="nominal", scale=shapes), tooltip=tooltip
     )
+    bars = [base.mark_rule().encode(**_span(*span)) for span in (("x", x, x_ends), ("y", y, y_ends)) if span[2]]
+    size = {"width": "container", "height": 320, "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
+    chart = alt.layer(*bars, points.add_params(kept)).add_params(menu).properties(**size)
+    chart = chart.transform_filter(alt.datum[choose] == menu)
     # "</" would end the script that carries the data, "<!--" would hide its end.
     spec = json.dumps(chart.to_dict(), sort_keys=True).replace("<", "\\u003c")
-    return _HTML.format(name=name, label=html.escape(label), spec=spec)
+    return _HTML.format(name=name, label=html.escape(label), spec=spec, remembered=REMEMBERED)
+
+
+def _span(side: str, title: str, ends: tuple[str, str]) -> dict[str, Any]:
+    """The channels of a line from one end of an interval to the other."""
+    import altair as alt
+
+    channel, other = (alt.X, alt.X2) if side == "x" else (alt.Y, alt.Y2)
+    first = channel(ends[0], type="quantitative", title=title, scale=_scale(side))
+    return {side: first, f"{side}2": other(ends[1])}
+
+
+def _scale(side: str) -> Any:
+    import altair as alt
+
+    return alt.Scale(type="log", nice=False, padding=20) if side == "x" else alt.Scale(zero=False, padding=15)

@@ -16,10 +16,12 @@ from edgelib.ground.paths import find_root
 from edgelib.ground.quiet import quiet_libraries
 from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import Sentence, bullets, without_tags
+from edgelib.report.figures.narrow import narrow
 from edgelib.report.provenance import provenance_html
 from edgelib.report.tables import Column, myst_table, selected
 
 STYLE = Path(__file__).with_name("edgelib.mplstyle")
+NARROW = "application/vnd.edgelib.narrow+xml"  # the kind of output that book/_ext/narrow_figures.py looks for
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Workspace:
 def setup(chapter: str, results: str | Path = "results") -> Workspace:
     """Prepare a chapter and return its workspace.
 
-    Figures become SVG whose bytes depend on the drawing only, in the house style. Progress bars and advice of the
+    Figures become SVG whose bytes depend on the drawing only, in the house style, each beside a narrow drawing of
+    itself that pages show on a phone. Progress bars and advice of the
     model libraries are silenced, because they would differ from run to run. A relative `results` lies under the
     checkout whatever the working directory, and ~ is the user's home. Raises EdgelibError when the folder cannot be
     written.
@@ -128,12 +131,22 @@ def foot(provenance: Mapping[str, Any]) -> None:
 
 def _draw_svg() -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     plt.style.use(STYLE)
     try:
         from IPython import get_ipython
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        from IPython.core.pylabtools import select_figure_formats
     except ImportError:
         return
-    if get_ipython() is not None:
-        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
+    if (shell := get_ipython()) is not None:
+        select_figure_formats(shell, set())
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, drawn)
+
+
+def drawn(figure) -> dict[str, str]:
+    """Return a figure as SVG, as it is and for a phone: {kind of output: text}. The figure is the narrow one then."""
+    from IPython.core.pylabtools import print_figure
+
+    plain = {"fmt": "svg", "metadata": {"Date": None, "Creator": None}}
+    return {"image/svg+xml": print_figure(figure, **plain), NARROW: print_figure(narrow(figure), **plain)}

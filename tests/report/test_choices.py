@@ -12,7 +12,7 @@ import pytest
 from edgelib.decide.allocation import Allocation
 from edgelib.errors import EdgelibError
 from edgelib.report.claims.choices import allocation_claim
-from edgelib.report.figures.choices import bits_by_depth, frontier
+from edgelib.report.figures.choices import bits_by_depth, frontier, frontier_panels
 from edgelib.stats.family import Family
 from edgelib.stats.paired import PairedDifference
 
@@ -47,22 +47,36 @@ def ax():
 FRONT = TABLE.assign(accuracy_low=TABLE["accuracy"] - 0.02, accuracy_high=TABLE["accuracy"] + 0.02)
 
 
-def test_the_step_frontier_skips_what_is_illegal_over_budget_or_dominated(ax):
-    dominated = FRONT.iloc[[2]].rename(index={"w4a8-minmax": "w3a8-minmax"}).assign(bytes=500)
-    table = pd.concat([FRONT, dominated]).assign(legal=[True, False, True, True])
-    frontier(table, ax, "bytes", "accuracy", budget=560)
-    step = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
-    assert step.get_xdata().tolist() == [166] and ax.patches
+def test_the_line_of_the_frontier_is_the_best_of_what_costs_no_more(ax):
+    more = FRONT.iloc[[2]].rename(index={"w4a8-minmax": "w3a8-minmax"}).assign(bytes=500)
+    frontier(pd.concat([FRONT, more]), ax, "bytes", "accuracy")
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["W4A8 min-max", "W8A8 min-max", "W3A8 min-max", "FP32"] and ax.get_ylim() == (3.5, -0.5)
+    line = ax.lines[-1]
+    assert line.get_xdata()[::2].tolist() == pytest.approx([80, 89.5, 89.5, 90])
+    assert line.get_ydata().tolist() == [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5, 2.5, 3.5]
+    open_ = [drawn.lines[0].get_markerfacecolor() == "none" for drawn in ax.containers]
+    assert open_ == [False, False, True, False]
     with pytest.raises(EdgelibError, match="NaN for 'fp32'"):
         frontier(FRONT.assign(bytes=[np.nan, 1, 2]), ax, "bytes", "accuracy")
 
 
-def test_the_step_passes_through_the_best_of_equal_cost(ax):
+def test_the_line_passes_through_the_best_of_equal_cost(ax):
     table = pd.DataFrame(dict(bytes=[100.0, 100, 101], accuracy=[0.90, 0.95, 0.93]), index=list("abc"))
     table = table.assign(accuracy_low=table["accuracy"] - 0.02, accuracy_high=table["accuracy"] + 0.02)
     frontier(table, ax, "bytes", "accuracy")
-    step = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
-    assert (step.get_xdata().tolist(), step.get_ydata().tolist()) == ([100], pytest.approx([95]))
+    assert set(ax.lines[-1].get_xdata()) == {95.0}
+
+
+def test_both_panels_of_the_frontier_name_a_configuration_with_its_size():
+    table = FRONT.assign(corrupted=0.5, corrupted_low=0.4, corrupted_high=0.6, bytes=FRONT["bytes"] * 2**20)
+    figure = frontier_panels(table)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
+        "W4A8 min-max, 166\N{NO-BREAK SPACE}MiB",
+        "W8A8 min-max, 225\N{NO-BREAK SPACE}MiB",
+        "FP32, 577\N{NO-BREAK SPACE}MiB",
+    ]
+    plt.close(figure)
 
 
 def test_bits_by_depth_takes_its_rows(ax):

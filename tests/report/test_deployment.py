@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.collections import PathCollection
 from small_record import GIB, options_of, outcomes_of, record_of
 
 from edgelib.decide.decision import decide
@@ -95,13 +97,20 @@ def test_memory_is_told_by_part(record):
 def test_the_cloud_has_what_runs_in_units_of_a_reader(record):
     cloud = deployment.device_cloud(record)
     assert len(cloud) == 4 and cloud["Its interval (ms)"][0] == "33.3 to 75"
+    assert (cloud["latency low"][0], cloud["latency high"][0]) == (33.3, 75)
 
 
 def test_panels_draw_the_interval_of_a_time_and_ring_what_is_shipped(record):
     wanted = {"mine": (KNOWN["jetson-nano"], {"bytes": 4e9, "latency_ms": 30})}
     table = deployment.options_table(record, "board", ["w8a8-minmax"])
-    tiers = tier_panels({"mine": table}, wanted, crowded=True)
-    rings = [line for line in tiers.axes[0].lines if line.get_label() == "shipped"]
-    assert rings[0].get_xdata().tolist() == [20.0] and tiers.axes[0].patches
-    assert len(tier_panels({"mine": table[:0]}, wanted, crowded=True).axes) == 1
-    assert len(tier_panels({}, {}, crowded=True).axes) == 1
+    ax = tier_panels({"mine": table}, wanted).axes[0]
+    [ring] = [c for c in ax.collections if isinstance(c, PathCollection)]
+    assert ring.get_offsets().tolist() == [[20.0, list(table.index).index("w8a8-minmax")]] and ax.patches
+    over = table.loc["w8a8-minmax", "latency_ms_high"] > 30
+    assert (ring.get_linestyles()[0][1] is not None) == over  # dotted
+    zone = ax.patches[0].get_extents().transformed(ax.transData.inverted()).x0
+    assert zone == pytest.approx(30) and all(x <= zone for x, _ in ring.get_offsets())
+    other = tier_panels({"mine": table, "none": table[:0]}, wanted | {"none": wanted["mine"]}).axes[1]
+    assert {text.get_text() for text in other.texts} == {"no kernel"}
+    assert len(tier_panels({"mine": table[:0]}, wanted).axes) == len(tier_panels({}, {}).axes) == 1
+    plt.close("all")

@@ -41,7 +41,7 @@ def ax():
 def test_every_figure_takes_its_rows(ax):
     table = devices()
     device = table["agx-orin-64gb"]
-    names = {key: device.name for key, device in table.items()}
+    names = {name: figures.series(k) for k, name in enumerate(["fp32", "int8", "compiled", "eager"])}
     rows = pd.DataFrame(
         dict(config=["fp32", "int8"], name=["a", "b"], speedup=[1, 2.5], intensity=[2, 30], tops=[0.1, 3])
     )
@@ -50,7 +50,7 @@ def test_every_figure_takes_its_rows(ax):
     legal = legality([device], {"w8a8-minmax": ("int8", "int8"), "fp8": ("fp8_e4m3", "fp8_e4m3")})
     for draw in (
         lambda: figures.speedups(rows, ax, "x"),
-        lambda: figures.roofline(rows, device, ax),
+        lambda: figures.roofline(rows, ax, device, (0.2, 90), names),
         lambda: figures.memory_split(rows, ax),
         lambda: figures.projected_and_measured(points, ax, names),
         lambda: figures.legality_grid(legal, ax, {device.key: "Orin"}, {"w8a8-minmax": "W8A8", "fp8": "FP8"}),
@@ -58,6 +58,19 @@ def test_every_figure_takes_its_rows(ax):
         ax.clear()
         assert draw() is ax
         ax.figure.canvas.draw()
+
+
+def test_models_and_steps_have_panels_and_one_legend_of_what_they_share():
+    table = devices()
+    rows = pd.DataFrame(dict(config=["a", "b", "a"], model=["m", "m", "n"], intensity=[2, 30, 5], tops=[0.1, 3, 1]))
+    roofs = figures.roofline_panels(rows, table["agx-orin-64gb"])
+    points = projection.published_points(table).assign(projected=20.0, low=10.0, high=40.0)
+    steps = figures.projection_panels(points)
+    assert [ax.get_title() for ax in roofs.axes] == ["m", "n"]
+    assert [ax.get_title() for ax in steps.axes] == list(figures.STEPS.values())
+    names = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in (roofs, steps)]
+    assert names == [["a", "b"], list(dict.fromkeys(points["runtime"]))] and len(names[1]) <= 8
+    plt.close("all")
 
 
 def test_sizes_have_a_row_per_model_and_configuration():

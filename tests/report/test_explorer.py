@@ -47,7 +47,7 @@ def spec_of(html: str) -> dict:
 
 
 def test_configurations_look_as_they_do_in_the_figures():
-    encoding = spec_of(explorer.scatter(ROWS, "chart-a", "A chart.", **AXES))["encoding"]
+    encoding = spec_of(explorer.scatter(ROWS, "chart-a", "A chart.", **AXES))["layer"][-1]["encoding"]
     assert encoding["color"]["scale"] == {"domain": ["a</script>", "b"], "range": [palette.BLACK, palette.VERMILLION]}
     assert encoding["shape"]["scale"]["range"] == ["circle", "M0,-1L-1,1L1,1L0,-1Z"]
 
@@ -56,3 +56,21 @@ def test_every_marker_of_the_book_has_an_outline():
     markers = {look.marker for look in palette.looks(["fp32", "fp16", "bf16", "w3a8-minmax", *"abcd"]).values()}
     for marker in markers | {palette.series(k).marker for k in range(8)}:
         assert re.fullmatch(r"circle|M(-?[\d.]+,-?[\d.]+L?)+Z", explorer.marker_path(marker))
+
+
+def test_intervals_are_lines_on_the_scales_of_the_points():
+    rows = ROWS.assign(low=[0.5, 1], high=[2.0, 3], bottom=[2.0, 3], top=[4.0, 5])
+    spec = spec_of(explorer.scatter(rows, "c", "A chart.", **AXES, x_ends=("low", "high"), y_ends=("bottom", "top")))
+    across, up, points = spec["layer"]
+    assert across["encoding"]["x"]["field"] == "low" and across["encoding"]["x2"]["field"] == "high"
+    assert up["encoding"]["y"]["field"] == "bottom" and up["encoding"]["y2"]["field"] == "top"
+    for side, bar in (("x", across), ("y", up)):
+        assert bar["encoding"][side]["scale"] == points["encoding"][side]["scale"]
+    assert {layer["encoding"]["color"]["scale"]["domain"][0] for layer in spec["layer"]} == {"a</script>"}
+
+
+def test_a_value_is_chosen_from_those_there_are():
+    spec = spec_of(explorer.scatter(ROWS.assign(device=["d", "e"]), "c", "A chart.", **AXES))
+    [menu] = [param for param in spec["params"] if param["name"] == "chosen"]
+    assert menu["bind"]["options"] == ["d", "e"] and menu["value"] == "d"
+    assert "chosen" in str(spec["transform"])

@@ -148,7 +148,7 @@ def test_accuracy_by_size_has_a_panel_per_mix():
     assert len(axes[0].lines[0].get_xdata()) == 6 and list(axes[0].lines[1].get_ydata()) == pytest.approx([82, 82])
     assert [t.get_text() for t in axes[1].get_xticklabels()] == ["8", "64"]
     assert axes[0].get_ylabel() == "Accuracy (%)" and axes[1].get_xlabel() == "Calibration images"
-    assert "unquantized" in [t.get_text() for t in axes[0].texts]
+    assert axes[0].get_legend_handles_labels()[1] == ["W8A8 min-max", "unquantized"]
     with pytest.raises(EdgelibError, match="1 axes for 2 mixes"):
         calibration.accuracy_by_size(runs, axes[:1])
     plt.close(figure)
@@ -158,7 +158,7 @@ def test_layers_stand_at_their_depth(ax):
     layers = pd.DataFrame({"tower": ["vision"] * 3 + ["text"], "depth": [0, 0, 1, 0], "value": [0.2, 0.4, 0.5, 0.9]})
     calibration.by_depth(layers, ax, "Migration strength alpha")
     assert list(ax.lines[1].get_ydata()) == pytest.approx([0.3, 0.5]) and list(ax.get_xticks()) == [0, 1]
-    assert {t.get_text() for t in ax.texts} == {"vision", "text"} and ax.get_ylabel() == "Migration strength alpha"
+    assert ax.get_legend_handles_labels()[1] == ["vision", "text"] and ax.get_ylabel() == "Migration strength alpha"
 
 
 def test_predictions_stand_beside_what_was_observed(ax):
@@ -167,10 +167,19 @@ def test_predictions_stand_beside_what_was_observed(ax):
     assert list(ax.lines[0].get_xdata()) == pytest.approx([12, 18]) and list(ax.lines[1].get_ydata()) == pytest.approx(
         [30]
     )
-    assert ax.lines[0].get_marker() != ax.lines[1].get_marker()
+    assert ax.lines[0].get_color() != ax.lines[1].get_color()
     assert (
         ax.get_xlabel() == "Predicted accuracy drop (points)" and ax.get_ylabel() == "Observed accuracy drop (points)"
     )
+
+
+def test_runs_of_a_pair_have_the_colour_of_the_configuration_and_a_marker_for_the_twin(ax):
+    pairs = [f"{twin}, {config}" for twin in ("plain", "weight:8") for config in ("w8a8-minmax", "w4a16-awq-g128")]
+    calibration.predicted_and_observed(pd.DataFrame({"group": pairs, "observed": 0.1, "predicted": 0.2}), ax)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["W8A8 min-max", "W4A16 AWQ, groups of 128", "plain", "weight:8"]
+    colours, markers = zip(*((line.get_color(), line.get_marker()) for line in ax.lines[:4]), strict=True)
+    assert len(set(colours)) == 2 and len(set(markers)) == 2 and len(set(zip(colours, markers, strict=True))) == 4
 
 
 EFFECTS = pd.DataFrame(
@@ -219,7 +228,10 @@ GAPS = pd.DataFrame(
 
 def test_the_gap_has_a_panel_per_scale_and_kind():
     figure = robustness.gap_scales(GAPS)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == list(robustness.SCALES.values())
+    named = [f"{title} ({unit})" for title, unit in robustness.SCALES.values()]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == named
+    log_odds, points = figure.axes[0], figure.axes[2]
+    assert log_odds.lines[0].get_xdata() == pytest.approx([0.1]) and points.lines[0].get_xdata() == pytest.approx([10])
     scores = GAPS[GAPS.scale == "logit"].assign(clean=0.9, clean_low=0.8, clean_high=0.95)
     doses = robustness.dose_panels(scores, GAPS)
     assert [ax.get_title(loc="left") for ax in doses.axes] == ["outliers in weights", ""]
@@ -230,7 +242,7 @@ def test_the_gap_has_a_panel_per_scale_and_kind():
 def test_doses_of_the_plain_model_alone_make_an_empty_figure():
     plain = GAPS[GAPS.kind == "plain"]
     figure = robustness.dose_panels(plain.assign(clean=0.9, clean_low=0.8, clean_high=0.95), plain)
-    assert len(figure.axes) == 2 and figure.axes[0].get_legend() is None
+    assert len(figure.axes) == 2 and not figure.legends
     plt.close(figure)
 
 

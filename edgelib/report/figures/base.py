@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgelib.report.figures.palette import GREY, Look, looks
+from edgelib.report.figures.palette import GREY, Look, label, looks, readable
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Groups = Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]
@@ -33,6 +33,23 @@ def log_axes(ax: Axes, which: str) -> None:
 def long_axis(lines: int, each: float = 0.4, width: float = 6.4) -> Axes:
     """Return the axis of a new figure that is high enough for so many horizontal lines."""
     return plt.subplots(figsize=(width, 0.9 + each * lines))[1]
+
+
+def rows_of(ax: Axes, configs: Sequence[str]) -> Axes:
+    """Name the rows of an axis after configurations, the first on top, with grid lines across them only."""
+    ax.set_yticks(range(len(configs)), [label(config) for config in configs])
+    ax.set_ylim(len(configs) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    return ax
+
+
+def legend_above(figure: Figure, columns: int = 3) -> None:
+    """Put one legend above all axes of a figure, each name once; nothing where nothing has a name."""
+    drawn = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in figure.axes)
+    entries = {name: handle for pairs in drawn for handle, name in pairs}
+    if entries:
+        figure.legend(entries.values(), entries, loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def panels(
@@ -60,13 +77,13 @@ def panels(
         ax.set_axis_off()
     for ax, (name, table) in zip(axes.flat, groups.items(), strict=False):
         draw(table, ax, **options)
-        ax.set_title(name, fontsize=10 if columns < 3 else 9)
+        ax.set_title(readable(str(name)), fontsize=10 if columns < 3 else 9)
         ax.set(xlabel="", ylabel="")
     for ax in axes[:, 0]:
         ax.set_ylabel(y_label)
     figure.supxlabel(label if groups else "nothing to show: the parameters ask for none", fontsize=10)
-    if legend and groups:
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    if legend:
+        legend_above(figure)
     return figure
 
 

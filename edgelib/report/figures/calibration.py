@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edgelib.errors import EdgelibError
-from edgelib.report.figures.base import end_labels
+from edgelib.report.figures.base import legend_above
 from edgelib.report.figures.palette import BLACK, GREY, looks, readable, series
 
 
@@ -57,31 +57,18 @@ def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float
         raise EdgelibError(f"accuracy_by_size needs an axis per mix: got {len(axes)} axes for {len(panels)} mixes")
     styles, sizes = looks(table["config"]), sorted(table["size"].unique())
     for ax, (mix, panel) in zip(axes, panels, strict=True):
-        ends = []
         for k, (config, rows) in enumerate(panel.groupby("config", sort=False)):
             style, dodge = styles[config], 1.05 ** (k - (panel["config"].nunique() - 1) / 2)
             means = 100 * rows.groupby("size")["accuracy"].mean()
             ax.plot(rows["size"] * dodge, 100 * rows["accuracy"], style.marker, color=style.colour, ms=3, alpha=0.45)
-            ax.plot(means.index * dodge, means, color=style.colour, marker=style.marker, markersize=5)
-            ends.append((float(means.index[-1]), float(means.iloc[-1]), style.label, style.ink))
+            ax.plot(means.index * dodge, means, style.marker, ls="-", color=style.colour, ms=5, label=style.label)
         if reference is not None:
-            ax.axhline(100 * reference, color=BLACK, linestyle="--", linewidth=1.0)
-            ax.annotate(
-                "unquantized",
-                (0, 100 * reference),
-                xycoords=("axes fraction", "data"),
-                xytext=(2, 3),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        ax.margins(y=0.12)  # room for the name of the dashed line
+            ax.axhline(100 * reference, color=BLACK, linestyle="--", linewidth=1.0, label="unquantized")
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.minorticks_off()
         ax.set(title=readable(str(mix)), xlabel="Calibration images")
-    # Shared axes have their final limits only now; the labels of the last panel serve all.
     axes[0].set_ylabel("Accuracy (%)")
-    end_labels(axes[-1], ends, 0.07 * float(np.ptp(axes[-1].get_ylim())))
     return axes
 
 
@@ -93,6 +80,9 @@ def size_panels(runs: pd.DataFrame, reference: float, columns: int = 2) -> Figur
     for ax in axes.flat[mixes:]:
         ax.set_axis_off()
     accuracy_by_size(runs, axes.flat[:mixes], reference)
+    for ax in axes.flat[: mixes - columns]:
+        ax.set_xlabel("")
+    legend_above(figure)
     return figure
 
 
@@ -109,6 +99,7 @@ def layer_panels(layers: pd.DataFrame) -> Figure:
         axes[0, column].set(title=twin, xlabel="")
     axes[0, 0].set_ylabel("Power")
     axes[1, 0].set_ylabel("Error / RTN error")
+    legend_above(figure)
     return figure
 
 
@@ -117,40 +108,37 @@ def by_depth(table: pd.DataFrame, ax: Axes, label: str, value: str = "value") ->
 
     table: columns tower, depth (block number from 0) and `value`. label: quantity (unit) of the y axis.
     """
-    ends = []
     for k, (tower, rows) in enumerate(table.groupby("tower", sort=False)):
         style = series(k)
         means = rows.groupby("depth")[value].mean()
         dodge = 0.12 * (k - (table["tower"].nunique() - 1) / 2)
         ax.plot(rows["depth"] + dodge, rows[value], style.marker, color=style.colour, markersize=4, alpha=0.6)
-        ax.plot(means.index + dodge, means, color=style.colour, linewidth=1.2)
-        ends.append((float(means.index[-1]), float(means.iloc[-1]), readable(str(tower)), style.ink))
+        ax.plot(means.index + dodge, means, color=style.colour, linewidth=1.2, label=readable(str(tower)))
     ax.set_xticks(sorted(table["depth"].unique()))
     ax.set(xlabel="Depth (block)", ylabel=label)
-    end_labels(ax, ends, 0.07 * float(np.ptp(ax.get_ylim())))
     return ax
 
 
 def predicted_and_observed(
     table: pd.DataFrame, ax: Axes, what: str = "accuracy drop", unit: str = "points", scale: float = 100.0
 ) -> Axes:
-    """Observed against predicted, a dot per run, a colour and marker per left-out group; the dotted line is equality.
+    """Observed against predicted, a dot per run of a left-out group; the dotted line is equality.
 
-    table: columns group, observed, predicted, as in `Prediction.runs`.
+    table: columns group, observed, predicted, as in `Prediction.runs`. A group "place, config" has the colour of its
+    configuration and a marker for its place, which the legend names apart; any other group has a colour of its own.
     """
-    for k, (group, rows) in enumerate(table.groupby("group", sort=False)):
-        ax.plot(
-            scale * rows["predicted"],
-            scale * rows["observed"],
-            series(k).marker,
-            color=series(k).colour,
-            markersize=5,
-            alpha=0.8,
-            label=readable(str(group)),
-        )
+    parts = table["group"].astype(str).str.partition(", ")
+    config, place = parts[2].where(parts[2] != "", parts[0]), parts[0].where(parts[2] != "", "")
+    styles, markers = looks(config), {name: series(k).marker for k, name in enumerate(dict.fromkeys(place))}
+    for (where, which), rows in table.groupby([place, config], sort=False):
+        at, seen = scale * rows["predicted"], scale * rows["observed"]
+        ax.plot(at, seen, markers[where], color=styles[which].colour, markersize=5, alpha=0.8)
+    for which in styles:
+        ax.plot([], [], "s", color=styles[which].colour, markersize=6, label=styles[which].label)
+    for where in filter(None, markers):
+        ax.plot([], [], markers[where], color=GREY, markersize=5, label=readable(where))
     ends = scale * table[["predicted", "observed"]].to_numpy()
     ax.plot([ends.min(), ends.max()], [ends.min(), ends.max()], color=GREY, linestyle=":", linewidth=1.2)
     ax.set(xlabel=f"Predicted {what} ({unit})", ylabel=f"Observed {what} ({unit})")
-    many = table["group"].nunique() > 12
-    ax.legend(fontsize=7 if many else 8, labelspacing=0.2 if many else 0.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from edgelib.devices.device import Device
 from edgelib.devices.roofline import attainable
-from edgelib.report.figures.base import log_axes
-from edgelib.report.figures.palette import BLACK, BLUE, GREEN, GREY, LIGHT, PURPLE, VERMILLION, looks, series
+from edgelib.report.figures.base import log_axes, panels
+from edgelib.report.figures.palette import BLACK, BLUE, GREEN, GREY, LIGHT, PURPLE, VERMILLION, Look, looks, series
 
 
 def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
@@ -21,18 +23,11 @@ def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
         style = styles[row.config]
         ax.plot([1, row.speedup], [place, place], color=LIGHT, zorder=0)
         ax.plot(row.speedup, place, style.marker, color=style.colour, markersize=6)
-        ax.annotate(
-            f"{row.speedup:.2f}x",
-            (row.speedup, place),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            color=style.ink,
-            fontsize=9,
-        )
+        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        ax.annotate(f"{row.speedup:.2f}x", (1, place), (6, 0), color=style.ink, fontsize=9, **beside)
     ax.axvline(1, color=GREY, linewidth=1.0)
     log_axes(ax, "x")
-    ax.margins(x=0.18)
+    ax.margins(x=0.05)
     ax.set_yticks(range(len(table)), list(table["name"]))
     ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
@@ -40,53 +35,75 @@ def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
     return ax
 
 
-def roofline(table: pd.DataFrame, device: Device, ax: Axes) -> Axes:
-    """Achieved rates under the roofs of a device (columns name, intensity, tops), both axes logarithmic.
+def roofline_panels(table: pd.DataFrame, device: Device) -> Figure:
+    """Draw achieved rates under the roofs of a device, a panel per model (columns model, config, intensity, tops).
 
     The sloping roof is the device's bandwidth, each level one its rate in one format; what lies under the slope is
-    bound by memory, what lies under a level roof by arithmetic.
+    bound by memory, what lies under a level roof by arithmetic. A kernel has one colour in all panels.
     """
-    span = min(0.2, table["intensity"].min() / 2), table["intensity"].max() * 3
-    at = np.geomspace(span[0], span[1], 200)
+    span = (
+        min(0.2, table["intensity"].min() / 2),
+        table["intensity"].max() * 20,
+    )  # names of roofs stand beyond the points
+    kernels = {config: series(k) for k, config in enumerate(dict.fromkeys(table["config"]))}
+    labels = {"label": "Arithmetic intensity (operations per byte)", "y_label": "Achieved rate (1e12 operations/s)"}
+    more = {"device": device, "span": span, "kernels": kernels}
+    return panels(table.groupby("model", sort=False), roofline, (7.2, 4.0), **labels, legend=True, sharex=True, **more)
+
+
+def roofline(
+    table: pd.DataFrame, ax: Axes, device: Device, span: tuple[float, float], kernels: Mapping[str, Look]
+) -> Axes:
+    """Achieved rates (columns config, intensity, tops) under the roofs of a device over a span of intensities, both
+    axes logarithmic. kernels: config -> look."""
+    at = np.geomspace(*span, 200)
     for unit, rate in device.rates.items():
         if rate is None:
             continue
-        roof = attainable(at, device.fact("bandwidth_gb_s"), rate)
-        ax.plot(at, roof, color=GREY, linewidth=1.2)
-        ax.annotate(
-            f"{unit} {rate:g} Tops/s", (at[0], rate), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=8
-        )
-        ax.plot(at[:2], [rate, rate], alpha=0)  # the label counts for the limits
-    for k, (name, rows) in enumerate(table.groupby("name", sort=False)):
-        ax.plot(rows["intensity"], rows["tops"], series(k).marker, color=series(k).colour, markersize=6, label=name)
+        ax.plot(at, attainable(at, device.fact("bandwidth_gb_s"), rate), color=GREY, linewidth=1.2)
+        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "color": GREY, "fontsize": 8}
+        ax.annotate(f"{unit} {rate:.2g}", (at[-1], rate), **above)
+    for config, rows in table.groupby("config", sort=False):
+        style = kernels[config]
+        ax.plot(rows["intensity"], rows["tops"], style.marker, color=style.colour, markersize=5, label=config)
     log_axes(ax, "xy")
-    ax.set(xlabel="Arithmetic intensity (operations per byte)", ylabel="Achieved rate (1e12 operations/s)")
+    for side in (ax.xaxis, ax.yaxis):
+        side.set_major_locator(LogLocator(10))
     ax.grid(axis="x", visible=True)
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
-def projected_and_measured(points: pd.DataFrame, ax: Axes, names: Mapping[str, str]) -> Axes:
-    """Measured against projected times with intervals, a colour per device; filled: decoding, open: other steps.
+STEPS = {"encode": "an image", "prefill": "a prompt", "decode": "a later token"}
 
-    points: columns device, step, ms, projected, low, high. names: device -> label. The dotted line is equality.
+
+def projection_panels(points: pd.DataFrame) -> Figure:
+    """Draw projected against measured times with intervals, a panel per step, a colour per kind of runtime.
+
+    points: columns step, runtime, ms, projected, low, high. The dotted line is equality.
     """
-    for k, (device, rows) in enumerate(points.groupby("device", sort=False)):
-        colour, marker = series(k).colour, series(k).marker
+    styles = {name: series(k) for k, name in enumerate(dict.fromkeys(points["runtime"]))}
+    steps = {title: points[points["step"] == step] for step, title in STEPS.items()}
+    labels = {"label": "Measured, published by others (ms)", "y_label": "Projected (ms)"}
+    shown = {title: rows for title, rows in steps.items() if len(rows)}
+    return panels(shown, projected_and_measured, (7.2, 3.4), **labels, legend=True, styles=styles)
+
+
+def projected_and_measured(points: pd.DataFrame, ax: Axes, styles: Mapping[str, Look]) -> Axes:
+    """Projected against measured times with intervals (columns runtime, ms, projected, low, high) and the line of
+    equality, both axes logarithmic. styles: runtime -> look."""
+    for runtime, rows in points.groupby("runtime", sort=False):
+        style = styles[runtime]
         spread = [rows["projected"] - rows["low"], rows["high"] - rows["projected"]]
+        line = {"linestyle": "", "color": style.colour, "alpha": 0.6, "elinewidth": 0.6, "capsize": 0}
         ax.errorbar(
-            rows["ms"], rows["projected"], yerr=spread, linestyle="", color=colour, elinewidth=0.6, capsize=0, alpha=0.5
+            rows["ms"], rows["projected"], yerr=spread, marker=style.marker, markersize=4, label=runtime, **line
         )
-        for decoding in (True, False):
-            some = rows[(rows["step"] == "decode") == decoding]
-            inside, label = (colour, names[device]) if decoding else ("white", None)
-            ax.plot(some["ms"], some["projected"], marker, color=colour, ms=5, markerfacecolor=inside, label=label)
     ends = [points["ms"].min() / 1.5, points["ms"].max() * 1.5]
     ax.plot(ends, ends, color=GREY, linestyle=":", linewidth=1.2)
+    ax.set_xlim(ends)
     log_axes(ax, "xy")
-    ax.set(xlabel="Measured, published by others (ms)", ylabel="Projected (ms)", xlim=ends)
+    ax.xaxis.set_major_locator(LogLocator(10))
     ax.grid(axis="x", visible=True)
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -50,7 +50,7 @@ _CONFIGS = {
     "w4a16-gptq": (SKY, ">"),
     "nvfp4-vision": (OLIVE, "*"),
 }
-_SPARE = [(BROWN, ">"), (STEEL, "d"), (RED, "*"), (LEAF, "H")]
+_SPARE = [(BROWN, ">"), (STEEL, "d"), (RED, "*"), (LEAF, "H"), (VIOLET, "v"), (STEEL, "o"), (RED, "^"), (LEAF, "D")]
 # Devices, caches, groups: whatever is no configuration.
 _SERIES = [BLUE, VERMILLION, GREEN, PURPLE, BLACK, BROWN, VIOLET, OLIVE]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<"]

@@ -9,18 +9,19 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edgelib.corruptions import corrupt
-from edgelib.report.figures.base import dose_response, forest, heat_map, image_grid, panels
+from edgelib.report.figures.base import dose_response, forest, heat_map, image_grid, legend_above, panels
 from edgelib.report.figures.palette import label, readable
 
 SCALES = {
-    "logit": "log odds above chance",
-    "logit, no floor": "plain log odds",
-    "accuracy": "accuracy",
-    "retention": "retention",
-    "matched accuracy": "matched accuracy",
-    "matched logit": "matched log odds",
+    "logit": ("above chance", "log odds"),
+    "logit, no floor": ("plain", "log odds"),
+    "accuracy": ("accuracy", "points"),
+    "retention": ("retention", "points"),
+    "matched accuracy": ("matched", "points"),
+    "matched logit": ("matched", "log odds"),
 }
 
 
@@ -49,10 +50,16 @@ def accuracy_heat(cells: pd.DataFrame, chance: float) -> Axes:
 
 
 def gap_scales(gaps: pd.DataFrame) -> Figure:
-    """Draw the gaps of every config on the six scales of `gap_table`, a panel each."""
-    scales = {title: gaps[gaps["scale"] == scale] for scale, title in SCALES.items()}
-    size = (6.8, 1.6 + 0.5 * (1 + gaps["config"].nunique()))
-    return panels(scales, forest, size, label="Gap (right: quantization makes corruption cost more)", columns=3)
+    """Draw the gaps of every config on the six scales of `gap_table`, a panel with its unit each."""
+    scales = {f"{title} ({unit})": gaps[gaps["scale"] == scale] for scale, (title, unit) in SCALES.items()}
+    size = (7.2, 1.6 + 0.5 * (1 + gaps["config"].nunique()))
+    return panels(scales, _gap, size, label="Gap (right: quantization makes corruption cost more)", columns=3)
+
+
+def _gap(table: pd.DataFrame, ax: Axes) -> None:
+    in_points = len(table) and SCALES[table["scale"].iloc[0]][1] == "points"
+    forest(table, ax, scale=100 if in_points else 1)
+    ax.xaxis.set_major_locator(MaxNLocator(3))  # more would run together with those of the next panel
 
 
 def dose_panels(scores: pd.DataFrame, gaps: pd.DataFrame) -> Figure:
@@ -70,7 +77,6 @@ def dose_panels(scores: pd.DataFrame, gaps: pd.DataFrame) -> Figure:
         axes[0, column].set(title=f"outliers in {kind}s", ylim=(0, 100))
     axes[0, 0].set_ylabel("Clean accuracy (%)")
     axes[1, 0].set_ylabel("Gap (log odds)")
-    if kinds:
-        axes[0, 0].legend(fontsize=8)
+    legend_above(figure, 4)
     figure.supxlabel("Outlier strength (times the usual size; 1: plain model)", fontsize=10)
     return figure

@@ -98,7 +98,6 @@ def share_dots(table: pd.DataFrame, ax: Axes, label: str, mark: float | None = N
     ax.lines[-1].set_visible(False)  # zero is no special share
     if mark is not None:
         ax.axvline(100 * mark, color=GREY, linestyle=":", linewidth=1.2)
-        ax.annotate(
-            says, (100 * mark, len(table) - 0.6), xytext=(3, 0), textcoords="offset points", color=GREY, fontsize=8
-        )
+        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        ax.annotate(says, (100 * mark, 1), (0, 3), color=GREY, **above)
     return ax
