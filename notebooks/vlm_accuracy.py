@@ -59,13 +59,13 @@ begin(globals())
 model: str = "scenes-vlm"  # a model that writes: embedded name, local folder or hub id
 vqa: str = "scenes-vqa"  # questions in the columns of lmms-lab/VQAv2
 vqa_split: str = "test"
-n_vqa: int = 16  # images of a quick run; params/vlm_accuracy.yaml sets the published sizes
+n_vqa: int = 12  # images of a quick run; params/vlm_accuracy.yaml sets the published sizes
 pope: str = "scenes-pope"  # questions in the columns of lmms-lab/POPE
 pope_split: str = "test"
 n_pope: int = 8
 mme: str = "scenes-mme"  # questions in the columns of lmms-lab/MME
 mme_split: str = "test"
-n_mme: int = 42
+n_mme: int = 28
 more: dict[str, str] = {}  # further benchmarks, such as {"textvqa": "lmms-lab/textvqa"}
 more_split: str = "validation"
 n_more: int = 24

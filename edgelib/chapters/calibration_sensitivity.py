@@ -37,11 +37,11 @@ class CalibrationSensitivity(ZeroShot):
     # The predictor of drops is tested by n_bootstrap - 1 permutations, which makes one draw more than the others need.
     n_bootstrap: int = Field(1000, ge=101, le=100_000, description="bootstrap draws behind each interval")
     ladder: Annotated[Configs, at_least_two("configurations to compare")] = Field(
-        ["w4a8-minmax", "w4a8-awq-fixed", "w4a8-awq-noclip", "w4a8-awq"],
+        ["w4a8-minmax", "w4a8-awq-fixed", "w4a8-awq"],
         description="configurations compared with the first one, on one mix and size",
     )
     configs: Annotated[Configs, each(_dependent), at_least_two("configurations to compare")] = Field(
-        ["w8a8-minmax-static", "w4a8-awq"],
+        ["w8a8-minmax-static", "w4a8-awq-fixed"],
         description="configurations of the crossed experiment; each must need a calibration set",
     )
     mixes: Annotated[Mixes, at_least_two("mixes to compare")] = Field(
@@ -56,7 +56,7 @@ class CalibrationSensitivity(ZeroShot):
     seeds: int = Field(2, ge=2, le=1000, description="calibration draws of the crossed design, seeds 0, 1, ...")
     fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed; divides seeds")
     ladder_size: int = Field(
-        64, ge=1, le=MOST_ITEMS, description="calibration images of the ladder; its mix is the first one"
+        32, ge=1, le=MOST_ITEMS, description="calibration images of the ladder; its mix is the first one"
     )
     ladder_seeds: int = Field(2, ge=1, le=1000, description="calibration draws of the ladder, seeds 0, 1, ...")
     twins: Twins = Field(["weight:8"], description='planted outliers as "kind:strength", beside the plain model')

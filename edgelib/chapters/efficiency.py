@@ -5,7 +5,16 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from edgelib.chapters.schema.base import Classifier, Labels, OneClassifier
-from edgelib.chapters.schema.fields import MOST_ITEMS, Configs, Devices, Files, TablePath, check_devices, refuse_layers
+from edgelib.chapters.schema.fields import (
+    MOST_ITEMS,
+    Configs,
+    Devices,
+    Files,
+    TablePath,
+    check_devices,
+    is_particular,
+    refuse_layers,
+)
 from edgelib.errors import EdgelibError
 
 
@@ -60,9 +69,9 @@ class Efficiency(OneClassifier):
 
     @model_validator(mode="after")
     def _layers(self) -> Efficiency:
-        """Layers that a configuration names are of every model whose size is computed."""
-        for config in self.configs:
-            for name in self.architectures if config.endswith(")") else ():
+        """Layers and groups that a configuration names are of every model whose size is computed."""
+        for config in filter(is_particular, self.configs):
+            for name in self.architectures:
                 refuse_layers(name, config)
         return self
 

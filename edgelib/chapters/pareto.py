@@ -23,6 +23,7 @@ from edgelib.chapters.schema.fields import (
     check_devices,
     each,
     in_checkout,
+    is_particular,
     one,
     refuse_layers,
     scheme_of,
@@ -99,9 +100,7 @@ class Pareto(ZeroShot):
     mix_slack: float = Field(
         0.0, ge=0, le=10, description="share of bytes that the mix may have beyond the first format"
     )
-    n_sensitivity: int = Field(
-        32, ge=1, le=MOST_ITEMS, description="images that the layers' sensitivity is measured on"
-    )
+    n_sensitivity: int = Field(8, ge=1, le=MOST_ITEMS, description="images that the layers' sensitivity is measured on")
 
     @field_validator("budgets")
     @classmethod
@@ -146,9 +145,8 @@ class Pareto(ZeroShot):
         if not self.tiers:
             raise EdgelibError("tiers needs at least one tier, such as {'mobile': 'snapdragon-8-gen-3'}")
         check_devices([*self.tiers.values(), *(self.devices or [])], self.device_table)
-        for config in self.configs if self.cost_of is not None else ():
-            if config.endswith(")"):
-                refuse_layers(self.cost_of, config)  # costs are of the same layers
+        for config in filter(is_particular, self.configs) if self.cost_of is not None else ():
+            refuse_layers(self.cost_of, config)  # costs are of the same layers
         return self
 
     @classmethod

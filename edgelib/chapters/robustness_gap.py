@@ -34,9 +34,7 @@ class RobustnessGap(ZeroShot):
         ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
         description="number formats: the reference first, then at least one to compare with it",
     )
-    corruptions: Corruptions = Field(
-        ["gaussian_noise", "defocus_blur", "fog", "jpeg_compression"], description="corruptions to apply"
-    )
+    corruptions: Corruptions = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
     severities: Severities = Field([1, 5], description="severities 1 (mild) to 5 (harsh)")
     twins: Twins = Field(
         ["weight:4", "weight:16", "activation:32", "activation:512"],

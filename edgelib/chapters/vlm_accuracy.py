@@ -57,13 +57,13 @@ class VlmAccuracy(Answers):
 
     vqa: Questions = Field("scenes-vqa", description="questions in the columns of lmms-lab/VQAv2")
     vqa_split: Name = Field("test", description="split of the VQA questions")
-    n_vqa: int = Field(16, ge=2, le=MOST_ITEMS, description="VQA images, each with all of its questions")
+    n_vqa: int = Field(12, ge=2, le=MOST_ITEMS, description="VQA images, each with all of its questions")
     pope: Questions = Field("scenes-pope", description="questions in the columns of lmms-lab/POPE")
     pope_split: Name = Field("test", description="split of the POPE questions")
     n_pope: int = Field(8, ge=2, le=MOST_ITEMS, description="POPE images, each with all of its questions")
     mme: Questions = Field("scenes-mme", description="questions in the columns of lmms-lab/MME")
     mme_split: Name = Field("test", description="split of the MME questions")
-    n_mme: int = Field(42, ge=2, le=MOST_ITEMS, description="MME images, spread over the sub-tasks")
+    n_mme: int = Field(28, ge=2, le=MOST_ITEMS, description="MME images, spread over the sub-tasks")
     more: Annotated[dict[Name, Name], each(_benchmark), Source()] = Field(
         {}, description='further benchmarks as "task: data set", such as {textvqa: lmms-lab/textvqa}'
     )

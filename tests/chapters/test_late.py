@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import vlm_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,9 @@ from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation, games
 from edgelib.chapters.params import check
 from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.schema import kinds
 from edgelib.errors import EdgelibError
+from edgelib.models.load import load
 from edgelib.models.twins import PLAIN
 from edgelib.report.tables import interval, selected
 from edgelib.stats.gap import gap_table, robustness_gaps, rs_table
@@ -55,6 +58,10 @@ def cheap_garbage():
         (Efficiency, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
         (Pareto, {"cost_of": None, "model": "scenes-vit"}, "cost_of"),
         (Pareto, {"n_bootstrap": 99}, "n_bootstrap"),
+        (Pareto, {"mix": ["w4a16-minmax-g48", "w8a16"]}, "w4a16-minmax-g48 does not fit scenes-clip"),
+        (Pareto, {"configs": ["fp32", "w4a16-minmax-g48"], "model": "nowhere"}, "does not fit the architecture clip"),
+        (Efficiency, {"configs": ["fp32", "w4a16-minmax-g48"]}, "w4a16-minmax-g48 does not fit the architecture"),
+        (RobustnessGap, {"configs": ["fp32", "w4a8-minmax-g48"]}, "w4a8-minmax-g48 does not fit scenes-clip: layer"),
         (Pareto, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
         (RobustnessGap, {"configs": ["fp32"]}, "at least 2"),
         (Fp8KvAblation, {"n_images": 3}, "n_images"),
@@ -167,3 +174,20 @@ def test_statistics_of_caches_take_whatever_is_allowed(level, questions, share, 
     settings = {cache: (rng.random(4 * questions) < share).astype(float) for cache in p.fixes}
     recovered = recoveries(settings, outcomes[()], p.margin, cluster=images, seed=p.seed)
     assert set(recovered) == set(p.fixes) and all(0 <= r.adjusted <= 1 for r in recovered.values())
+
+
+@pytest.mark.parametrize(
+    "family",
+    [vlm_folders.clip, vlm_folders.siglip, vlm_folders.qwen2_vl, vlm_folders.qwen3_vl_moe, vlm_folders.florence2],
+    ids=lambda f: f.__name__,
+)
+def test_shapes_alone_refuse_what_the_loaded_model_would(family, tmp_path):
+    model = load(family(tmp_path))
+    for config in ("w4a16-minmax-g16", "w4a16-minmax-g48", "w8a8-minmax-vision"):
+        said = []
+        for refuse in (lambda c: kinds.refuse_unfit(str(tmp_path), [c]), lambda c: kinds.check_parts(model, [c], [])):
+            try:
+                said.append(refuse(config))
+            except EdgelibError as error:
+                said.append(str(error).replace(str(tmp_path), model.name))
+        assert said[0] == said[1] and (said[0] is not None or "48" not in config)

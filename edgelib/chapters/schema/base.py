@@ -36,6 +36,8 @@ Classifier = Annotated[ModelName, Kind(kinds.name_of_classifier)]
 Writer = Annotated[ModelName, Kind(kinds.name_of_writer)]
 Labels = Annotated[DataName, Kind(kinds.name_of_labels)]
 Questions = Annotated[DataName, Kind(kinds.name_of_questions)]
+# The parameters that list the schemes of `model`.
+CONFIGS = ("configs", "ladder", "mix", "vision_configs", "twin_configs", "translation_config")
 
 
 class Parameters(BaseModel):
@@ -80,6 +82,9 @@ class Parameters(BaseModel):
             value = getattr(self, name)
             for mark in _marks(type(self), name, Kind) if value is not None else ():
                 mark.refuse(value)
+        if self.model_fields_set & {"model", *CONFIGS} and hasattr(self, "model"):
+            named = (getattr(self, name, None) or [] for name in CONFIGS)
+            kinds.refuse_unfit(self.model, (c for some in named for c in ([some] if isinstance(some, str) else some)))
 
 
 def _marks(schema: type[BaseModel], name: str, kind: type) -> list:

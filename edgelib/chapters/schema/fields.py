@@ -180,8 +180,13 @@ def _architecture(name: str) -> str:
     return json.dumps(read_architecture(in_checkout(name)), sort_keys=True)
 
 
+def is_particular(config: str) -> bool:
+    """Whether a configuration names layers or groups of weights, so that it does not fit every model."""
+    return config.endswith(")") or scheme_of(config).group_size is not None
+
+
 def refuse_layers(architecture: str, config: str) -> None:
-    """Raise EdgelibError for a configuration that names layers which an architecture lacks."""
+    """Raise EdgelibError for a configuration that names layers, or groups of weights, which an architecture lacks."""
     from edgelib.models.architectures import architecture as built
     from edgelib.quant.report import parameter_plan
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelib.chapters.schema.fields import scheme_of
+from edgelib.chapters.schema.fields import is_particular, scheme_of
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgelib.data.labelled import Dataset
     from edgelib.data.questions import QuestionSet
     from edgelib.models.generative import GenerativeModel
@@ -40,20 +43,25 @@ def _kind(name: str) -> str | None:
     """ "writes", "dual" or "timm" of a model on this machine; None where that shows only when it is loaded."""
     from edgelib.models.families.duals import dual_encoder
     from edgelib.models.families.writers import loader_of
-    from edgelib.models.load import EMBEDDED
     from edgelib.models.preprocess import read_object
 
-    for path in (EMBEDDED / name / "config.json", os.path.join(os.path.expanduser(name), "config.json"), _cached(name)):
-        if path is not None and os.path.isfile(path):
-            try:
-                config = read_object(type(EMBEDDED)(path))
-            except EdgelibError:
-                return None
-            if "architecture" in config:
-                return "timm"
-            dual = dual_encoder(config.get("model_type"), config.get("architectures"))
-            return "dual" if dual is not None else loader_of(config) and "writes"
-    return None
+    path = _configuration(name)
+    try:
+        config = {} if path is None else read_object(path)
+    except EdgelibError:
+        return None
+    if path is None or "architecture" in config:
+        return "timm" if config else None
+    dual = dual_encoder(config.get("model_type"), config.get("architectures"))
+    return "dual" if dual is not None else loader_of(config) and "writes"
+
+
+def _configuration(name: str) -> Path | None:
+    """Where the configuration of a model lies on this machine; None where it does not."""
+    from edgelib.models.load import EMBEDDED
+
+    paths = (EMBEDDED / name / "config.json", os.path.join(os.path.expanduser(name), "config.json"), _cached(name))
+    return next((Path(path) for path in paths if path is not None and os.path.isfile(path)), None)
 
 
 def _cached(name: str) -> str | None:
@@ -127,6 +135,34 @@ def _asks(task: str, looks_like: str = "") -> str:
     return ASKS.format(f" ({looks_like})" if looks_like else "", taken)
 
 
+def refuse_unfit(name: str, configs: Iterable[str]) -> None:
+    """Refuse a scheme with groups of weights, or layers, that a model on this machine does not have.
+
+    Shapes alone are built, from its configuration; of a timm model it is told once it is loaded.
+    """
+    from edgelib.ground.separate import separated
+    from edgelib.models.architectures import architecture
+    from edgelib.models.generative import GenerativeModel
+    from edgelib.quant.report import parameter_plan
+
+    named = [config for config in dict.fromkeys(configs) if is_particular(config) or _rounds_vision(config)]
+    kind = _kind(name) if named else None
+    if kind not in ("dual", "writes"):
+        return
+    try:
+        built: Any = separated(architecture(str(_configuration(name))))
+        built = GenerativeModel(name, built, None) if kind == "writes" else built
+    except EdgelibError:  # loading says what is wrong with it
+        return
+    for config in named:
+        if kind == "dual":
+            _refuse_vision(config, name)
+        try:
+            parameter_plan(built, config)
+        except EdgelibError as error:
+            raise EdgelibError(f"{config} does not fit {name}: {error}") from None
+
+
 def classifier(model: object, name: str) -> ZeroShotModel:
     """Return a loaded model that classifies images; raises EdgelibError for one that writes."""
     from edgelib.models.zero_shot import ZeroShotModel
@@ -175,22 +211,33 @@ def _refuse(name: str, why: str, wrong: bool) -> None:
         raise EdgelibError(f"{name} {why} can take it")
 
 
+def _rounds_vision(config: str) -> bool:
+    from edgelib.quant.names import VISION_TOO
+
+    return scheme_of(config).targets == VISION_TOO
+
+
+def _refuse_vision(config: str, name: str) -> None:
+    """Raise EdgelibError for a scheme that rounds a vision tower, on a model that has none beside a decoder."""
+    if _rounds_vision(config):
+        raise EdgelibError(
+            f"{config} rounds the vision tower of a model that writes too, which {name} does not have; "
+            f"take {config.replace('-vision', '')}"
+        )
+
+
 def check_parts(model: Any, configs: list[str], twins: list[str], seed: int = 0) -> None:
     """Raise EdgelibError for a scheme or a twin that asks for parts which the model lacks, before any work.
 
     Of twins, the strongest of each kind is planted in a copy, which also tells a strength that leaves the dtype.
     """
     from edgelib.models.twins import OFFSET, parse_twin, with_outliers
-    from edgelib.quant.names import VISION_TOO
     from edgelib.quant.quantize import check_groups, target_layers
     from edgelib.quant.scheme import scheme_for
 
     for config in configs:
-        if scheme_of(config).targets == VISION_TOO and not (hasattr(model, "towers") and model.towers()["vision"]):
-            raise EdgelibError(
-                f"{config} rounds the vision tower of a model that writes too, which {model.name} does not have; "
-                f"take {config.replace('-vision', '')}"
-            )
+        if not (hasattr(model, "towers") and model.towers()["vision"]):
+            _refuse_vision(config, model.name)
         scheme = scheme_for(model, config)
         try:
             check_groups(model.module, scheme, target_layers(model.module, scheme))
