@@ -107,11 +107,21 @@ GRIDS = {
         fixes=["e4m3-amax"],
         max_new_tokens=2,
     ),
+    "edge_engines": dict(
+        n_images=2,
+        decoders=["f16", "q4_0"],
+        visions=["f16"],
+        conditions=["fog:3"],
+        n_calibration=2,
+        image_tokens=[4],
+        max_new_tokens=2,
+    ),
 }
 COLUMNS = {
     "robustness_gap": {"correct", "corruption", "severity", "twin", "config"},
     "vlm_accuracy": {"score", "said", "task", "severity", "twin", "config"},
     "fp8_kv_ablation": {"score", "said", "cache", "attention", "twin"},
+    "edge_engines": {"score", "said", "config", "mix", "severity", "twin"},
 }
 
 

@@ -100,7 +100,7 @@ def test_losses_under_outliers_reach_the_first_line():
     planted = families({("weight:16", "w4a16"): 0.4, ("weight:16", "w8a8-minmax"): 0.0}, ("twin", "config"))
     said = openings.answers_opening(tests, planted, {"vqa": "VQA"}, "fp32")
     assert "but outliers change that" in said.answer and "outliers of strength 16 in the weights" in said.number
-    assert "loses 40.0 points" in said.number and said.advice.startswith("Take W8A8 min-max; it loses at most")
+    assert "loses 40.0 points" in said.number and said.advice.startswith("Take W8A8 min-max. It loses at most")
     whole(said)
 
 

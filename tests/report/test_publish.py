@@ -17,6 +17,7 @@ from edgelib.report.notebook import setup
 from edgelib.report.publish import (
     Chapter,
     _copy_tables,
+    _in_order,
     chapter_names,
     find_chapter,
     fingerprint,
@@ -229,6 +230,20 @@ def test_streams_are_joined_and_times_dropped():
     assert [(output.name, output.text) for output in notebook.cells[0].outputs] == [("stdout", "ab"), ("stderr", "c")]
     assert notebook.cells[0].metadata == {"tags": ["t"]}
     assert set(notebook.metadata) == {"language_info"}
+
+
+def test_tables_of_a_chapter_that_it_reads_are_inputs(tmp_path):
+    chapter = make_checkout(tmp_path)
+    reading = find_chapter("tiny", {"n": 3}, tmp_path, reads=("other",))
+    before = fingerprint(reading)
+    (tmp_path / "book/data/other-counts.csv").write_text("n\n1\n")
+    assert fingerprint(reading) != before and fingerprint(chapter) == fingerprint(Chapter("tiny", tmp_path, {"n": 3}))
+
+
+def test_a_chapter_is_published_after_those_that_it_reads():
+    names = {"a": ("c",), "b": (), "c": ("b", "elsewhere")}
+    order = _in_order([Chapter(name, Path(), {}, reads=reads) for name, reads in names.items()])
+    assert [chapter.name for chapter in order] == ["b", "c", "a"]
 
 
 def test_an_unknown_chapter_lists_the_known_ones(tmp_path):

@@ -54,7 +54,7 @@ def _differences(truth: Truth, n: int, level: float, seed: int) -> list[PairedDi
 
 
 def _row(study: str, what: str, truth: Truth, hits: int, n: int, nominal: float, level: float) -> dict:
-    low, high = wilson(hits / n, n, level)
+    low, high = wilson(hits / n, n, level)  # whose ends may miss a share of 0 or 1 by the last bit
     return dict(
         study=study,
         what=what,
@@ -62,8 +62,8 @@ def _row(study: str, what: str, truth: Truth, hits: int, n: int, nominal: float,
         images=truth.images,
         questions=truth.questions,
         share=hits / n,
-        low=float(low),
-        high=float(high),
+        low=min(float(low), hits / n),
+        high=max(float(high), hits / n),
         n=n,
         nominal=nominal,
         level=level,
