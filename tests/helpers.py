@@ -1,6 +1,15 @@
 """Where tests find the checkout and what other projects' code computed."""
 
+import importlib.util
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "reference"
+
+
+def extension(name: str):
+    """An extension of the book, which is no module of the library: book/_ext/<name>.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / "_ext" / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made

@@ -69,7 +69,7 @@ def test_models_and_steps_have_panels_and_one_legend_of_what_they_share():
     assert [ax.get_title() for ax in roofs.axes] == ["m", "n"]
     assert [ax.get_title() for ax in steps.axes] == list(figures.STEPS.values())
     names = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in (roofs, steps)]
-    assert names == [["a", "b"], list(dict.fromkeys(points["runtime"]))] and len(names[1]) <= 8
+    assert names[0] == ["a", "b"] and set(names[1]) == set(points["runtime"]) and len(names[1]) <= 8
     plt.close("all")
 
 
