@@ -6,7 +6,9 @@ cause and a dose, and computes what the original computes (up to float rounding)
 - "weight": the reverse, weight columns grow;
 - "key": channels of K grow in every attention block, the same channels of Q shrink;
 - "value": channels of V grow, the columns of the output projection shrink;
-- "key-offset": keys of a decoder get a constant of `strength` standard deviations (see `outliers_kv`).
+- "key-offset": keys of a decoder get a constant of `strength` standard deviations (see `twins_kv`);
+- "key-all", "value-all": every channel of a decoder's K or V grows, as no scale minds and no format without one holds;
+- "spike": the first token of a decoder grows in what down_proj reads (see `twins_tokens`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from torch import Tensor, nn
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.checks import plain_number
 from edgelib.ground.modules import shared_copy
-from edgelib.models.twins_kv import OFFSET, chosen_channels, plant_in_decoder
+from edgelib.models.twins_kv import EVERY, OFFSET, chosen_channels, plant_in_decoder
+from edgelib.models.twins_tokens import SPIKE, plant_spikes
 from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.observe.attention import attention_blocks
 from edgelib.observe.watch import norm_readers, observing
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from edgelib.models.generative import GenerativeModel
 
 KINDS = ("activation", "weight", "key", "value")
+WRITERS_ONLY = (OFFSET, *EVERY, SPIKE)  # kinds of a model that writes
 Loaded = TypeVar("Loaded", "ZeroShotModel", "GenerativeModel")
 STRONGEST = 10**9  # outliers of networks reach thousands; far beyond, 1 / strength underflows in half precision
 
@@ -39,12 +43,12 @@ STRONGEST = 10**9  # outliers of networks reach thousands; far beyond, 1 / stren
 def with_outliers(model: Loaded, kind: str, strength: float, seed: int = 0) -> Loaded:
     """Return a copy of `model` that computes the same function and carries outliers `strength` times the usual size.
 
-    kind is one of KINDS, or "key-offset" for a model that writes; 5 % of the channels (at least one) of every layer are
-    chosen by (seed, layer's name).
+    kind is one of KINDS, or of WRITERS_ONLY for a model that writes; where it speaks of no other share, 5 % of the
+    channels (at least one) of every layer are chosen by (seed, layer's name).
     Raises EdgelibError for an unknown kind, a strength that is not positive and finite, and a model that has no place
     for the kind.
     """
-    choose(dict.fromkeys((*KINDS, OFFSET)), kind, "kind of outliers")
+    choose(dict.fromkeys((*KINDS, *WRITERS_ONLY)), kind, "kind of outliers")
     if not hasattr(model, "with_module"):
         raise EdgelibError(f"model must be a loaded model, got {type(model).__name__}; use edgelib.load(name or path)")
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
@@ -54,14 +58,19 @@ def with_outliers(model: Loaded, kind: str, strength: float, seed: int = 0) -> L
         factor = strength if kind == "activation" else 1 / strength
         readers = norm_readers(model.module, model.probe)
         changed = _rescale_norms(dict(module.named_modules()), readers, factor, seed)
+    elif kind == SPIKE:
+        writes = hasattr(model, "towers")
+        changed = plant_spikes(module, lambda m: model.with_module(m).probe(), strength) if writes else 0
     elif hasattr(model, "towers"):  # a model that writes
         changed = plant_in_decoder(module, kind, strength, seed)
     else:
-        changed = 0 if kind == OFFSET else _rescale_attention(module, kind, strength, seed)
+        changed = 0 if kind in WRITERS_ONLY else _rescale_attention(module, kind, strength, seed)
     if not changed:
         place = (
             "LayerNorm read only by Linears"
             if kind in ("activation", "weight")
+            else "decoder with a gated MLP without biases"
+            if kind == SPIKE
             else "attention with q, k, v and output Linears"
         )
         raise EdgelibError(
@@ -80,7 +89,7 @@ def parse_twin(twin: str) -> tuple[str, float]:
     Raises EdgelibError for an unknown kind or a strength that is not a number from 1 to STRONGEST.
     """
     kind, _, text = twin.partition(":")
-    choose(dict.fromkeys((*KINDS, OFFSET)), kind, "twin kind")
+    choose(dict.fromkeys((*KINDS, *WRITERS_ONLY)), kind, "twin kind")
     # the digits of a number as files write it: float() also takes other scripts, 1_000 and blanks
     strength = float(text) if re.fullmatch(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.I) else math.nan
     if not 1 <= strength <= STRONGEST:

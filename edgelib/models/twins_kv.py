@@ -15,6 +15,7 @@ from edgelib.ground.randomness import address, keys_for
 from edgelib.observe.attention import Attention, attention_blocks
 
 OFFSET = "key-offset"
+EVERY = {"key-all": "key", "value-all": "value"}  # all channels grow instead of 5 %
 SLOW_SHARE = 0.25  # of the rotations are stopped for a constant offset
 
 
@@ -22,22 +23,24 @@ def plant_in_decoder(module: nn.Module, kind: str, strength: float, seed: int) -
     """Change our own copy of a decoder in place and return how many blocks carry what was asked for.
 
     "key", "value": chosen channels grow by `strength`. "key-offset": the keys get a constant of `strength` times their
-    standard deviation, as far as weights and norms tell it.
+    standard deviation, as far as weights and norms tell it. "key-all", "value-all": every channel grows by `strength`,
+    which no scale minds, and which leaves the range of a format that has none.
     """
     blocks = [a for a in attention_blocks(module) if isinstance(getattr(a.block, "layer_idx", None), int)]
-    if kind == "key":
-        return sum(_grow_keys(a, strength, seed) for a in blocks)
-    if kind == "value":
-        return sum(_grow_values(a, strength, seed) for a in blocks)
+    every = kind in EVERY
+    if EVERY.get(kind, kind) == "key":
+        return sum(_grow_keys(a, strength, seed, every) for a in blocks)
+    if EVERY.get(kind, kind) == "value":
+        return sum(_grow_values(a, strength, seed, every) for a in blocks)
     return _offset_keys(module, blocks, strength)
 
 
-def _grow_keys(a: Attention, strength: float, seed: int) -> bool:
+def _grow_keys(a: Attention, strength: float, seed: int, every: bool) -> bool:
     width, norm = a.block.head_dim, getattr(a.block, "k_norm", None)
     heads = 1 if norm is not None else a.k.out_features // width
     if norm is not None and norm.weight.shape != (width,):
         return False
-    pairs = chosen_channels(heads * width // 2, seed, a.name)
+    pairs = _grown(heads * width // 2, seed, a.name, every)
     scale = torch.ones(heads, 2, width // 2, dtype=a.k.weight.dtype)
     scale[pairs // (width // 2), :, pairs % (width // 2)] = strength
     scale = scale.flatten(1).to(a.k.weight.device)  # [heads, width]: both channels of a rotation
@@ -50,13 +53,17 @@ def _grow_keys(a: Attention, strength: float, seed: int) -> bool:
     return True
 
 
-def _grow_values(a: Attention, strength: float, seed: int) -> bool:
+def _grow_values(a: Attention, strength: float, seed: int, every: bool) -> bool:
     scale = torch.ones(a.v.out_features, dtype=a.v.weight.dtype)
-    scale[chosen_channels(a.v.out_features, seed, a.name)] = strength
+    scale[_grown(a.v.out_features, seed, a.name, every)] = strength
     scale = scale.view(-1, a.block.head_dim).to(a.v.weight.device)
     _multiply_rows(a.v, scale.flatten())
     _multiply(a.out.weight, 1 / scale.repeat_interleave(a.out.in_features // a.v.out_features, 0).flatten())
     return True
+
+
+def _grown(width: int, seed: int, layer: str, every: bool) -> Tensor:
+    return torch.arange(width) if every else chosen_channels(width, seed, layer)
 
 
 def _offset_keys(module: nn.Module, blocks: list[Attention], strength: float) -> int:

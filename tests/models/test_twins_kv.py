@@ -25,7 +25,7 @@ def twin_of(model, kind, strength, seed=0):
 
 
 @pytest.mark.parametrize("strength", [0.3, 700.0])
-@pytest.mark.parametrize("kind", ["key", "value"])
+@pytest.mark.parametrize("kind", ["key", "value", "key-all", "value-all"])
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 def test_the_function_is_unchanged_in_float64(make, kind, strength):
     model = make().double()
@@ -44,6 +44,15 @@ def test_the_outliers_are_where_they_were_planted(kind):
             ratio = peaks[1] / peaks[0]
             expected = 2 if part == kind[0] and kind == "key" else 2 if part == kind[0] else 0
             assert int((ratio > 90).sum()) == expected and int((ratio < 1.1).sum()) == 32 - expected
+
+
+@pytest.mark.parametrize("kind", ["key-all", "value-all"])
+def test_every_channel_can_grow(kind):
+    model = qwen2_vl()
+    plain, grown = (calibrate_kv(m, [prompts(model)]) for m in (model, twin_of(model, kind, 100.0)))
+    for layer in range(2):
+        peaks = [s.states[layer, kind[0], "none"].abs_max().amax(0) for s in (plain, grown)]
+        assert (peaks[1] / peaks[0]).sub(100).abs().max() < 1
 
 
 def test_a_constant_in_the_keys_changes_what_a_stopped_rotation_does_and_no_more():
