@@ -189,3 +189,73 @@ def _split_firsts(means: np.ndarray) -> np.ndarray:
     """Share of the first place per config [B, K]; rows add up to 1."""
     first = np.round(means, 12) == np.round(means, 12).max(axis=1, keepdims=True)
     return first / first.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """How far two rankings of the same configs agree: Spearman's rho and Kendall's tau-b with their intervals.
+
+    within: of the pairs of configs that compete, the share that both rankings order alike, with its interval.
+    NaN where there is nothing to compare.
+    """
+
+    rho: float
+    rho_interval: tuple[float, float]
+    tau: float
+    tau_interval: tuple[float, float]
+    within: float
+    within_interval: tuple[float, float]
+    n_pairs: int
+
+
+def rank_agreement(
+    one, other, groups: Sequence[object], *, n_boot: int = REPLICATES, level: float = 0.95, seed: int = 0
+) -> RankAgreement:
+    """Return how far two experiments rank K configs alike, of outcomes one [I, K] and other [J, K] on their own items.
+
+    groups: of each config the group whose members compete with each other. The rankings are those of the columns'
+    means. Intervals: percentile bootstrap that draws the items of both experiments and the configs anew, whole groups
+    at a time, as what a method of another group would do is what one wants to know; configs drawn twice count once for
+    each. Replicates whose rankings have no spread widen both ends.
+    Raises EdgelibError for fewer than two items or configs, shapes that do not fit, and values that are not finite.
+    """
+    one, other = (np.asarray(table, dtype=float) for table in (one, other))
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or len(groups) != one.shape[1]:
+        raise EdgelibError(
+            f"both tables need one column per config and groups one entry each, got {one.shape}, {other.shape} and "
+            f"{len(groups)}"
+        )
+    if min(len(one), len(other), one.shape[1]) < 2 or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        raise EdgelibError("rankings need two items and two configs at least, and finite outcomes")
+    level, n_boot, rng = check_level(level), check_replicates(n_boot), rng_for(seed, "rank agreement")
+    names = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    members = [np.flatnonzero(names == group) for group in range(names.max() + 1)]
+    draws = np.empty((n_boot, 3))
+    for b in range(n_boot):
+        means = [table[rng.integers(len(table), size=len(table))].mean(axis=0) for table in (one, other)]
+        chosen = [members[g] for g in rng.integers(len(members), size=len(members))]
+        draws[b] = _agreement(*means, chosen)
+    observed = _agreement(one.mean(axis=0), other.mean(axis=0), members)
+    bounds = [_bounded(draws[:, i], level, len(members), low) for i, low in enumerate((-1.0, -1.0, 0.0))]
+    pairs = sum(len(own) * (len(own) - 1) // 2 for own in members)
+    return RankAgreement(observed[0], bounds[0], observed[1], bounds[1], observed[2], bounds[2], pairs)
+
+
+def _bounded(draws: np.ndarray, level: float, n: int, least: float) -> tuple[float, float]:
+    low, high = percentile_interval(draws, level, n)
+    return max(low, least), min(high, 1.0)
+
+
+def _agreement(one: np.ndarray, other: np.ndarray, members: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """(rho, tau-b, share of pairs within groups that are ordered alike) of the configs of some groups."""
+    chosen = np.concatenate(members)
+    a, b = one[chosen], other[chosen]
+    rho = tau = np.nan
+    if np.ptp(a) > 0 and np.ptp(b) > 0:
+        rho, tau = float(stats.spearmanr(a, b).statistic), float(stats.kendalltau(a, b).statistic)
+    alike, pairs = 0.0, 0
+    for own in members:
+        first, second = np.triu_indices(len(own), 1)
+        signs = [np.sign(table[own[first]] - table[own[second]]) for table in (one, other)]
+        alike, pairs = alike + float((signs[0] == signs[1]).sum()), pairs + len(first)
+    return rho, tau, alike / pairs if pairs else np.nan

@@ -297,3 +297,30 @@ def test_bad_input_is_named(call):
     run, words = BAD[call]
     with pytest.raises(EdgelibError, match=words):
         run()
+
+
+def test_a_ranking_agrees_with_itself_and_opposes_its_reverse():
+    table = np.tile(np.arange(6.0), (4, 1))
+    same, reverse = (r.rank_agreement(table, other, list("aabbcc"), n_boot=200) for other in (2 * table, -table))
+    assert (same.rho, same.tau, same.within, same.n_pairs) == pytest.approx((1, 1, 1, 3))
+    assert same.rho_interval == pytest.approx((1, 1)) and same.within_interval == (1, 1)
+    assert (reverse.rho, reverse.tau, reverse.within) == pytest.approx((-1, -1, 0))
+
+
+def test_agreement_is_scipy_s_and_pairs_across_groups_do_not_count():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(5, 8)), rng.normal(size=(7, 8))
+    found = r.rank_agreement(one, other, list("aaaabbbb"), n_boot=100)
+    a, b = one.mean(0), other.mean(0)
+    assert found.rho == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert found.tau == pytest.approx(stats.kendalltau(a, b).statistic)
+    alike = [(a[i] < a[j]) == (b[i] < b[j]) for i, j in itertools.combinations(range(8), 2) if (i < 4) == (j < 4)]
+    assert found.within == pytest.approx(np.mean(alike)) and found.n_pairs == 12
+    assert found.rho_interval[0] < found.rho < found.rho_interval[1]
+
+
+def test_tables_that_do_not_fit_are_refused():
+    with pytest.raises(EdgelibError, match="one column per config"):
+        r.rank_agreement(np.ones((3, 4)), np.ones((3, 5)), list("aabb"))
+    with pytest.raises(EdgelibError, match="finite"):
+        r.rank_agreement(np.full((3, 2), np.nan), np.ones((3, 2)), list("ab"))
