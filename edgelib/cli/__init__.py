@@ -1,4 +1,4 @@
-"""The command `edgelib`: examine, check, choose, run grids, publish, measure machines, train, verify stores.
+"""The command `edgelib`: examine, check, choose, run grids, publish, measure machines, graft, train, verify stores.
 
 One file per command; to add one, write its file and name it here.
 """
@@ -8,10 +8,23 @@ from __future__ import annotations
 import io
 import sys
 
-from edgelib.cli import check, choose, doctor, measure, publish, sweep, train, verify_store
+from edgelib.cli import check, choose, doctor, graft, measure, nature, publish, sweep, train, verify_store
 from edgelib.cli.base import app
 
-__all__ = ["app", "check", "choose", "doctor", "main", "measure", "publish", "sweep", "train", "verify_store"]
+__all__ = [
+    "app",
+    "check",
+    "choose",
+    "doctor",
+    "graft",
+    "main",
+    "measure",
+    "nature",
+    "publish",
+    "sweep",
+    "train",
+    "verify_store",
+]
 
 
 def main() -> None:

@@ -131,3 +131,22 @@ def watched_attention(model, watch: Watcher) -> Iterator[None]:
 
     with _attention(model, watched):
         yield
+
+
+@contextmanager
+def seen_states(model, watch: Callable[[int, Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call watch(layer, key, value, shares) at each attention while the block runs.
+
+    key, value: [B, H, T, D] as attention reads them, rotated. shares: probabilities [B, Hq, n, T].
+    Raises EdgelibError for a model without a key-value cache and, when it runs, one with attention sinks.
+    """
+
+    def watched(layer: int, query: Tensor, key: Tensor, value: Tensor, logits: Logits) -> Tensor:
+        def noted(shares: Tensor) -> Tensor:
+            watch(layer, key, value, shares)
+            return shares
+
+        return _attend(query, key, value, logits, noted)
+
+    with _attention(model, watched):
+        yield

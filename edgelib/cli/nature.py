@@ -1,0 +1,44 @@
+"""`edgelib nature`: hold a real decoder against the outlier twins, into a folder of tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgelib.cli.base import app, one_paragraph
+
+
+@app.command()
+@one_paragraph
+def nature(
+    decoder: Annotated[str, typer.Argument(help="A decoder of text: a folder of transformers, a hub id, a GGUF file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables; the book's stands in book/reference/nature.")],
+    model: Annotated[str, typer.Option(help="The model whose twins are compared.")] = "scenes-vlm",
+    passages: Annotated[int, typer.Option(help="Test passages of 256 tokens, at most 44.")] = 44,
+    calibration: Annotated[int, typer.Option(help="Calibration passages, at most 36.")] = 36,
+    images: Annotated[int, typer.Option(help="Images that the twins are asked about.")] = 24,
+    twins: Annotated[str | None, typer.Option(help="Twins by commas, as in plain,activation:32+spike:256.")] = None,
+    schemes: Annotated[str | None, typer.Option(help="Schemes by commas; those that lead the book by default.")] = None,
+    caches: Annotated[str | None, typer.Option(help="Key-value caches by commas, as in e4m3-one,int8-token.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write the page that reads these tables, as MyST.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the twins' channels and of the images.")] = 0,
+) -> None:
+    """Compare a decoder's states and its ranking of methods with those of the twins, and its key-value caches.
+
+    Started again after it was stopped, it goes on from the last cell that was done.
+    """
+    from edgelib.report.nature import page as page_of
+    from edgelib.study.nature.run import Nature, measure
+
+    given = {"twins": twins, "schemes": schemes, "caches": caches}
+    lists = {name: tuple(part.strip() for part in text.split(",")) for name, text in given.items() if text is not None}
+    sizes = {"passages": passages, "calibration": calibration, "images": images, "seed": seed}
+    asked = Nature(decoder=decoder, model=model, **sizes, **lists)
+    folder = measure(asked, out, report=lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"wrote the tables of {decoder} against the twins of {model} into {folder}")
+    if page is not None:
+        page.write_text(page_of(folder), encoding="utf-8")
+        print(f"wrote the page {page}")
