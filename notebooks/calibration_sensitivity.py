@@ -279,7 +279,7 @@ show(work.save("mixes", costs), caption, "tab-mix-costs", columns | {"Holm p": n
 # Shares near one for the mix say: choose the images well. For the size: take more. For the seed or the rest: the draw decides, and
 # a single run of any paper is a sample of one. Accuracy moves by whole images, so on small differences most of its variance
 # is the noise of scoring ("images"); the drift of the features from the unquantized model shows the same runs finely. Few sizes and
-# few mixes leave most shares wide open: an interval from near 0 to near 100 % says that the design cannot tell.
+# few mixes leave most shares wide open: an interval from nothing to everything says that the design cannot tell.
 
 # %% tags=["hide-input"]
 options = {"by": ["twin", "config"], "cluster": "image", "level": P.level, "seed": P.seed, "n_draws": P.n_bootstrap}

@@ -115,7 +115,7 @@ MIB, names = 2**20, labels(P.configs)
 # ## Bytes of a file
 #
 # We expect half the bits to save less than half the bytes, because embeddings, norms and the first layers stay as they are.
-# EdgeVLM-Bench gives CLIP ViT-B/32 in "FP16" as 577.1 MB; that is the model in 32 bits, in MiB. What a configuration does not
+# EdgeVLM-Bench gives CLIP ViT-B/32 in "FP16" as 577.1 MB {cite:p}`edgevlmbench`; that is the model in 32 bits, in MiB. What a configuration does not
 # quantize has 16 bits in {numref}`tab-sizes`, as a file that one ships has, and as {doc}`pareto` counts it.
 
 # %% tags=["hide-input", "full-width"]
@@ -126,8 +126,8 @@ show(shown, caption, "tab-sizes", numeric=P.architectures)
 
 # %% [markdown]
 # A prediction is worth what a file says. {numref}`tab-files` saves the embedded model in every configuration that needs no
-# calibration, reads it back and compares sizes and answers. A file may be a little larger than predicted, by its header, and never
-# smaller; the reloaded model must not answer differently.
+# calibration, reads it back and compares sizes and answers. A file may have a few bytes beyond the predicted ones, its header, and never
+# fewer; the reloaded model must not answer differently.
 
 # %% tags=["hide-input", "full-width"]
 subject = P.load_model()
@@ -240,7 +240,7 @@ if len(rows):
 # ### Whose gain is it?
 #
 # Swift-VLM-Flow compares quantized engines of one runtime with an unquantized model in another. Dividing by its own unquantized
-# engine leaves what quantization did. The last columns add the memory it reports: the engines take more than the model they replace.
+# engine {cite:p}`swiftvlmflow` leaves what quantization did. The last columns add the memory it reports: the engines take more than the model they replace.
 
 # %% tags=["hide-input", "full-width"]
 gains = separated_gains(swift_vlm_flow(), ["ttft_speedup", "decode_speedup"], "TRT BF16").reset_index(names="config")
@@ -327,7 +327,7 @@ columns |= {"Inside, %": number("coverage", "{:.0f}", 100), "Factor either way":
 show(by_step, caption, "tab-projection", columns)
 
 # %% [markdown]
-# Two cases that any projection should be asked about stand among these: a model of 8 billion weights that 4 bits make almost three times
+# Two published cases {cite:p}`lin2024` that any projection should be asked about stand among these: a model of 8 billion weights that 4 bits make almost three times
 # as fast on an AGX Orin, and one of 2 billion that they hardly help. A second projection is calibrated by the unquantized time on the device itself.
 
 # %% tags=["hide-input"]

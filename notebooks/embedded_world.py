@@ -177,7 +177,7 @@ plt.show()
 # ## Twins: planted outliers
 #
 # A LayerNorm channel multiplied by $s$ and the next layer's weight column divided by $s$ cancel exactly, and likewise a channel
-# of K against Q, or of V against the output projection. A twin does this to 5 % of the channels of every layer. Its
+# of K against Q, or of V against the output projection. A twin does this to one channel in twenty of every layer. Its
 # function is unchanged; what a quantizer has to represent is not. {numref}`tab-twins` measures both: the largest change of
 # any class score (a cosine similarity) in float64, and how far the largest channel stands out. Other chapters plant the same in a
 # decoder, and in its keys and values: `key` and `value` scale channels of the cache, `key-offset` adds a constant to keys.

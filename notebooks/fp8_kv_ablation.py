@@ -295,7 +295,7 @@ show(
 #
 # At batch 1 and a long context the cache is read for every token, beside the weights. The table shows both for this model, from its
 # configuration; the bytes of a cache are measured on one that was filled. For scale: Qwen2-VL-2B has 28 layers with 2 key-value heads of
-# 128 channels, which is $28 \cdot 2 \cdot 128 \cdot 2 \cdot 2 = 28{,}672$ bytes per token in 16 bit and 0.94 GB at 32,768 tokens.
+# 128 channels, which is $28 \cdot 2 \cdot 128 \cdot 2 \cdot 2 = 28{,}672$ bytes per token in 16 bit, close to a gigabyte at 32,768 tokens.
 
 # %% tags=["hide-input"]
 lengths = {f"{n:,} tokens, share of weights %": n * costs.bytes_per_token / costs.weight_bytes for n in (1024, 32768)}

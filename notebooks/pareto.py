@@ -263,8 +263,8 @@ limits = {name: f"{b['bytes'] / ship.GIB:g} GB and {b['latency_ms']:g} ms" for n
 say(f"{name} ({TIERS[name].platform}, {limit}): {TIERS[name].note}" for name, limit in limits.items())
 
 # %% [markdown]
-# Everything that choosing needs is computed here once: what each configuration takes on each device, how much worse than each other
-# one it can be, and what other chapters found of it. The command `edgelib choose`, the page {doc}`../decide`, where you set your own
+# Everything that choosing needs is computed here once: what each configuration takes on each device, how far it may fall behind each other
+# one, and what other chapters found of it. The command `edgelib choose`, the page {doc}`../decide`, where you set your own
 # limits, and this chapter compare the same numbers.
 #
 # *Shown* means that the test of each pair excludes a loss of the margin or more; *observed* means that the means say so and the images

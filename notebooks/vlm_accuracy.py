@@ -251,7 +251,7 @@ show(table, caption, "tab-twins-answers", columns)
 # ## Where MME loses
 #
 # MME reports fourteen sub-tasks, some of them with few images: in the real benchmark two of them have twenty. {numref}`fig-sub-tasks` shows
-# each with its number of images, at most 200 points apiece; the correction is over all of its cells.
+# each with its number of images, at most 200 points apiece {cite:p}`fu2023mme`; the correction is over all of its cells.
 
 # %% mystnb={"figure": {"caption": "MME score of each configuration minus that of the reference, by sub-task with its number of images, in points of MME. Bars: paired bootstrap intervals over images.", "name": "fig-sub-tasks"}, "image": {"alt": "A forest plot per configuration with one line per MME sub-task."}}
 names = answers("mme", reference).category.unique()
