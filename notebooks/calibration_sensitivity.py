@@ -35,7 +35,7 @@
 # ## Why it matters
 #
 # Many quantizers look at a few images before they round: to place a scale, to move outliers, to weigh errors. Papers use 128
-# or 512 images of one data set and one draw. An engineer has other images, fewer of them, and draws once. EdgeVLM-Bench
+# or 512 images of one data set and one draw. An engineer has other images, fewer of them, and draws once. EdgeVLM-Bench {cite:p}`edgevlmbench`
 # reports that its AWQ with a fixed strength of one half loses to plain min-max, and supposes that a searched strength recovers.
 # This page tests that, and measures how much of the result is the method, the images, their number, or luck.
 #
@@ -220,7 +220,7 @@ plt.show()
 #
 # ### A published finding, again
 #
-# EdgeVLM-Bench: fixed strength loses to min-max, a searched one should recover. Both halves, on every twin, Holm-corrected
+# EdgeVLM-Bench says {cite:p}`edgevlmbench`: fixed strength loses to min-max, a searched one should recover. Both halves, on every twin, Holm-corrected
 # over all of them.
 
 # %% tags=["hide-input"]

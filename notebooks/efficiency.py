@@ -35,8 +35,8 @@
 # ## Why it matters
 #
 # A format with half the bits does not make a file half as large, and a smaller file does not make a model twice as fast. What
-# stays in floating point, what a kernel exists for, and whether bytes or arithmetic set the pace decide that. EdgeVLM-Bench
-# reports sizes of 32-bit models as 16-bit ones and times a simulator; Swift-VLM-Flow credits quantization with what a faster
+# stays in floating point, what a kernel exists for, and whether bytes or arithmetic set the pace decide that. EdgeVLM-Bench {cite:p}`edgevlmbench`
+# reports sizes of 32-bit models as 16-bit ones and times a simulator; Swift-VLM-Flow {cite:p}`swiftvlmflow` credits quantization with what a faster
 # runtime did. This page keeps the causes apart. A step that moves $B$ bytes and computes $F$ operations takes at least
 #
 # $$

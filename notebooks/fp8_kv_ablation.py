@@ -36,7 +36,7 @@
 # ## Why it matters
 #
 # A decoder keeps the keys $K$ and values $V$ of every token it has read, and reads all of them for every token it writes. With long
-# contexts and large batches they grow to the size of the weights, so it is tempting to halve them. Swift-VLM-Flow warns that FP8 must not be used there
+# contexts and large batches they grow to the size of the weights, so it is tempting to halve them. Swift-VLM-Flow {cite:p}`swiftvlmflow` warns that FP8 must not be used there
 # for vision-language models, because visual tokens overflow E4M3, whose largest number is 448. A format with a scale $s$ stores
 #
 # $$

@@ -37,7 +37,7 @@
 #
 # A device has a budget of memory and of time, runtimes that have kernels for some formats and not for others, and a camera that is
 # not always clean. A frontier of everything that is best at something does not choose, and a score that weighs bytes against
-# accuracy chooses by its weights: EdgeVLM-Bench draws the first for three tiers from one run. We ask three questions in order.
+# accuracy chooses by its weights: EdgeVLM-Bench {cite:p}`edgevlmbench` draws the first for three tiers from one run. We ask three questions in order.
 #
 # 1. **Does it fit?** All that must be in memory at once, and the time at the upper end of its interval.
 # 2. **Does it keep the margin?** With $\mu_j(a)$ the accuracy of configuration $a$ on clean ($j = 1$) or corrupted ($j = 2$) images and

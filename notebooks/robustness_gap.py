@@ -248,7 +248,7 @@ say([gap_summary(tests.named(label)), matched_claim(tests)])
 # %% [markdown]
 # ## The floor effect, made visible
 #
-# EdgeVLM-Bench scores robustness as RS, mean corrupted over clean accuracy, and calls the mean drop in accuracy mCE. Both reward a
+# EdgeVLM-Bench {cite:p}`edgevlmbench` scores robustness as RS, mean corrupted over clean accuracy, and calls the mean drop in accuracy mCE. Both reward a
 # model that guesses: its corrupted accuracy cannot fall below chance. {numref}`tab-scores` puts them beside chance-corrected
 # retention, $(\bar p_\text{corrupted} - c) / (p_\text{clean} - c)$, and the gap.
 
