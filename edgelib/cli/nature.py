@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,9 +35,11 @@ def nature(
     from edgelib.study.nature.run import Nature, measure
 
     given = {"twins": twins, "schemes": schemes, "caches": caches}
-    lists = {name: tuple(part.strip() for part in text.split(",")) for name, text in given.items() if text is not None}
-    sizes = {"passages": passages, "calibration": calibration, "images": images, "seed": seed}
-    asked = Nature(decoder=decoder, model=model, **sizes, **lists)
+    lists: dict[str, Any] = {
+        name: tuple(part.strip() for part in text.split(",")) for name, text in given.items() if text is not None
+    }
+    asked = Nature(decoder, model, passages=passages, calibration=calibration, images=images, seed=seed)
+    asked = replace(asked, **lists)
     folder = measure(asked, out, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(f"wrote the tables of {decoder} against the twins of {model} into {folder}")
     if page is not None:

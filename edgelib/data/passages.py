@@ -21,8 +21,8 @@ from edgelib.ground.checks import whole_number
 @cache
 def texts() -> dict[str, tuple[str, ...]]:
     """Every passage by its split, in the order of the file; about 1,400 characters each."""
-    with files("edgelib.data").joinpath("passages.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = files("edgelib.data").joinpath("passages.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
     return {
         split: tuple(r["text"] for r in rows if r["split"] == split)
         for split in dict.fromkeys(r["split"] for r in rows)

@@ -97,11 +97,11 @@ class Found:
         }
 
 
-def mean_interval(values: Sequence[float], *key: object) -> tuple[float, float, float]:
+def mean_interval(values: Sequence[float] | pd.Series | np.ndarray, *key: object) -> tuple[float, float, float]:
     """Mean of one value a passage with the bootstrap interval over passages."""
-    values = np.asarray(values, dtype=float)
-    means, _ = replicates(values[:, None], np.ones(len(values)), 2000, rng_for(0, "nature", *key))
-    return (float(values.mean()), *percentile_interval(means[1:, 0], LEVEL, len(values)))
+    each = np.asarray(values, dtype=float)
+    means, _ = replicates(each[:, None], np.ones(len(each)), 2000, rng_for(0, "nature", *key))
+    return (float(each.mean()), *percentile_interval(means[1:, 0], LEVEL, len(each)))
 
 
 def page(folder: Path) -> str:

@@ -231,10 +231,10 @@ def rank_agreement(
     names = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     members = [np.flatnonzero(names == group) for group in range(names.max() + 1)]
     draws = np.empty((n_boot, 3))
-    for b in range(n_boot):
-        means = [table[rng.integers(len(table), size=len(table))].mean(axis=0) for table in (one, other)]
+    for replicate in range(n_boot):
+        a, b = (table[rng.integers(len(table), size=len(table))].mean(axis=0) for table in (one, other))
         chosen = [members[g] for g in rng.integers(len(members), size=len(members))]
-        draws[b] = _agreement(*means, chosen)
+        draws[replicate] = _agreement(a, b, chosen)
     observed = _agreement(one.mean(axis=0), other.mean(axis=0), members)
     bounds = [_bounded(draws[:, i], level, len(members), low) for i, low in enumerate((-1.0, -1.0, 0.0))]
     pairs = sum(len(own) * (len(own) - 1) // 2 for own in members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 
 from edgelib.data.calibration import calibration_set
 from edgelib.data.datasets import dataset
+from edgelib.data.questions import QuestionSet
 from edgelib.errors import EdgelibError
 from edgelib.ground.checks import whole_number
 from edgelib.ground.progress import progress_bar
@@ -125,6 +127,8 @@ def _cells(asked: Nature, decoder: TextDecoder, model: GenerativeModel, kept: Pa
     grid = DecoderGrid(decoder, test, calibration, kept)
     data = dataset(asked.data, n=asked.images, seed=asked.seed)
     pool = calibration_set("balanced", 32, asked.seed, asked.data)
+    if not isinstance(data, QuestionSet) or not isinstance(pool, QuestionSet):
+        raise EdgelibError(f"{asked.data!r} asks nothing, and the twins answer questions; take scenes-vqa")
 
     def nature_states(twin: str) -> pd.DataFrame:
         module = grown(decoder.module, twin)
@@ -135,18 +139,18 @@ def _cells(asked: Nature, decoder: TextDecoder, model: GenerativeModel, kept: Pa
         return state_table(own, (step.run for step in own.calibration_passes(data)))
 
     for twin in (PLAIN, CONTROL):
-        yield "nature", (twin,), lambda twin=twin: nature_states(twin)
+        yield "nature", (twin,), partial(nature_states, twin)
     for twin in asked.twins:
-        yield "states", (twin,), lambda twin=twin: twin_states(twin)
+        yield "states", (twin,), partial(twin_states, twin)
     for name in asked.compared:
-        yield "scheme", (name,), lambda name=name: grid.cell(name)
+        yield "scheme", (name,), partial(grid.cell, name)
     for twin in asked.twins:
-        yield "twin", (twin, *asked.compared), lambda twin=twin: twin_cell(model, twin, asked.compared, data, pool)
+        yield "twin", (twin, *asked.compared), partial(twin_cell, model, twin, asked.compared, data, pool)
     for twin, caches in ((PLAIN, asked.caches), (CONTROL, CONTROLLED)):
         for cache in (cache for cache in caches if cache in asked.caches):
-            yield "cache", (twin, cache), lambda twin=twin, cache=cache: cache_cell(grid, twin, cache)
+            yield "cache", (twin, cache), partial(cache_cell, grid, twin, cache)
     for name in (name for name in asked.schemes if name not in asked.compared):
-        yield "scheme", (name,), lambda name=name: grid.cell(name)
+        yield "scheme", (name,), partial(grid.cell, name)
 
 
 def _run(module, ids):
