@@ -179,7 +179,7 @@ own = within.rename(columns={"speedup": "own", "low": "own_low", "high": "own_hi
 shown = encoders.merge(own[["model", "config", "batch", "own", "own_low", "own_high"]], on=["model", "config", "batch"])
 columns = {"Model": "model", "Config": "config", "Batch": "batch"}
 shown["per_s"] = 1e3 * shown.batch / shown.p50
-columns |= {"Median, ms": number("p50"), "Quartiles, ms": between("p25", "p75"), "95 %, ms": number("p95")}
+columns |= {"Median, ms": number("p50"), "Quartiles, ms": between("p25", "p75"), "95th percentile, ms": number("p95")}
 columns |= {
     "Items/s": number("per_s"),
     "Speed (range)": interval("speedup", 1, 2),
@@ -211,7 +211,7 @@ plt.show()
 # %% tags=["hide-input", "full-width"]
 generation = work.save("generation", generated)
 columns = {"Model": "model", "Config": "config", "Batch": "batch", "Prompt": "prompt"}
-columns |= {"TTFT, ms": number("ttft_p50"), "TPOT, ms": number("tpot_p50"), "TPOT 95 %, ms": number("tpot_p95")}
+columns |= {"TTFT, ms": number("ttft_p50"), "TPOT, ms": number("tpot_p50"), "TPOT, 95th percentile": number("tpot_p95")}
 parts = {"Image tokens": "image_tokens", "Image ready, ms": "prepare_p50", "Image encoded, ms": "encode_p50"}
 columns |= {title: number(column, "{:.4g}") for title, column in parts.items() if column in generation}
 columns |= {"Tokens/s": number("tokens_per_s"), "KV, MiB": number("kv", scale=1 / MIB)}

@@ -1,4 +1,4 @@
-"""Pages of the reference that lists of the code make: configurations, parameters, words, versions; none lacks a line."""
+"""Pages of the reference that lists of the code make: configurations, parameters, words, versions; all are whole."""
 
 from __future__ import annotations
 
