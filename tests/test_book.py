@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -121,6 +122,81 @@ def test_a_page_is_right(browser, html, page, look):
     assert not browser.execute_script(broken)
     silent = "return [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src)"
     assert not browser.execute_script(silent), "figures without alternative text"
+    assert not browser.execute_script(WRAPPED), "an interval is broken over two lines"
+    figures = [] if mode == "dark" else browser.execute_script(FIGURES)
+    unreadable = [
+        fault for path, wide in figures for fault in faults_of(browser, Path(unquote(urlsplit(path).path)), wide)
+    ]
+    assert not unreadable
+    if look == LOOKS[1 + pages().index(page) % 2]:  # one look a page, in turns: it takes its time
+        assert not barriers(browser)
+
+
+# Cells that hold a number with its interval, and take more than one line.
+WRAPPED = r"""
+  const lines = cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size;
+  };
+  return [...document.querySelectorAll('article tbody td')]
+    .filter(cell => /^\S+ \([^()]* to [^()]*\)$/.test(cell.textContent.trim()) && lines(cell) > 1)
+    .map(cell => cell.textContent).slice(0, 3);
+"""
+FIGURES = """
+  return [...document.querySelectorAll('article img')].filter(i => i.currentSrc.endsWith('.svg') && i.clientWidth)
+    .map(i => [i.currentSrc, i.clientWidth]);
+"""
+# Pairs of level texts of a drawing that cover each other.
+COVERED = """
+  const place = document.createElement('div');
+  place.innerHTML = arguments[0];
+  document.body.append(place);
+  const level = [...place.querySelectorAll('g[id^=text_]')].filter(g => !g.querySelector('[transform*=rotate]'));
+  const boxes = level.map(g => g.getBoundingClientRect());
+  const name = g => [...g.childNodes].find(n => n.nodeType === 8)?.data.trim();
+  const found = [];
+  boxes.forEach((a, i) => boxes.slice(0, i).forEach((b, j) => {
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (wide > 1 && high > 1) found.push(`${name(level[j])} and ${name(level[i])}`);
+  }));
+  place.remove();
+  return found;
+"""
+LETTER, ENTRIES = 9, 8  # pixels of the smallest letter; entries that a legend may have
+
+
+def faults_of(browser, address: str, wide: int) -> list[str]:
+    """What a reader of a drawing would stumble over, where it is shown so many pixels wide."""
+    path = Path(unquote(urlsplit(address).path))
+    drawing = path.read_text(encoding="utf-8")
+    points = float(re.search(r'viewBox="0 0 ([\d.]+) ', drawing)[1])
+    letters = [100 * float(size) * wide / points for size in re.findall(r"scale\(([\d.]+) -\1\)", drawing)]
+    found = [f"letters of {min(letters):.1f} pixels"] if letters and min(letters) < LETTER else []
+    for _, legend in re.findall(r'^( *)<g id="legend_\d+">(.*?)^\1</g>', drawing, re.S | re.M):
+        if (entries := legend.count('id="text_')) > ENTRIES:
+            found.append(f"a legend of {entries} entries")
+    covered = browser.execute_script(COVERED, drawing[drawing.index("<svg") :])
+    return [f"{path.name}: {fault}" for fault in [*found, *covered]]
+
+
+# Rows and entries that repeat are looked at in samples.
+SAMPLE = """
+  document.querySelectorAll('tbody tr:nth-child(n+5), dl.py:nth-of-type(n+5), .genindextable li:nth-child(n+5)')
+    .forEach(e => e.remove());
+"""
+
+
+def barriers(browser) -> list[str]:
+    """What axe finds on the page that keeps somebody out: serious and critical faults, with the first place of each."""
+    from axe_core_python.selenium import Axe
+
+    browser.execute_script(SAMPLE)
+    browser.set_script_timeout(PATIENCE)
+    found = Axe().run(browser, options={"resultTypes": ["violations"]})["violations"]
+    worst = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    return [f"{fault['id']}: {fault['nodes'][0]['html'][:120]}" for fault in worst]
 
 
 # What sticks out of the page and cannot be scrolled to inside a box of its own.
@@ -202,6 +278,39 @@ def test_a_table_sorts_filters_and_is_saved(browser, html):
     assert len(shown) == 1 and "fog" in shown[0]
     assert values == sorted(values) and len(values) > 8 and order == "ascending" and button == "CSV"
 
+
+def test_the_explorer_has_its_menu_above_its_intervals_and_remembers_the_device(browser, html):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    if 'class="explorer"' not in (html / "chapters/pareto.html").read_text():
+        pytest.skip("the chapter pareto has not published its chart")
+    state = """
+      const menu = document.querySelector('.explorer select'), chart = document.querySelector('.explorer svg');
+      if (!menu || !chart) return null;
+      const legend = [...chart.querySelectorAll('.role-legend-symbol path')].map(p => p.getAttribute('fill'));
+      const points = [...chart.querySelectorAll('.mark-symbol.role-mark path')].length;
+      return [menu.getBoundingClientRect().bottom <= chart.getBoundingClientRect().top, legend, menu.value, points,
+        chart.querySelectorAll('.mark-rule.role-mark line').length, [...menu.options].map(o => o.value)];
+    """
+    seen = []
+    for _ in range(2):
+        visit(browser, html, "chapters/pareto", DESKTOP, "dark")
+        seen.append(WebDriverWait(browser, PATIENCE).until(lambda window: window.execute_script(state)))
+        other = [device for device in seen[0][5] if device != seen[0][2]][0]
+        browser.execute_script(CHOOSE, other)
+        WebDriverWait(browser, PATIENCE).until(lambda window, other=other: window.execute_script(KEPT, other))
+    above, colours, device, points, bars, devices = seen[0]
+    assert above and colours and points and bars >= 2 * points and device in devices
+    assert seen[1][1] == colours and seen[1][2] == other
+    browser.execute_script("localStorage.clear()")
+
+
+KEPT = "return localStorage.getItem('edgelib-device') === arguments[0]"
+CHOOSE = """
+  const menu = document.querySelector('.explorer select');
+  menu.value = arguments[0];
+  menu.dispatchEvent(new Event('change'));
+"""
 
 # Questions that people come with, and what they click on from the front page.
 CLICKS = {

@@ -148,8 +148,16 @@ function oneDevice(record, values, asked) {
     cards.push(make("p", {}, `By the middle of the projection ${more.map(c => labelOf(record, c.config)).join(", ")} would do; time it on the device before you believe it.`));
   const rows = others(record, found).map(([key, reason]) => [labelOf(record, key), reason]);
   const rest = rows.length ? [make("h2", {}, "Why not the others"), table("Configurations that are not recommended here", ["Configuration", "Why not"], rows)] : [];
+  remember(found.name);
   const fate = values.config ? ` ${labelOf(record, values.config)}: ${fateOf(record, found, values.config)}.` : "";
   return {sentence: answerText(record, ...ends) + fate, nodes: [...cards, ...rest]};
+}
+
+/* Keep the device of a question: the chart of the chapter shows it first. A page without a store does without. */
+function remember(name) {
+  try {
+    localStorage.setItem("edgelib-device", name);
+  } catch {}
 }
 
 /* Why nothing can be shipped, in short. */
