@@ -80,7 +80,7 @@ from edgelib.devices.table import devices
 from edgelib.devices.validation import validate as validate_projections
 from edgelib.report import validation as shown_as
 from edgelib.report.claims import validation as say_of
-from edgelib.report.notebook import conclude, facts, say, setup, show
+from edgelib.report.notebook import conclude, facts, foot, say, setup, show
 from edgelib.report.replication.table import claim_table
 from edgelib.report.tables import interval, number
 from edgelib.study.validation import simulated as known
@@ -229,3 +229,6 @@ conclude(say_of.validation_opening(claims, studies, agreed), shown_as.read_scope
 # papermill notebooks/validation.ipynb out.ipynb -f params/validation.yaml
 # papermill notebooks/validation.ipynb out.ipynb -y "{tables: my-book/data, n_simulations: 1000}"
 # ```
+
+# %% tags=["remove-input"]
+foot(P.provenance())
