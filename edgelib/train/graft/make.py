@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, did_you_mean
@@ -160,6 +161,18 @@ def _refined(module, processor, tower, recipe, told, given, kept, minutes, steps
         "over the last"
     )
     return {"steps": work.steps, "seconds": round(work.seconds, 1), "scenes": work.steps * recipe.batch, "loss": last}
+
+
+def light_connector(file: str | os.PathLike, out: str | os.PathLike) -> Path:
+    """Write what a graft needs of a checkpoint: the averaged weights in half precision, without the optimizer's state.
+
+    Refinement from it begins with a new optimizer. Raises EdgelibError for a damaged checkpoint.
+    """
+    tensors, told, steps, seconds = read_checkpoint(Path(file))
+    kept = {f"average.{name}": tensors[f"average.{name}"].half().contiguous() for name in _LAYERS}
+    metadata = {"told": json.dumps(told, sort_keys=True), "steps": str(steps), "seconds": f"{seconds:.1f}"}
+    save_file(kept, out, metadata=metadata)
+    return Path(out)
 
 
 def _write(file: Path, text: str) -> None:
