@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Doses = Annotated[
     list[Annotated[float, Field(ge=1, le=1e9)]], Field(min_length=2), AfterValidator(distinct), AfterValidator(sorted)
 ]
-DoseKinds = Annotated[list[Literal["key", "value", "key-offset"]], Field(min_length=1), AfterValidator(distinct)]
+DoseKind = Literal["key", "value", "key-offset", "key-all", "value-all"]
+DoseKinds = Annotated[list[DoseKind], Field(min_length=1), AfterValidator(distinct)]
 
 
 def games(format: str) -> dict[str, dict[tuple[str, ...], str]]:
