@@ -14,6 +14,7 @@ import yaml
 from helpers import ROOT
 
 from edgelib.models.load import EMBEDDED
+from edgelib.report.notebook import NARROW
 from edgelib.report.publish import Chapter, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -44,6 +45,13 @@ def test_it_complains_about_nothing(executed):
     cells = nbformat.read(executed, as_version=4).cells
     said = [output.text for cell in cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
     assert not said
+
+
+def test_its_figures_are_drawn_for_a_page_and_for_a_phone(executed):
+    cells = nbformat.read(executed, as_version=4).cells
+    kinds = [set(output.get("data", {})) for cell in cells for output in cell.get("outputs", [])]
+    drawn = [kind for kind in kinds if any(name.startswith("image/") for name in kind)]
+    assert all({"image/svg+xml", NARROW} <= kind and "image/png" not in kind for kind in drawn)
 
 
 def test_its_tables_are_written(executed):

@@ -136,11 +136,11 @@ def _draw_svg() -> None:
     plt.style.use(STYLE)
     try:
         from IPython import get_ipython
-        from IPython.core.pylabtools import select_figure_formats
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
     if (shell := get_ipython()) is not None:
-        select_figure_formats(shell, set())
+        set_matplotlib_formats()  # none of its own
         shell.display_formatter.mimebundle_formatter.for_type(Figure, drawn)
 
 
