@@ -45,6 +45,7 @@ CHECK = ["check", "empty.yaml", "--chapter", "robustness_gap"]
         pytest.param(["measure", "out", "--model", "./nothing"], "no model './nothing'", id="no model to time"),
         pytest.param(["measure", "out", "--batch", "1"], "--batch is of a model of your own", id="batch of no model"),
         pytest.param(["train", "scenes-vit", "--seed", f"{10**30}"], "at most 64 bits, got 10000", id="long seed"),
+        pytest.param(["graft", "out", "--decoder", "llm_nobody"], "no installed package is called", id="no decoder"),
         pytest.param([*CHECK, "-y", "{n_images: 8, n_images: 9}"], "'n_images' is named twice", id="twice in -y"),
         pytest.param([*CHECK, "-y", "[1]"], "-y must hold lines 'name: value', got [1]", id="no mapping in -y"),
         pytest.param([*CHECK, "-y", "n_images: 0"], "with -y: n_images = 0", id="bad -y"),
@@ -109,7 +110,7 @@ GRIDS = {
     ),
     "edge_engines": dict(
         n_images=2,
-        decoders=["f16", "q4_0"],
+        decoders=["f16", "q8_0"],
         visions=["f16"],
         conditions=["fog:3"],
         n_calibration=2,

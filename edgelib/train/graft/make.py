@@ -58,9 +58,9 @@ def graft(
         raise EdgelibError(f"minutes must be 0 or more and steps too, got minutes={minutes!r} and steps={steps!r}")
     recipe, out = recipe or GraftRecipe(), Path(out)
     seed_number(recipe.seed)
-    towers, text = read_tower(vision), read_decoder(decoder)
     kept = out / CONNECTOR
-    given = kept if connector is None and kept.is_file() else None if connector is None else _connector_file(connector)
+    given = _connector_file(connector) if connector is not None else kept if kept.is_file() else None
+    towers, text = read_tower(vision), read_decoder(decoder)
     told, weights = _start(given, towers, text, recipe, report)
     module, processor = build(towers, text, told["layer"])
     _fill(module, weights)
