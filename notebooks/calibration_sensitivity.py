@@ -167,7 +167,7 @@ facts(
 # ## The ladder
 #
 # Each method against the first row, on the same images and averaged over the draws, which are held fixed: how far draws differ is
-# the question of the crossed experiment below. On the plain model we expect little: small networks carry no outliers. On the
+# the question of the crossed experiment below. On the plain model we expect little, if it carries no outliers. On the
 # twins each method should recover what its idea addresses.
 
 # %% tags=["hide-input"]

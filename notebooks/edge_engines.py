@@ -331,7 +331,7 @@ say([difference_summary(tests.named(lambda place, config: f"{pairs[config]} ({pl
 conclude(say_of.engines_opening(whole, choice, P.pairs, sizes), scope_claim(P.model, P.questions, "answers"))
 
 # %% [markdown]
-# **What this does not show.** The embedded model is narrow, so that most of its rows fall back to wider types than the name says; a wide
+# **What this does not show.** In a narrow model most rows fall back to wider types than the name says; {numref}`tab-types` counts those of this one, and a wide
 # model loses more under the same name. Engine agreement is about the next token after a prompt, not about long answers. Times are those of one machine.
 #
 # **Rerun it.**

@@ -28,7 +28,7 @@
 # {glue:text}`scope`
 #
 # :::{note}
-# Sizes on this page are predicted from shapes, and checked on files of the embedded model. Times are *measured* on the machine that is named, or *projected* onto another device
+# Sizes on this page are predicted from shapes, and checked on files of the evaluated model. Times are *measured* on the machine that is named, or *projected* onto another device
 # with an interval; never simulated. The page takes about a minute, because it reads stored measurements.
 # :::
 #
@@ -125,7 +125,7 @@ shown = cross(sizes, "config", "model", number("bytes", "{:,.1f}", 1 / MIB), "Co
 show(shown, caption, "tab-sizes", numeric=P.architectures)
 
 # %% [markdown]
-# A prediction is worth what a file says. {numref}`tab-files` saves the embedded model in every configuration that needs no
+# A prediction is worth what a file says. {numref}`tab-files` saves the evaluated model in every configuration that needs no
 # calibration, reads it back and compares sizes and answers. A file may have a few bytes beyond the predicted ones, its header, and never
 # fewer; the reloaded model must not answer differently.
 

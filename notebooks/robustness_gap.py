@@ -276,7 +276,7 @@ plt.show()
 #
 # ## A cause with a dose: outlier twins
 #
-# Large networks carry outlier channels; small ones do not. The twins compute the same function with outliers of a chosen
+# Large networks carry outlier channels {cite:p}`xiao2023`, which small ones may lack. The twins compute the same function with outliers of a chosen
 # strength in the weights or in the activations. If outliers drive the damage, it grows with the dose, and only in
 # the configurations whose format they hit. The sentences below the figure count over all twins.
 

@@ -226,7 +226,7 @@ show(table, caption, "tab-differences", columns)
 # %% [markdown]
 # ## Outliers, planted
 #
-# A small model has no outlier channels, which are what breaks low-bit formats in large ones. The twins compute the same
+# What breaks low-bit formats in large models {cite:p}`xiao2023` are outlier channels, which a small one may lack. The twins compute the same
 # function as the plain model and carry outliers of a known size ({doc}`embedded_world`). Each difference is taken to the reference on
 # the same twin, so that what planting itself does to the answers cancels. We expect formats that share a scale between
 # channels to lose here, and methods that look for outliers to win some of it back.

@@ -25,14 +25,17 @@ def gap_summary(family: Family) -> str:
     widen, narrow = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
     largest = max(estimated, key=lambda name: abs(family[name].effect))
     test = family[largest]
-    verbs = "widens" if widen == 1 else "widen", "narrows" if narrow == 1 else "narrow"
+    of, left = f"of {len(estimated)} configurations", len(family) - len(estimated)
+    rest = f"; of {left} more the gap cannot be estimated, because they are at the level of guessing" if left else ""
     if abs(test.effect) < 0.005:
-        return f"none of {len(family)} configurations widens or narrows the robustness gap: every one is 0.00 log odds"
+        return f"none {of} widens or narrows the robustness gap: every one is 0.00 log odds{rest}"
+    verbs = "widens" if widen == 1 else "widen", "narrows" if narrow == 1 else "narrow"
+    finds = f"; one such test finds a gap of {test.mde:.2f} log odds four times in five" if not known else ""
     return (
-        f"{widen} of {len(family)} configurations {verbs[0]} the robustness gap and {narrow} "
+        f"{widen} {of} {verbs[0]} the robustness gap and {narrow} "
         f"{verbs[1]} it (Holm-corrected); the gap farthest from zero is that of "
         f"{largest}, {test.effect:+.2f} log odds ({interval_text(test.interval, test.level, digits=2)}, "
-        f"{count_text(test)})"
+        f"{count_text(test)}{finds}){rest}"
     )
 
 
@@ -40,6 +43,9 @@ def matched_claim(family: Family) -> str:
     """Say how many gaps remain (Holm-corrected) against a reference that guesses until its clean accuracy is equal."""
     gaps = list(family.tests.values())
     matched = [gap.scales.loc["matched logit"] for gap in gaps]
+    estimated = sum(math.isfinite(row.effect) for row in matched)
+    if not estimated:
+        return "no gap to a reference of the same clean accuracy can be estimated"
     adjusted = holm([row.p for row in matched])
     known = [
         row.effect
@@ -49,5 +55,5 @@ def matched_claim(family: Family) -> str:
     more, less = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
     return (
         "against a reference that is calculated to guess until its clean accuracy is the same, corruption costs "
-        f"{more} of {len(gaps)} configurations more and {less} less (Holm-corrected)"
+        f"{more} of {estimated} configurations more and {less} less (Holm-corrected)"
     )
