@@ -17,7 +17,9 @@ from edgelib.errors import EdgelibError
 from edgelib.files.gguf.write import save_gguf
 from edgelib.models.gguf.reader import GGUFFile
 from edgelib.models.gguf.tokenizer import gguf_tokenizer
-from edgelib.train.graft.make import CONNECTOR, GraftRecipe, graft, light_connector, shipped_connectors
+from edgelib.models.load import EMBEDDED
+from edgelib.quant.rounded import grids_of, rounded_before
+from edgelib.train.graft.make import CONNECTOR, SHIPPED, GraftRecipe, graft, light_connector, shipped_connectors
 from edgelib.train.graft.refine import Refinement, read_checkpoint
 from edgelib.train.graft.sources import find_decoder, read_decoder, read_tower, save_text
 from edgelib.train.graft.world import DESCRIBE, cases, patch_shares, sentence, sights, words_of
@@ -233,10 +235,17 @@ def test_every_way_of_cutting_text_gives_the_text_back(file, pre):
     assert len(words) == grouped
 
 
+def test_a_decoder_from_a_file_of_4_bits_lies_on_the_file_s_grid(small, tmp_path):
+    file = save_gguf(small, tmp_path / "small.gguf", "q4_1", pre="smollm")
+    module = read_decoder(str(file)).module
+    told = rounded_before(module)
+    inner = told["layer"].str.contains("layers")
+    assert told["rounded"][inner].all() and grids_of(module) == ["q4_1"]
+    assert not rounded_before(small.module)["rounded"].any()
+
+
 def test_connectors_that_ship_say_where_they_come_from():
     for name in shipped_connectors():
-        from edgelib.train.graft.make import EMBEDDED, SHIPPED
-
         file = EMBEDDED / SHIPPED / f"{name}.safetensors"
         _, told, steps, _ = read_checkpoint(file)
         assert {"decoder", "decoder_sha256", "tower", "tower_sha256", "layer", "recipe"} <= set(told)
