@@ -66,6 +66,7 @@ instruction: Optional[str] = None  # a line after each question; None takes the 
 max_new_tokens: int = 8
 calibration: str = "balanced"  # what the importance of the last decoder is taken from
 other_calibrations: list[str] = ["text-only"]  # and what it is taken from beside that
+calibration_source: Optional[str] = None  # questions that it is taken from; None: those that are asked
 n_calibration: int = 32
 image_tokens: list[int] = [4, 9, 16]  # tokens that an image becomes; [] leaves the section empty
 n_agreement: int = 4  # prompts on which the engine meets its simulation
@@ -205,7 +206,8 @@ show(table, f"Robustness gap against {pairs[reference]}, paired bootstrap over i
 # ## What importance buys
 #
 # `llama-imatrix` weighs the error of a weight by the mean square of its input, and is usually fed with text alone. A decoder that reads
-# pictures sees other inputs. {numref}`tab-importance` compares the last decoder with importance from each calibration mix with the same decoder without
+# pictures sees other inputs: text without pictures (`text-only`), pictures without a question (`vision-only`), or questions in another language
+# (`second-language`) weigh other channels. {numref}`tab-importance` compares the last decoder with importance from each calibration mix with the same decoder without
 # any, beside the vision half as it is and over all conditions. Types of 32 values, which narrow models fall back to, gain less from it than those of 256.
 
 # %% tags=["hide-input"]
@@ -243,7 +245,8 @@ say(say_of.ladder_claims(ladders) if not reason else f"Not run: {escaped(reason)
 # narrower cache matters only once a context is long.
 
 # %% tags=["hide-input", "full-width"]
-times = work.save("times", times_of(P.engine_times, work.folder / "measured"))
+times, waits = times_of(P.engine_times, work.folder / "measured")
+work.save("times", times)
 if len(times):
     show(times, tables.times_caption(times), "tab-engine-times", tables.times_columns())
 say(
@@ -273,6 +276,20 @@ if seen:
     caption = "Simulated accuracy (%) by tokens of an image and files of the model."
     show(shown, caption, "tab-image-tokens", numeric=list(means.place.unique()))
 say("" if seen else "No number of image tokens was asked for.")
+
+# %% [markdown]
+# What tokens save is time before the first word. {numref}`tab-token-waits` sets accuracy over all conditions against that wait, *measured* in
+# llama.cpp on the machine named above, by the clock: it prepares the picture, runs the vision half and reads the prompt. A setting is not beaten
+# if none is at least as accurate and as quick. Small models wait mostly for overhead, so read the order and not the ratios.
+
+# %% tags=["hide-input"]
+if seen:
+    means = accuracy_table(budget, ["tokens", "config"], cluster="image_id", **boot)
+    means["decoder"] = [P.pairs[config][0] for config in means.config]
+    settings = work.save("waits", tables.budget_table(means, waits, P.visions[0], study.model.name))
+    caption = "Simulated accuracy over all conditions beside the measured wait for a first token, median with the quickest and the slowest."
+    show(settings, caption, "tab-token-waits", tables.budget_columns())
+    say(say_of.budget_claims(settings), otherwise="Waits were not measured for this model at these numbers of tokens")
 
 # %% [markdown]
 # The question of a deployment is which saving costs less. Below, the second decoder with fewer tokens meets the last decoder at each

@@ -66,6 +66,9 @@ class EdgeEngines(Answers):
     other_calibrations: Mixes = Field(
         ["text-only"], description="further calibration mixes of the importance, such as text alone"
     )
+    calibration_source: Questions | None = Field(
+        None, description="questions that the importance is taken from; null: those that are asked"
+    )
     image_tokens: list[Tokens] = Field(
         [4, 9, 16], description="tokens that an image becomes, ascending or not; [] leaves this out"
     )
@@ -126,10 +129,11 @@ class EdgeEngines(Answers):
         kinds.check_parts(model, [*self.pairs, *bare], [], self.seed)
         variants = [AnswerVariant(PLAIN, config) for config in (*self.pairs, *bare)]
         made: dict[str, Any] = {}
+        source, how = self.calibration_source or self.questions, self.reading()
+        if source != self.questions:
+            how |= {"columns": None, "images": None}  # how the questions that are asked are read
         for mix in mixes:
-            made[mix] = calibration_set(
-                mix, self.n_calibration, self.seed, self.questions, exclude=asked, **self.reading()
-            )
+            made[mix] = calibration_set(mix, self.n_calibration, self.seed, source, exclude=asked, **how)
         variants += [AnswerVariant(PLAIN, self.weighed, mix) for mix in mixes]
         return self._grid(model, asked, variants, made)
 

@@ -37,7 +37,8 @@ def measure(
     threads: Annotated[int | None, typer.Option(help="Threads to measure with; all cores where none is named.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the machine in the book.")] = None,
     llama_cpp: Annotated[
-        bool, typer.Option("--llama-cpp", help="Time llama.cpp alone, by type of file and cache: llama_cpp.csv.")
+        bool,
+        typer.Option("--llama-cpp", help="Time llama.cpp alone: speed by file and cache, first tokens."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cases and what they may take, and end.")
@@ -86,8 +87,11 @@ def _llama_cpp(out: Path, model: str | None, name: str | None, others: list[str]
     from edgelib.models.load import load
     from edgelib.study.engine.measure import measure_engine
     from edgelib.study.engine.times import engine_times
+    from edgelib.study.store import CellStore
 
-    path = measure_engine(out, None if model is None else load(model), name=name)
+    loaded, kept = None if model is None else load(model), out / "unfinished"
+    path = measure_engine(out, loaded, name=name, files=kept, store=CellStore(kept), report=_tell)
+    shutil.rmtree(kept, ignore_errors=True)  # every case is in the tables now
     busy = float(engine_times(out)["others"].iloc[0])
     print(
         f"measured llama.cpp into {path}, which the chapter edge_engines takes by engine_times: {out}; other programs "

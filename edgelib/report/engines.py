@@ -1,16 +1,19 @@
-"""Tables of GGUF files: what a name holds, what a pair of files weighs, and the commands that make it."""
+"""Tables of GGUF files: what a name holds and weighs, the commands that make it, tokens beside bits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 
+from edgelib.decide.pareto import pareto_frontier
 from edgelib.errors import EdgelibError
 from edgelib.files.gguf.write import gguf_size
 from edgelib.models.generative import GenerativeModel
 from edgelib.quant.mixes.report import mix_report
-from edgelib.report.tables import Column, escaped, number
+from edgelib.report.tables import Column, escaped, interval, number
 
 
 def file_name(mix: str) -> str:
@@ -124,6 +127,39 @@ def times_caption(times: pd.DataFrame) -> str:
     )
 
 
+def budget_table(accuracy: pd.DataFrame, waits: pd.DataFrame, vision: str, model: str) -> pd.DataFrame:
+    """Return accuracy by image tokens and decoder beside the wait for a first token, and what no other setting beats.
+
+    accuracy: rows of `accuracy_table` with tokens and decoder. waits: of `first_times`; those of the model and of the
+    tower's file count, and between two measured numbers of tokens the wait lies on the line that joins them. Columns
+    beside those of accuracy: wait_ms (NaN outside what was measured), wait_low, wait_high, best: whether no other
+    setting is at least as accurate and as quick, and better in one.
+    """
+    own = waits[(waits["model"] == model) & (waits["vision"] == vision)]
+    table = accuracy.reset_index(drop=True)
+    for column, source in (("wait_ms", "first_ms"), ("wait_low", "first_low"), ("wait_high", "first_high")):
+        at = zip(table["decoder"], table["tokens"], strict=True)
+        table[column] = [_between(own[own["mix"] == decoder], tokens, source) for decoder, tokens in at]
+    known = table.dropna(subset="wait_ms")
+    best = pareto_frontier(known, maximize=["accuracy"], minimize=["wait_ms"]).index if len(known) else []
+    return table.assign(best=table.index.isin(best))
+
+
+def _between(rows: pd.DataFrame, tokens: int, column: str) -> float:
+    """The value of a column at a number of image tokens, on straight lines between those that were measured."""
+    if not len(rows):
+        return math.nan
+    rows = rows.sort_values("image_tokens")
+    return float(np.interp(tokens, rows["image_tokens"], rows[column], left=math.nan, right=math.nan))
+
+
+def budget_columns() -> dict[str, str | Column]:
+    """What a table of `budget_table` shows."""
+    columns: dict[str, str | Column] = {"Image tokens": "tokens", "Decoder": _files("decoder")}
+    columns |= {"Accuracy, %": interval("accuracy"), "First token, ms": _spread("wait_ms", "wait_low", "wait_high")}
+    return columns | {"Not beaten": Column(lambda rows: ["✓" if best else "" for best in rows["best"]], numeric=False)}
+
+
 def _files(column: str = "mix") -> Column:
     return Column(lambda rows: [file_name(name) for name in rows[column]], numeric=False)
 
@@ -133,5 +169,12 @@ def _steps() -> Column:
 
 
 def _rates(what: str) -> Column:
-    wanted = [f"{what}_per_s", f"{what}_low", f"{what}_high"]
-    return Column(lambda rows: ["{:.3g} ({:.3g} to {:.3g})".format(*row) for row in rows[wanted].to_numpy(float)])
+    return _spread(f"{what}_per_s", f"{what}_low", f"{what}_high")
+
+
+def _spread(*columns: str) -> Column:
+    def cells(rows: pd.DataFrame) -> list[str]:
+        numbers = rows[list(columns)].to_numpy(float)
+        return ["" if np.isnan(row[0]) else "{:.3g} ({:.3g} to {:.3g})".format(*row) for row in numbers]
+
+    return Column(cells)

@@ -11,8 +11,16 @@ from edgelib import save_gguf
 from edgelib.chapters.edge_engines import EdgeEngines
 from edgelib.chapters.params import check
 from edgelib.errors import EdgelibError
-from edgelib.report.claims.engines import engines_opening, ladder_claims, speed_claims
-from edgelib.report.engines import choice_table, commands, file_bytes, held_types, ladder_table
+from edgelib.report.claims.engines import budget_claims, engines_opening, ladder_claims, speed_claims
+from edgelib.report.engines import (
+    budget_columns,
+    budget_table,
+    choice_table,
+    commands,
+    file_bytes,
+    held_types,
+    ladder_table,
+)
 from edgelib.stats.family import compare
 from edgelib.stats.recommend import recommend
 
@@ -108,3 +116,28 @@ def test_speed_is_said_against_f16_of_the_same_engine():
 def test_wrong_parameters_are_refused_by_name(given, said):
     with pytest.raises(EdgelibError, match=said):
         check(given, EdgeEngines)
+
+
+def test_tokens_are_set_against_the_wait_that_was_measured():
+    accuracy = pd.DataFrame(
+        {
+            "tokens": [4, 6, 9, 4, 9],
+            "decoder": ["f16"] * 3 + ["q4_0"] * 2,
+            "accuracy": [0.5, 0.6, 0.55, 0.4, 0.3],
+            "accuracy_low": 0.1,
+            "accuracy_high": 0.9,
+        }
+    )
+    waits = pd.DataFrame(
+        {"model": "m", "mix": "f16", "vision": "f16", "image_tokens": [8, 4], "first_ms": [20.0, 10.0]}
+    )
+    waits = waits.assign(first_low=waits.first_ms - 1, first_high=waits.first_ms + 1)
+    table = budget_table(accuracy, waits, "f16", "m")
+    assert table["wait_ms"].tolist()[:2] == [10, 15] and table["wait_ms"][2:].isna().all()
+    assert table["best"].tolist() == [True, True, False, False, False]
+    (claim,) = budget_claims(table)
+    assert claim.endswith("the quickest first: 4 tokens with F16 (50.0 %, 10 ms); 6 tokens with F16 (60.0 %, 15 ms)")
+    cells = {name: column for name, column in budget_columns().items() if not isinstance(column, str)}
+    assert cells["First token, ms"].cells(table) == ["10 (9 to 11)", "15 (14 to 16)", "", "", ""]
+    unmeasured = budget_table(accuracy, waits, "f16", "other")
+    assert budget_claims(unmeasured) == [] and not unmeasured["best"].any()

@@ -8,11 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edgelib import EdgelibError, dataset
+from edgelib import EdgelibError, dataset, load
+from edgelib.kernels.llama_cpp.speed import decoder_shape, first_picture
+from edgelib.models.token_budget import image_tokens
 from edgelib.study.engine import agreement
 from edgelib.study.engine.agreement import engine_ladders, prompts_of
+from edgelib.study.engine.measure import measure_engine
 from edgelib.study.engine.pairs import by_config, by_place, matched, placed, trades, with_tokens
-from edgelib.study.engine.times import FILE, engine_times
+from edgelib.study.engine.times import FILE, FIRST_FILE, engine_times, first_times
+from edgelib.study.store import CellStore
+
+needs_engine = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("xllamacpp", "gguf")), reason="no llama.cpp: edgelib[llama-cpp]"
+)
 
 GOOD = """machine,model,mix,cache,threads,file_bytes,prompt_tokens,repeats,others,prompt_per_s,prompt_low,prompt_high,\
 decode_per_s,decode_low,decode_high
@@ -85,15 +93,45 @@ def test_a_table_of_times_is_read_or_refused(tmp_path):
                 engine_times(tmp_path)
 
 
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("xllamacpp", "gguf")), reason="no llama.cpp: edgelib[llama-cpp]"
-)
-def test_times_are_measured_into_a_table_that_is_read(tmp_path):
-    from edgelib.kernels.llama_cpp.speed import decoder_shape
-    from edgelib.study.engine.measure import measure_engine
+def test_waits_for_a_first_token_are_read_refused_or_absent(tmp_path):
+    assert first_times(tmp_path).empty
+    text = """machine,model,mix,vision,threads,image_tokens,prompt_tokens,repeats,others,first_ms,first_low,first_high
+M,m,f16,f16,2,4,17,3,0.01,30,29,31
+"""
+    (tmp_path / FIRST_FILE).write_text(text)
+    assert first_times(tmp_path)["first_ms"].tolist() == [30]
+    (tmp_path / FIRST_FILE).write_text(text.replace("first_low", "low"))
+    with pytest.raises(EdgelibError, match=f"{FIRST_FILE} in .* lacks first_low"):
+        first_times(tmp_path)
 
+
+@needs_engine
+def test_times_are_measured_into_a_table_that_is_read(tmp_path):
     model = decoder_shape(hidden=64, layers=1, heads=2, kv_heads=1, inner=64, words=96)
     measure_engine(tmp_path, model, name="M", mixes=["f16", "q8_0"], caches=["f16"], prompt=4, tokens=3, repeats=2)
     rows = engine_times(tmp_path)
     assert list(rows["mix"]) == ["f16", "q8_0"] and (rows["repeats"] == 2).all() and (rows["machine"] == "M").all()
+    assert first_times(tmp_path).empty  # it sees no pictures
     assert (rows["decode_low"] <= rows["decode_per_s"]).all() and (rows["decode_per_s"] <= rows["decode_high"]).all()
+
+
+@needs_engine
+def test_a_measurement_goes_on_where_it_was_stopped_and_waits_for_the_first_token(tmp_path):
+    model, store, begun = load("scenes-vlm"), CellStore(tmp_path / "kept"), []
+    options = {
+        "name": "M",
+        "files": tmp_path,
+        "store": store,
+        "caches": ["f16"],
+        "prompt": 4,
+        "tokens": 2,
+        "repeats": 1,
+    }
+    for mixes in (["q8_0"], ["q8_0", "f16"]):
+        measure_engine(tmp_path, model, mixes=mixes, report=begun.append, **options)
+    whole = image_tokens(model, first_picture())
+    assert whole == 9 and begun[0] == "q8_0, cache f16" and len(begun) == len(set(begun)) == 2 * (1 + 4)
+    waits = first_times(tmp_path)
+    assert set(waits["image_tokens"]) == {1, 4, 9, 16} and set(waits["model"]) == {"scenes-vlm"}
+    # what the engine read grows as the picture does
+    assert (waits["prompt_tokens"] - waits["image_tokens"]).nunique() == 1

@@ -1,8 +1,9 @@
-"""Tokens per second of llama.cpp on this machine: prompts and decoding, by mix of the file and type of cache."""
+"""Speed of llama.cpp on this machine: tokens per second by type of file and cache, and the wait for a first token."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ import torch
 
 from edgelib.errors import EdgelibError
 from edgelib.files.gguf.write import save_gguf
+from edgelib.kernels.llama_cpp.agreement import engine_files, engine_prompt
 from edgelib.kernels.llama_cpp.engine import Engine
+from edgelib.models.token_budget import image_tokens, with_image_tokens
 from edgelib.observe.calibrate import module_of
 
 if TYPE_CHECKING:
@@ -95,3 +98,50 @@ def engine_speed(
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def first_token_speed(
+    model,
+    folder: str | os.PathLike,
+    *,
+    tokens: Sequence[int],
+    mixes: Sequence[str] = MIXES,
+    vision: str = "f16",
+    question: str = "What is in the picture?",
+    repeats: int = 5,
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Measure how long llama.cpp takes from a question about a picture to the first token of the answer.
+
+    model: a loaded Qwen2-VL. tokens: numbers of image tokens that the picture is resized to. mixes: of the decoder's
+    file; vision: of the tower's; both go to `folder` and stay. Columns: mix, vision, image_tokens (what the number
+    became), repeat, threads, prompt_tokens, first_ms: by the clock, with preprocessing, the tower, the prompt and the
+    passing of the request. The first run of each engine is not counted. Measured, on this machine.
+    Raises EdgelibError as `save_gguf`, `Engine` and `with_image_tokens` do, and for fewer than 1 repeat.
+    """
+    import pandas as pd
+
+    if repeats < 1:
+        raise EdgelibError(f"a measurement repeats at least once, got {repeats}")
+    threads, rows = threads or torch.get_num_threads(), []
+    picture = first_picture()
+    counts = dict.fromkeys(image_tokens(with_image_tokens(model, wanted), picture) for wanted in tokens)
+    text = engine_prompt(model, question)
+    for mix in mixes:
+        decoder, tower = engine_files(model, mix, vision, folder)
+        for count in counts:
+            limits = count, count + 1  # the engine rounds down what it computes from an equal area
+            with Engine(decoder, tower, context=count + 256, threads=threads, image_tokens=limits) as engine:
+                for repeat in range(-1, repeats):
+                    start = time.perf_counter()
+                    said = engine.answer(text, picture, stop=False)
+                    waited = 1e3 * (time.perf_counter() - start)
+                    row = {"mix": mix, "vision": vision, "image_tokens": count, "repeat": repeat, "threads": threads}
+                    rows.append(row | {"prompt_tokens": said.prompt_tokens, "first_ms": waited})
+    return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
+
+
+def first_picture() -> torch.Tensor:
+    """Return the picture that is asked about: patches of random colours, uint8 [3, 448, 448]."""
+    colours = torch.randint(256, (3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return colours.repeat_interleave(56, 1).repeat_interleave(56, 2)
