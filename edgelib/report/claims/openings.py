@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from edgelib.report.claims.text import Sentence, interval_text
+from edgelib.report.claims.text import Sentence, interval_text, names_text, one_of, points_text
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.tables import with_interval
 from edgelib.stats.family import Family
@@ -85,20 +85,16 @@ def world_claim(name: str, scored: pd.Series, n: int, chance: float) -> str:
     return f"The model {name} names the shape in {share} % of {n:,} held-out scenes: {verdict}"
 
 
-def names_text(names: Iterable[str], most: int = 3) -> str:
-    """Names as a list in words, at most so many of them: "A, B, C and 2 others"."""
-    names = list(names)
-    if len(names) > most + 1:
-        return f"{', '.join(names[:most])} and {len(names) - most} others"
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 def twin_text(twin: str) -> str:
     """A twin in words: "weight:8" -> "outliers of strength 8 in the weights"."""
     kind, _, dose = twin.partition(":")
     places = {"weight": "the weights", "activation": "the activations", "key": "the keys", "value": "the values"}
     if kind == "key-offset":
         return f"a constant of {dose} in the keys"
+    if kind == "spike":
+        return f"a first token {dose} times as large in the MLPs"
+    if kind in ("key-all", "value-all"):
+        return f"all {kind.removesuffix('-all')}s {dose} times as large"
     return f"outliers of strength {dose} in {places[kind]}" if kind in places else twin
 
 
@@ -134,7 +130,7 @@ def gap_opening(tests: Family, scores: pd.DataFrame, costs: pd.DataFrame, refere
         verb = "loses" if len(wider) == 1 else "lose"
         answer = f"{names_text(map(label, wider))} {verb} more on degraded images than on clean ones"
         others = [label(config) for config in estimated if config not in wider]
-        pick = f"prefer {names_text(others)}" if others else "test every format on degraded images before shipping it"
+        pick = f"prefer {one_of(others)}" if others else "test every format on degraded images before shipping it"
     else:
         answer = f"{_none_of(estimated)} shown to lose more on degraded images than on clean ones"
         pick = "choose the format by its clean accuracy"
@@ -186,9 +182,12 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
     if not safe:
         return Opening(answer, number, f"stay with {ref} until a configuration is shown to keep the answers")
     found = [tests[task, config].interval[0] for config in safe for task in tasks if (task, config) in cells]
-    bound = f"; they lose at most {max(0.0, -100 * min(found)):.1f} points here" if found else ""
-    bound = bound.replace("they lose", "it loses") if len(safe) == 1 else bound
-    return Opening(answer, number, f"take {names_text(map(label, safe), 4)}{bound}")
+    loses = (
+        f"loses at most {max(0.0, -100 * min(found)):.1f} points here, the lower end of its interval" if found else ""
+    )
+    who = "it" if len(safe) == 1 else "each"
+    bound = f". {who.capitalize()} {loses}" if loses else ""
+    return Opening(answer, number, f"take {one_of(map(label, safe), 4)}{bound}")
 
 
 def cache_opening(
@@ -204,7 +203,7 @@ def cache_opening(
     shown to be non-inferior on every twin. lost_scale: points that a scale costs which is lost on the way, or None.
     """
     own, failed = recovered[plain], [twin for twin, r in recovered.items() if not r.non_inferior]
-    margin = f"{100 * own.test.margin:g} {'point' if own.test.margin == 0.01 else 'points'}"
+    margin = points_text(own.test.margin)
     numbers = (
         f"{name} differs from the exact cache by {100 * own.test.effect:+.1f} points of accuracy "
         f"({interval_text(own.test.interval, 1 - 2 * own.alpha, 100)}, margin {margin})"
@@ -221,7 +220,7 @@ def cache_opening(
     if lost_scale is not None and lost_scale > 0:
         advice += f", check that they reach the kernel (a planted fault that loses them costs {lost_scale:.0f} points)"
     if hurt or plain in failed:
-        other = f"; where the keys look like that, take {names_text(mended)}" if mended else "; then keep 16 bits"
+        other = f"; where the keys look like that, take {one_of(mended)}" if mended else "; then keep 16 bits"
         advice += f", and run the doctor below on your model{other}"
     return Opening(answer, numbers, advice)
 
@@ -237,10 +236,10 @@ def calibration_opening(
     name = f"{label(settings['config'])} with {settings['size']} images"
     if choice.choice is None:
         answer = (
-            f"no setting is shown to be within {100 * choice.margin:g} points of every other; the best mean has {name}"
+            f"no setting is shown to be within {points_text(choice.margin)} of every other; the best mean has {name}"
         )
     else:
-        answer = f"{name} is enough: it is shown to be within {100 * choice.margin:g} points of every other setting"
+        answer = f"{name} is enough: it is shown to be within {points_text(choice.margin)} of every other setting"
     on = "on the plain model" if ":" not in where else f"with {twin_text(where)}"
     worse = [str(mix) for mix in mixes.settled() if mixes[mix].effect < 0]
     if worse:

@@ -98,9 +98,10 @@ def _corruptions(folder: Path) -> Iterator[Agreement]:
     clean = {name: _planes(array) for name, array in np.load(folder / "clean.npz").items()}
     for kind, images in _SETS.items():
         table, size = kind.split("_")
-        stored = np.load(folder / f"deterministic_{kind}.npz")
+        files = [folder / f"{more}deterministic_{kind}.npz" for more in ("", "extra_")]
         pairs = [
             (corrupt(clean[images], name, int(severity), table=table), _planes(theirs))
+            for stored in (np.load(path) for path in files if path.is_file())
             for name, entry in CORRUPTIONS.items()
             if not entry.random and name in stored.files
             for severity, theirs in zip(stored["severities"], stored[name], strict=True)
