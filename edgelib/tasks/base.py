@@ -34,7 +34,7 @@ class Task:
 
     Its tables, beside an image column
     - image_id: column that names an image, the cluster of every interval.
-    - columns: those that it needs beside question_id, image_id and question; a set of questions keeps them all.
+    - columns: those that it needs beside the ids and question; a set of questions keeps them all.
     - reference: one of them, with the right answer. read: (column, where) -> checked references, each a text, or a list
       of texts of equal standing; see `edgelib.tasks.references`.
     - item: columns that name a question among all.
@@ -94,7 +94,7 @@ class Task:
     @property
     def wanted(self) -> tuple[str, ...]:
         """The columns that a table must have, beside the image."""
-        return tuple(dict.fromkeys(["question_id", self.image_id, QUESTION, *self.columns, *self.item]))
+        return tuple(dict.fromkeys([self.item[0], self.image_id, QUESTION, *self.columns, *self.item]))
 
     def answer_scores(self, predictions, references) -> pd.DataFrame:
         """Return one row per answer: score in [0, 1], higher is better; said; parsed.

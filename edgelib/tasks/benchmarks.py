@@ -12,6 +12,8 @@ import pandas as pd
 from edgelib.errors import EdgelibError, choose
 from edgelib.stats.paired import PairedDifference, paired_difference
 from edgelib.tasks.base import QUESTION, Task
+from edgelib.tasks.chartqa import CHARTQA
+from edgelib.tasks.docvqa import DOCVQA
 from edgelib.tasks.exact import ANSWERS, EXACT
 from edgelib.tasks.llava_bench import LLAVA_BENCH
 from edgelib.tasks.mme import MME
@@ -20,7 +22,8 @@ from edgelib.tasks.scores import mean_interval
 from edgelib.tasks.textvqa import TEXTVQA
 from edgelib.tasks.vqa import VQA
 
-TASKS: dict[str, Task] = {task.name: task for task in (VQA, POPE, MME, TEXTVQA, LLAVA_BENCH, EXACT)}
+_ALL = (VQA, POPE, MME, TEXTVQA, DOCVQA, CHARTQA, LLAVA_BENCH, EXACT)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
 def task_named(task: str | Task) -> Task:
@@ -37,7 +40,7 @@ def task_of(names: Iterable[str], where: str) -> Task:
     contain one another, and for one with some, but not all, of the columns that tell a benchmark from a smaller one.
     """
     names = list(names)
-    present, wanted = set(names), {task: set(task.wanted) for task in TASKS.values() if task is not EXACT}
+    present, wanted = set(names), {task: _told_by(task) for task in TASKS.values() if task is not EXACT}
     complete = [task for task in wanted if wanted[task] <= present]
     if not complete and _own_questions(names):
         return EXACT
@@ -62,9 +65,14 @@ def task_of(names: Iterable[str], where: str) -> Task:
     return task
 
 
+def _told_by(task: Task) -> set[str]:
+    """The columns that tell a benchmark from others: all that it wants, without ids where it may do without them."""
+    return set(task.wanted) - ({task.image_id, *task.item} if task.numbered else set())
+
+
 def _own_questions(names: list[str]) -> bool:
     """Whether a table has questions and answers, and no column that tells a benchmark from others."""
-    marks = {c for task in TASKS.values() if task is not EXACT for c in (*task.columns, task.image_id)}
+    marks = {c for task in TASKS.values() if task is not EXACT for c in task.wanted if c != QUESTION}
     if QUESTION not in names or (marks - {*EXACT.wanted, ANSWERS}) & set(names):
         return False
     ids = {EXACT.image_id, *EXACT.item}

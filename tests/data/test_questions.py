@@ -181,7 +181,7 @@ BROKEN = {
     "no benchmark": (
         "vqa",
         lambda r: without(r, "answers"),
-        "no benchmark (vqa, pope, mme, textvqa, llava-bench, exact)",
+        "no benchmark (vqa, pope, mme, textvqa, docvqa, chartqa, llava-bench, exact)",
     ),
     "picture": ("pope", lambda r: without(r, "image"), "has no image column"),
     "answer type": ("mme", lambda r: [row | {"answer": 1} for row in r], "column 'answer'"),

@@ -76,7 +76,7 @@ def test_a_benchmark_travels_to_other_processes(task):
         pytest.param(
             "gqa",
             "accuracy",
-            "unknown benchmark 'gqa'.*exact, llava-bench, mme, pope, textvqa, vqa",
+            "unknown benchmark 'gqa'.*chartqa, docvqa, exact, llava-bench, mme, pope, textvqa, vqa",
             id="nobody scores it",
         ),
     ],
@@ -121,6 +121,8 @@ PUBLISHED = {
     "mme": "question_id question answer category",
     "textvqa": "image_id question_id question question_tokens image_width image_height flickr_original_url "
     "flickr_300k_url answers image_classes set_name ocr_tokens",
+    "docvqa": "questionId question question_types docId ucsf_document_id ucsf_document_page_no answers data_split",
+    "chartqa": "type question chart_answer",
     "llava-bench": "question_id question caption gpt_answer category image_id",
     "exact": "question answer",
 }
