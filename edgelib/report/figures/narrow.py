@@ -32,9 +32,13 @@ def narrow(figure: Figure) -> Figure:
     height *= max(_broken(ax, height) for ax in axes)
     if tiles:  # they keep their shape
         height = height * WIDTH / width + _tile_names(axes)
-    figure.supxlabel(textwrap.fill(figure.get_supxlabel(), LETTERS["figure"]), fontsize=MOST)
+    figure.supxlabel(_filled(figure.get_supxlabel(), LETTERS["figure"]), fontsize=MOST)
     figure.set_size_inches(WIDTH, height + _legends_above(figure))
     return figure
+
+
+def _filled(text: str, letters: int) -> str:
+    return textwrap.fill(text, letters, break_long_words=False)
 
 
 def _fitting(size: float) -> float:
@@ -77,15 +81,15 @@ def _broken(ax: Axes, height: float) -> float:
     """Break long names of an axis and turn what was slanted further; returns how much higher the figure has to be."""
     names, taller = [tick.get_text() for tick in ax.get_yticklabels()], 1.0
     if any(len(name) > LETTERS["row"] for name in names):
-        broken = [textwrap.fill(" ".join(name.split()), LETTERS["row"]) for name in names]
+        broken = [_filled(" ".join(name.split()), LETTERS["row"]) for name in names]
         lines = len(names) * max(name.count("\n") + 1 for name in broken)
         needed = 1.2 * LEAST / 72 * lines * ax.get_subplotspec().get_gridspec().nrows / height
         if needed < MOST_TALLER:
             ax.set_yticks(ax.get_yticks(), broken)
             taller = max(1.0, needed)
     if ax.axison and ax.get_title(loc="left"):
-        ax.set_title(textwrap.fill(ax.get_title(loc="left"), LETTERS["title"]), loc="left", fontsize=LEAST + 0.8)
-    ax.xaxis.label.set_text(textwrap.fill(ax.get_xlabel(), LETTERS["axis"]))
+        ax.set_title(_filled(ax.get_title(loc="left"), LETTERS["title"]), loc="left", fontsize=LEAST + 0.8)
+    ax.xaxis.label.set_text(_filled(ax.get_xlabel(), LETTERS["axis"]))
     if any(0 < tick.get_rotation() < 60 for tick in ax.get_xticklabels()):
         ax.tick_params(axis="x", labelrotation=60)
     return taller
@@ -95,7 +99,7 @@ def _tile_names(axes: list[Axes]) -> float:
     """Break the names of rows of tiles, turn those of many columns; returns the inches that these then take."""
     columns = axes[0].get_subplotspec().get_gridspec().ncols
     for ax in axes:
-        ax.yaxis.label.set_text(textwrap.fill(ax.get_ylabel(), LETTERS["tile"]))
+        ax.yaxis.label.set_text(_filled(ax.get_ylabel(), LETTERS["tile"]))
         if columns > MOST_TILES:
             ax.title.set(rotation=60, horizontalalignment="left", rotation_mode="anchor")
     return 0.5 if columns > MOST_TILES else 0.0

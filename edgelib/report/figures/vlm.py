@@ -66,7 +66,7 @@ def disagreements(answers: pd.DataFrame, asked: QuestionSet, most: int = 8) -> F
         said = [f"{'*' if text == reference else ''}{text}: {', '.join(who)}" for text, who in groups.items()]
         tiles.append(_tile(asked, row["image"]))
         texts.append("\n".join([row["question"], *said]))
-    return question_gallery(tiles, texts, columns=3)
+    return question_gallery(tiles, texts)
 
 
 def _tile(asked: QuestionSet, image) -> np.ndarray:
