@@ -195,9 +195,12 @@ def _shared_taps(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> 
                 yield start, stop, int(rows[start, tap]), int(columns[start, tap]), weight
 
 
-def motion_blurred(images: Tensor, level: tuple, angles: list[float]) -> Tensor:
-    """Return uint8 images [n, 3, H, W], image i blurred along angles[i] (degrees); edge pixels are repeated outside."""
-    height, width = images.shape[2:]
+def motion_blurred(images: Tensor, level: tuple, angles: list[float], margin: float = _MARGIN) -> Tensor:
+    """Return uint8 images [n, C, H, W], image i blurred along angles[i] (degrees); edge pixels are repeated outside.
+
+    margin: what is added before truncation; 0.5 rounds.
+    """
+    channels, height, width = images.shape[1:]
     order = np.argsort(angles)
     radius, sigma = level
     rows, columns, weights = motion_taps(radius, sigma, np.asarray(angles)[order], height, width)
@@ -207,11 +210,11 @@ def motion_blurred(images: Tensor, level: tuple, angles: list[float]) -> Tensor:
     plane, wide, _ = planes.stride()
     sums = torch.zeros(len(planes), (height - 1) * wide + width, device=images.device)  # whole lines: long loops
     for start, stop, row, column, weight in _shared_taps(rows, columns, weights):
-        total = sums[3 * start : 3 * stop]
-        first = 3 * start * plane + (above + row) * wide + left + column
+        total = sums[channels * start : channels * stop]
+        first = channels * start * plane + (above + row) * wide + left + column
         total.add_(planes.as_strided(total.shape, (plane, 1), first), alpha=weight)  # exact, below 2**24
-    inner = sums.as_strided(images.shape, (3 * sums.stride(0), sums.stride(0), wide, 1))
-    blurred = inner.mul(1 / _UNIT).add_(_MARGIN).to(torch.int16).to(torch.uint8)
+    inner = sums.as_strided(images.shape, (channels * sums.stride(0), sums.stride(0), wide, 1))
+    blurred = inner.mul(1 / _UNIT).add_(margin).to(torch.int16).to(torch.uint8)
     return blurred.index_select(0, place.argsort())
 
 

@@ -62,10 +62,10 @@ def _coded_by_pillow(images: Tensor, quality: int) -> Tensor:
             file.seek(0)
             return JpegImageFile(BytesIO(file.read()))  # what follows the end marker is ignored
 
-        return _by_pillow(images, coded)
+        return by_pillow(images, coded)
 
 
-def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+def by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
     """Return CPU images [n, 3, H, W], each changed by a function of Pillow's images that keeps their size."""
     result, size = torch.empty_like(images), images.shape[:1:-1]
     for image, planes in zip(images.numpy(), result.numpy(), strict=True):
@@ -127,7 +127,7 @@ def pixelate(images, factor, _keys):
     planes, (height, width) = images.flatten(0, 1), images.shape[2:]
     few_rows, few_columns = int(height * factor), int(width * factor)
     if images.device.type == "cpu" and height * width >= _RESIZED_PIXELS:
-        return _by_pillow(
+        return by_pillow(
             images,
             lambda i: i.resize((few_columns, few_rows), Resampling.BOX).resize((width, height), Resampling.NEAREST),
         )
@@ -135,3 +135,34 @@ def pixelate(images, factor, _keys):
     small = _box_averages(narrow.view(-1, height, few_columns), few_rows).to(torch.uint8)
     wide = _picked(small.view(-1, few_columns, 1), nearest_sources(few_columns, width))
     return _picked(wide.view(-1, few_rows, width), nearest_sources(few_rows, height)).view(images.shape)
+
+
+@corruption(
+    "digital",
+    "(multiplier of S of HSV, what is added to S)",
+    imagenet_c=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+    cifar_c=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by scikit-image's HSV",
+)
+def saturate(images, level, _keys):
+    """The same hue and value at S' = min(a S + b, 1), by scikit-image's steps in the same order; truncated to integers.
+
+    Grey pixels have no hue and become red where b > 0, as there.
+    """
+    factor, shift = level
+    values = images.double().div_(255)
+    red, green, blue = values.unbind(1)
+    most, spread = values.amax(dim=1), values.amax(dim=1) - values.amin(dim=1)
+    safe = torch.where(spread == 0, 1.0, spread)
+    hue = torch.where(green == most, 2 + (blue - red) / safe, (green - blue) / safe)
+    hue = torch.where(blue == most, 4 + (red - green) / safe, hue)
+    sixth = (torch.where(spread == 0, 0.0, hue) / 6).remainder_(1).mul_(6)
+    saturation = torch.where(spread == 0, 0.0, spread / torch.where(most == 0, 1.0, most))
+    saturation = saturation.mul_(factor).add_(shift).clamp_(max=1)
+    part = sixth - sixth.floor()
+    least, falling = most * (1 - saturation), most * (1 - part * saturation)
+    rising = most * (1 - (1 - part) * saturation)
+    levels = torch.stack([most, falling, least, least, rising, most], dim=1)  # of red, by the sixth; green two later
+    sector = sixth.long()
+    bands = [levels.gather(1, ((sector + turn) % 6)[:, None]) for turn in (0, 4, 2)]
+    return torch.cat(bands, dim=1).mul_(255).to(torch.uint8)

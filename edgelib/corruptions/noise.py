@@ -107,3 +107,22 @@ def shot_noise(images, photons, keys):
     last = torch.bitwise_right_shift(cell, 16, out=row)
     skip = last.sub_(rank.sub_(_STEPS // 2)).bitwise_right_shift_(31).bitwise_and_(8)  # 0 or 8 bits; faster than where
     return cell.bitwise_right_shift_(skip).bitwise_and_(255).to(torch.uint8).view(images.shape)
+
+
+@lru_cache
+def speckle_factors(sd: float) -> np.ndarray:
+    """Return float32 1 + sd * z at the 2**16 quantiles z."""
+    return (1 + sd * ndtri((np.arange(_STEPS) + 0.5) / _STEPS)).astype(np.float32)
+
+
+@_noise(
+    "standard deviation, in units of the value",
+    imagenet_c=(0.15, 0.2, 0.35, 0.45, 0.6),
+    cifar_c=(0.06, 0.1, 0.12, 0.16, 0.2),
+)
+def speckle_noise(images, sd, keys):
+    """v (1 + N(0, sd**2)), clipped, then truncated to integers as the peers do."""
+    table = torch.from_numpy(speckle_factors(sd)).to(images.device)
+    place = _ranks(images, keys).to(torch.int32).add_(_STEPS // 2)
+    factors = table.index_select(0, place.flatten()).view(images.shape)
+    return factors.mul_(images).clamp_(0, 255).to(torch.uint8)

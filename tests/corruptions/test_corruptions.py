@@ -29,8 +29,6 @@ from edgelib.errors import EdgelibError
 from edgelib.ground.randomness import address, keys_for
 
 FOLDER = REFERENCE / "corruptions"
-DETERMINISTIC = [name for name, entry in CORRUPTIONS.items() if not entry.random]
-STOCHASTIC = [name for name, entry in CORRUPTIONS.items() if entry.random]
 SETS = {"imagenet-c_32": "cifar", "cifar-c_32": "cifar", "imagenet-c_224": "natural"}
 GROUPS, RUNS = 32, 20
 ALPHA = 1e-3 / 400  # about as many comparisons are made below
@@ -38,6 +36,21 @@ ALPHA = 1e-3 / 400  # about as many comparisons are made below
 
 def tensor(array):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
+
+
+def stored(what, kind, name):
+    """The file that holds the peer's outputs of a corruption; None where there is none."""
+    for path in FOLDER.glob(f"*{what}_{kind}.npz"):
+        found = np.load(path)
+        if any(key.partition("__")[0] == name for key in found.files):
+            return found
+    return None
+
+
+# Published so that it is an affine map first, and a gentler one at every severity: nothing grows.
+GENTLER = ("elastic_transform", "cifar-c")
+DETERMINISTIC = [name for name in CORRUPTIONS if stored("deterministic", "imagenet-c_32", name)]
+STOCHASTIC = [name for name in CORRUPTIONS if stored("stochastic", "imagenet-c_32", name)]
 
 
 def clean(kind):
@@ -59,7 +72,7 @@ def levels_apart(ours, theirs):
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("kind", SETS)
 def test_deterministic_ones_are_within_one_grey_level_of_the_peer(kind, name):
-    reference = np.load(FOLDER / f"deterministic_{kind}.npz")
+    reference = stored("deterministic", kind, name)
     images, table = clean(SETS[kind]), kind.split("_")[0]
     for severity, theirs in zip(reference["severities"], reference[name], strict=True):
         ours = corrupt(images, name, int(severity), table=table)
@@ -149,7 +162,7 @@ def our_groups(name, table, severity, image, n_groups=GROUPS):
 
 
 def p_values(kind, name, row, image, our_severity):
-    reference = np.load(FOLDER / f"stochastic_{kind}.npz")
+    reference = stored("stochastic", kind, name)
     large = kind.endswith("224")
     runs = our_groups(name, kind.split("_")[0], our_severity, clean(SETS[kind])[image], 8 if large else GROUPS)
     ours, theirs = our_summaries(runs, large), peer_summaries(reference, name, row, image)
@@ -165,7 +178,7 @@ def test_stochastic_ones_have_the_peers_means_deviations_and_histograms(kind, ro
         assert min(found.values()) > ALPHA, found
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if stored("stochastic", "imagenet-c_224", name)])
 def test_stochastic_ones_have_the_peers_law_at_224_pixels(name):
     found = p_values("imagenet-c_224", name, 0, 0, 3)
     assert min(found.values()) > ALPHA, found
@@ -175,7 +188,8 @@ def test_stochastic_ones_have_the_peers_law_at_224_pixels(name):
 @pytest.mark.parametrize("row", [1, 2], ids=["severity 3", "severity 5"])
 @pytest.mark.parametrize("kind", ["imagenet-c_32", "cifar-c_32"])
 def test_the_prediction_test_tells_severity_1_from_others(kind, row, name):
-    assert min(p_values(kind, name, row, 0, 1).values()) < ALPHA
+    if (name, kind.partition("_")[0]) != GENTLER:
+        assert min(p_values(kind, name, row, 0, 1).values()) < ALPHA
 
 
 # Laws -----------------------------------------------------------------------------------------------------------------
@@ -247,7 +261,21 @@ def test_plasma_maps_fill_the_unit_interval(size):
     assert (maps.amin(dim=1) == 0).all() and (maps.amax(dim=1) == 1).all()
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "motion_blur", "contrast", "pixelate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "defocus_blur",
+        "motion_blur",
+        "contrast",
+        "pixelate",
+        "gaussian_blur",
+        "glass_blur",
+        "zoom_blur",
+        "elastic_transform",
+        "upsample",
+        "alias",
+    ],
+)
 @pytest.mark.parametrize("value", [0, 1, 77, 254, 255])
 def test_blurs_and_resampling_keep_a_constant_image(name, value):
     images = torch.full((1, 3, 48, 64), value, dtype=torch.uint8)
@@ -268,7 +296,8 @@ def test_brightness_adds_to_grey_images(table):
 def test_damage_grows_with_severity(name, table):
     images = clean("natural")[:, :, ::2, ::2].contiguous()
     damage = [(corrupt(images, name, s, table=table).float() - images).pow(2).mean().item() for s in range(6)]
-    assert damage[0] == 0 < damage[1] < damage[5]
+    assert damage[0] == 0 < damage[1]
+    assert damage[1] < damage[5] or (name, table) == GENTLER
 
 
 @pytest.mark.parametrize("size", [(48, 48), (33, 47), (100, 130), (190, 200)], ids=str)
