@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 from pyarrow import types
 
 from edgelib.data.images import ImageList
@@ -27,6 +29,7 @@ from edgelib.data.question_tables import (
     question_rows,
     with_images,
 )
+from edgelib.data.readers.row_groups import cells_at
 from edgelib.data.readers.sources import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -46,18 +49,20 @@ from edgelib.tasks.benchmarks import task_of
 from edgelib.tasks.exact import ANSWERS
 
 _BROKEN = (pa.ArrowException, OSError)
-_AT_ONCE = 1024  # encoded images that are held to tell them apart
+_AT_ONCE = 256  # encoded images that are held to tell them apart
+_MOST_BYTES = 2**28  # of a column that nothing asks for: texts that are longer, such as whole documents, stay on disk
 
 
 @dataclass(frozen=True)
 class ArrowRows:
-    """A table on disk: its schema, its columns by name, and one column's cells at chosen rows."""
+    """A table on disk: its schema, its columns by name, one column's cells at chosen rows, and a column's bytes."""
 
     schema: pa.Schema
     columns: Callable[[list[str]], pa.Table]
-    cells: Callable[[np.ndarray, str], pa.ChunkedArray]
+    cells: Callable[[np.ndarray, str], list]
     folder: Path  # where relative image paths and class_names.json are looked up
     place: Callable[[int], str] | None = None  # the file and the row in it of a row of the table
+    size: Callable[[str], int] = lambda _: 0  # bytes of a column in memory, as far as the files tell
 
     def named(self, rows: np.ndarray, names: Sequence[object], where: str) -> list[str]:
         """What errors call the images of some rows: by name, file and row."""
@@ -67,18 +72,49 @@ class ArrowRows:
 
 def parquet_rows(files: Sequence[Path]) -> ArrowRows:
     """One table of several parquet files, in the order of their names. Raises EdgelibError for a broken file."""
+    files = sorted(files)
     try:
-        table = pyarrow.dataset.dataset([str(file) for file in sorted(files)], format="parquet")
+        table = pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
         ends = np.cumsum([part.count_rows() for part in table.get_fragments()])  # opens every file's footer
     except _BROKEN as error:
         raise _unreadable([file.name for file in files[:3]], error) from error
     return ArrowRows(
         table.schema,
         lambda names: _read(table, names, lambda: table.to_table(columns=names)),
-        lambda positions, name: _read(table, [name], lambda: table.take(positions, columns=[name])[name]),
+        partial(_cells, files, ends),
         files[0].parent,
-        partial(_place, [file.name for file in sorted(files)], ends),
+        partial(_place, [file.name for file in files], ends),
+        partial(_size, cache(partial(_sizes, files))),
     )
+
+
+def _cells(files: Sequence[Path], ends: np.ndarray, rows: np.ndarray, name: str) -> list:
+    found = np.empty(len(rows), dtype=object)
+    parts = np.searchsorted(ends, rows, side="right")
+    for part in np.unique(parts):
+        inside, start = np.flatnonzero(parts == part), ends[part - 1] if part else 0
+        try:
+            cells = cells_at(files[part], rows[inside] - start, name)
+        except _BROKEN as error:
+            raise _unreadable([files[part].name], error) from error
+        for place, cell in zip(inside, cells, strict=True):
+            found[place] = cell
+    return found.tolist()
+
+
+def _size(sizes: Callable[[], Mapping[str, int]], name: str) -> int:
+    return sizes().get(name, 0)
+
+
+def _sizes(files: Sequence[Path]) -> Counter[str]:
+    """Bytes of every column in memory, as the footers of the files tell."""
+    total: Counter[str] = Counter()
+    for file in files:
+        footer = pyarrow.parquet.read_metadata(file)
+        for group in map(footer.row_group, range(footer.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                total[chunk.path_in_schema] += chunk.total_uncompressed_size
+    return total
 
 
 def _place(names: Sequence[str], ends: np.ndarray, row: int) -> str:
@@ -118,7 +154,7 @@ def huggingface_rows(data, folder: Path) -> ArrowRows:
     return ArrowRows(
         data.features.arrow_schema,
         lambda names: data.select_columns(names)[:],
-        lambda positions, name: data.select_columns([name]).select(positions)[:][name],
+        lambda positions, name: data.select_columns([name]).select(positions)[:][name].to_pylist(),
         folder,
     )
 
@@ -145,7 +181,7 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
         table = replace(table, folder=options.images)
     if asked:
         return _read_questions(table, image, split, where)
-    others = [name for name in names if name not in (image, label) and _is_plain(table.schema.field(name).type)]
+    others = [name for name in _plain(table) if name not in (image, label)]
     plain = table.columns([label, *others])
     given = options.class_names
     if given is None:
@@ -155,7 +191,7 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
     rows = label_rows(split, labels, {name: plain[name].to_pandas() for name in others})
 
     def fetch(positions: np.ndarray) -> ImageList:
-        cells = table.cells(positions, image).to_pylist()
+        cells = table.cells(positions, image)
         items = table.named(positions, [rows["item"][p] for p in positions], where)
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
@@ -165,8 +201,8 @@ def read_arrow(table: ArrowRows, split: str, options: Options, where: str) -> La
 def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Asked:
     names = table.schema.names
     task = task_of(names, where)
-    plain = [name for name in names if name != image and _is_plain(table.schema.field(name).type)]
     wanted = [name for name in (*task.wanted, ANSWERS) if name in names]
+    plain = [name for name in _plain(table, wanted) if name != image]
     columns = table.columns(list(dict.fromkeys([*wanted, *plain])))
     own = {
         name: columns[name].to_pandas() if name in plain else columns[name].to_pylist() for name in columns.column_names
@@ -176,7 +212,7 @@ def _read_questions(table: ArrowRows, image: str, split: str, where: str) -> Ask
     rows, first = question_rows(pd.DataFrame(own), task, split, where)
 
     def fetch(positions: np.ndarray) -> ImageList:
-        cells = table.cells(positions, image).to_pylist()
+        cells = table.cells(positions, image)
         items = table.named(positions, [rows["image_id"][p] for p in positions], where)
         return ImageList([_cell(c, table.folder, i) for c, i in zip(cells, items, strict=True)], items)
 
@@ -194,7 +230,13 @@ def _renamed(table: ArrowRows, columns: Mapping[str, str] | None, where: str) ->
         return table.columns([back[name] for name in names]).rename_columns(list(names))
 
     schema = pa.schema([field.with_name(named[field.name]) for field in table.schema], table.schema.metadata)
-    return replace(table, schema=schema, columns=read, cells=lambda rows, name: table.cells(rows, back[name]))
+    return replace(
+        table,
+        schema=schema,
+        columns=read,
+        cells=lambda rows, name: table.cells(rows, back[name]),
+        size=lambda name: table.size(back[name]),
+    )
 
 
 def _image_ids(table: ArrowRows, image: str, length: int) -> list[str]:
@@ -203,7 +245,7 @@ def _image_ids(table: ArrowRows, image: str, length: int) -> list[str]:
         return table.columns([image])[image].to_pylist()
     ids = []
     for start in range(0, length, _AT_ONCE):
-        for cell in table.cells(np.arange(start, min(start + _AT_ONCE, length)), image).to_pylist():
+        for cell in table.cells(np.arange(start, min(start + _AT_ONCE, length)), image):
             data = cell.get("bytes") or str(cell.get("path")).encode() if isinstance(cell, dict) else cell
             ids.append(hashlib.sha256(data or b"").hexdigest()[:16])
     return ids
@@ -242,6 +284,12 @@ def _names_in(schema: pa.Schema, label: str, where: str) -> list[str] | dict | N
     for key in ("info", "features", label, "names"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, list | dict) else None
+
+
+def _plain(table: ArrowRows, wanted: Sequence[str] = ()) -> list[str]:
+    """Columns of texts and numbers: those that are wanted, and what else is small enough to hold."""
+    plain = [field.name for field in table.schema if _is_plain(field.type)]
+    return [name for name in plain if name in wanted or table.size(name) <= _MOST_BYTES]
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

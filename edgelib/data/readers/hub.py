@@ -131,7 +131,7 @@ def streamed_rows(
         length = options.most if ids is None else _rows_of(stream, told, options.most)
     seen: dict[tuple[str, int], Any] = {}
 
-    def cells(positions: np.ndarray, column: str) -> pa.ChunkedArray:
+    def cells(positions: np.ndarray, column: str) -> list[Any]:
         wanted = {int(p) for p in positions if (column, int(p)) not in seen}
         start = 0
         for batch in _batches(stream, [column]) if wanted else ():
@@ -140,7 +140,7 @@ def streamed_rows(
             start += len(batch)
             if start > max(wanted):
                 break
-        return pa.chunked_array([pa.array([seen[column, int(p)] for p in positions], schema.field(column).type)])
+        return [seen[column, int(p)] for p in positions]
 
     def columns(wanted: list[str]) -> pa.Table:
         parts, start = [], 0
