@@ -137,8 +137,9 @@ def first_token_speed(
                     said = engine.answer(text, picture, stop=False)
                     waited = 1e3 * (time.perf_counter() - start)
                     row = {"mix": mix, "vision": vision, "image_tokens": count, "repeat": repeat, "threads": threads}
-                    rows.append(row | {"prompt_tokens": said.prompt_tokens, "first_ms": waited})
-    return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
+                    if repeat >= 0:
+                        rows.append(row | {"prompt_tokens": said.prompt_tokens, "first_ms": waited})
+    return pd.DataFrame(rows)
 
 
 def first_picture() -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,14 +76,14 @@ def measure_engine(
     machine, threads = describe(name)["name"], torch.get_num_threads()
     known = {"threads": threads, "xllamacpp": version("xllamacpp"), "code": code_version(__name__), "machine": machine}
 
-    def case(what: str, of, sizes: dict, make: Callable[[], pd.DataFrame]) -> dict:
+    def case(what: str, of, sizes: dict, make: Callable[..., pd.DataFrame]) -> dict:
         """One row: medians and extremes of a case, from the store or made now."""
         spec = {"llama.cpp": what, "model": getattr(of, "fingerprint", label), **sizes, **known}
         kept = None if store is None else store.read(spec)
         if kept is None:
             report(what)
             watch = Watch()
-            runs = make()
+            runs = make(**sizes)
             others, whole = watch.seconds()
             row = {"machine": machine, "model": getattr(of, "name", label), "others": others, "seconds": whole}
             kept = pd.DataFrame({"row": [json.dumps(row | _summed(runs))]})
@@ -90,15 +91,15 @@ def measure_engine(
                 store.write(spec, kept)
         return json.loads(kept["row"].iloc[0])
 
+    sizes = {"prompt": prompt, "tokens": tokens, "repeats": repeats}
     with TemporaryDirectory() as temporary:
         place = files or temporary
-        sizes = {"prompt": prompt, "tokens": tokens, "repeats": repeats}
         speeds = [
             case(
                 f"{mix}, cache {cache}",
                 timed,
                 sizes,
-                lambda mix=mix, cache=cache: engine_speed(timed, place, mixes=[mix], caches=[cache], **sizes),
+                partial(engine_speed, timed, place, mixes=[mix], caches=[cache]),
             )
             for mix in mixes
             for cache in caches
@@ -108,9 +109,7 @@ def measure_engine(
                 f"{mix}, first token after {count} image tokens",
                 shown,
                 {"repeats": repeats},
-                lambda mix=mix, count=count: first_token_speed(
-                    shown, place, tokens=[count], mixes=[mix], repeats=repeats
-                ),
+                partial(first_token_speed, shown, place, tokens=[count], mixes=[mix]),
             )
             for mix in mixes
             for count in _budgets(shown)
