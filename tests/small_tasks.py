@@ -55,3 +55,8 @@ def sleep_once(shared: Shared, folder: str, number: int) -> int:
     except FileExistsError:
         pass
     return shared.factor * number
+
+
+def variable(shared: Shared, name: str) -> str:
+    """A variable of the worker's environment."""
+    return os.environ[name]

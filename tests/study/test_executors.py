@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from helpers import ROOT
-from small_tasks import Shared, die, die_once, multiply, sleep_once
+from small_tasks import Shared, die, die_once, multiply, sleep_once, variable
 
 from edgelib.errors import EdgelibError
 from edgelib.study.executors import EXECUTORS, Cluster, Patience, StartError, run_tasks
@@ -36,6 +36,13 @@ def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
     died = pytest.warns(UserWarning, match="its worker process ended with status 1")
     with died, pytest.raises(EdgelibError, match="a worker process died.*use fewer workers or executor serial"):
         list(run_tasks(die, [(1,)], Shared(3), executor="process", workers=1))
+
+
+@pytest.mark.slow
+def test_workers_see_the_environment_of_now(monkeypatch):
+    for word in ("one", "two"):
+        monkeypatch.setenv("A_WORD", word)
+        assert list(run_tasks(variable, [("A_WORD",)], Shared(3), executor="process", workers=1)) == [word]
 
 
 @pytest.mark.slow
