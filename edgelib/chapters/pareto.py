@@ -67,7 +67,7 @@ class Pareto(ZeroShot):
         ["fp32", "w8a8-minmax", "w8a8-smoothquant", "w4a8-minmax", "w4a8-awq", "w3a8-minmax"],
         description="configurations, the reference first",
     )
-    corruptions: Corruptions = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
+    corruptions: Corruptions = Field(["gaussian_noise", "fog"], description="corruptions to apply")
     severities: Severities = Field([3], description="severities, 1 to 5")
     calibration: Mix = Field("balanced", description="calibration mix")
     n_calibration: int = Field(32, ge=1, le=MOST_ITEMS, description="images in a calibration set")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -82,7 +82,6 @@ class RobustnessGap(ZeroShot):
         Calibration images come from the data set's training split, or from items that are not scored. Raises
         EdgelibError for whatever cannot be loaded.
         """
-        from edgelib.models.load import load
         from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
 
         data, model = self.load_data(), self.load_model()
@@ -90,7 +89,8 @@ class RobustnessGap(ZeroShot):
         models = {model.name: model}
         variants = variants_of(model.name, self.twins, self.configs, self.twin_configs)
         if self.baseline_model is not None:
-            found = load(self.baseline_model, device=self.device, offline=self.local_files_only)
+            how: Any = {"device": self.device, "offline": self.local_files_only}
+            found = kinds.load_kind(kinds.name_of_supervised, self.baseline_model, **how)
             baseline = kinds.supervised(found, self.baseline_model)
             kinds.check_parts(baseline, self.baseline_configs or [], [])
             baseline.class_vectors(data.class_names, ())  # refuses classes that it was not trained on

@@ -145,7 +145,7 @@ LATE = {
     ),
     "decoder": ("robustness_gap", SMALL | {"twins": ["key-offset:8"]}, "key-offset:8 is of the decoder"),
     "keys": ("robustness_gap", SMALL | {"model": "scenes-vit", "twins": ["key:8"]}, "no attention with q, k, v"),
-    "groups": ("robustness_gap", SMALL | {"configs": ["fp32", "w4a8-minmax-g7"]}, "w4a8-minmax-g7 does not fit scenes-clip"),
+    "groups": ("robustness_gap", SMALL | {"configs": ["fp32", "w4a8-minmax-g7"]}, "does not fit scenes-clip"),
     "groups of answers": ("vlm_accuracy", TINY | {"configs": ["bf16", "w4a16-awq-g7"]}, "does not fit scenes-vlm"),
 }
 

@@ -101,9 +101,8 @@ class OneClassifier(Parameters):
 
     def load_model(self) -> ZeroShotModel:
         """The model on the device; raises EdgelibError naming the chapter that takes a model of another kind."""
-        from edgelib.models.load import load
-
-        return kinds.classifier(load(self.model, device=self.device, offline=self.local_files_only), self.model)
+        how: Any = {"device": self.device, "offline": self.local_files_only}
+        return kinds.classifier(kinds.load_kind(kinds.name_of_classifier, self.model, **how), self.model)
 
 
 class GridParameters(Parameters):
@@ -147,9 +146,8 @@ class ZeroShot(GridParameters):
 
     def load_model(self) -> ZeroShotModel:
         """The model on the device."""
-        from edgelib.models.load import load
-
-        return kinds.classifier(load(self.model, device=self.device, offline=self.local_files_only), self.model)
+        how: Any = {"device": self.device, "offline": self.local_files_only}
+        return kinds.classifier(kinds.load_kind(kinds.name_of_classifier, self.model, **how), self.model)
 
     def draw_sets(self, data: Dataset, configs: list[str], mix: str, n: int, draws: int = 1) -> tuple[Dataset, ...]:
         """Calibration sets of the seeds seed, seed + 1, ..., without scored images; none if no configuration looks."""
@@ -173,6 +171,5 @@ class Answers(GridParameters):
 
     def load_model(self) -> GenerativeModel:
         """The model on the device."""
-        from edgelib.models.load import load
-
-        return kinds.writer(load(self.model, device=self.device, offline=self.local_files_only), self.model)
+        how: Any = {"device": self.device, "offline": self.local_files_only}
+        return kinds.writer(kinds.load_kind(kinds.name_of_writer, self.model, **how), self.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from edgelib.chapters.schema.fields import is_particular, scheme_of
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from edgelib.data.labelled import Dataset
     from edgelib.data.questions import QuestionSet
@@ -161,6 +162,43 @@ def refuse_unfit(name: str, configs: Iterable[str]) -> None:
             parameter_plan(built, config)
         except EdgelibError as error:
             raise EdgelibError(f"{config} does not fit {name}: {error}") from None
+
+
+def load_kind(refuse: Callable[[str], None], name: str, *, device: str, offline: bool) -> Any:
+    """Load a model whose name `refuse` takes; a hub id of the wrong kind is refused before its weights are fetched.
+
+    Raises EdgelibError as `load` does, and then says which kind is wanted, where that could not be told.
+    """
+    from edgelib.models.load import load
+
+    if not offline:
+        _fetch_configuration(name)
+    refuse(name)
+    try:
+        return load(name, device=device, offline=offline)
+    except EdgelibError as error:
+        if _configuration(name) is not None or os.path.isdir(os.path.expanduser(name)):
+            raise
+        raise EdgelibError(f"{error}; what is wanted here {_wanted(refuse)}") from None
+
+
+def _fetch_configuration(name: str) -> None:
+    """Bring the configuration of a hub id into the cache; where that fails, loading says why."""
+    from huggingface_hub import constants, hf_hub_download
+
+    if name.count("/") == 1 and _configuration(name) is None and not constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(Exception):  # network, log-in, a name that is no id: many types
+            hf_hub_download(name, "config.json", etag_timeout=5)
+
+
+def _wanted(refuse: Callable[[str], None]) -> str:
+    """The kind of models that a check of names lets pass, in words."""
+    from edgelib.models.families.duals import dual_types
+
+    if refuse is name_of_writer:
+        return "is a model that writes about an image, such as Qwen2-VL, SmolVLM or LLaVA"
+    supervised = "is a timm classifier of images"
+    return supervised if refuse is name_of_supervised else f"classifies images: {', '.join(dual_types())} or timm's"
 
 
 def classifier(model: object, name: str) -> ZeroShotModel:
