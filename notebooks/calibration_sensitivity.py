@@ -385,7 +385,8 @@ say(f"on {t}, {text}" for t, text in advice.items())
 # %% tags=["remove-input"]
 settled = set(again.settled())
 points = [text for (t, *pair), text in claims.items() if tuple(pair) == pairs[0] or (t, *pair) in settled]
-say([*points, say_of.prediction_claim(prediction["distances and drift"])])
+best = prediction["distances and drift"]
+say([*points, *([say_of.prediction_claim(best)] if say_of.ranks_runs(best) else [])], otherwise="Nothing is settled")
 widely = runs[(runs.twin == widest) & (runs.config == unsteady)].accuracy
 spread = say_of.spread_claim(widely, f"{label(unsteady)} on {widest}")
 largest = say_of.largest_share_claim(by_drift[by_drift.config == unsteady])

@@ -170,7 +170,8 @@ show(shown, caption, "tab-pairs", numeric=list(scores.place.unique()))
 # vision half to cost no less than a four-bit decoder, because its errors are made before the first token.
 
 # %% tags=["hide-input"]
-tests = compare(pair_up.by_place(plain, others, reference), ["place", "config"], **options)
+sides = pair_up.by_place(plain, others, reference)
+tests = compare(sides, ["place", "config"], **options)
 effects = tests.table("effect", "low", "high", "p", "p_holm", "mde", "n", "images")
 effects = work.save("differences", effects.assign(name=effects.config.map(pairs)))
 
@@ -184,7 +185,7 @@ plt.show()
 # column says how large a loss one such test would have found.
 
 # %% tags=["hide-input", "full-width"]
-table, columns = verdicts(tests, {"Condition": "place", "Decoder + vision": named("config", pairs)})
+table, columns = verdicts(tests, {"Condition": "place", "Decoder + vision": named("config", pairs)}, pairs=sides)
 caption = f"Simulated accuracy minus that of {pairs[reference]}, {100 * P.level:g} % paired bootstrap intervals over images, in points."
 show(table, caption, "tab-pair-verdicts", columns)
 say(condition_claim(plain))

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from edgelib.report.claims.text import spread_text, without_tags
 from edgelib.report.figures.palette import label
-from edgelib.stats.family import Family
+from edgelib.stats.family import Family, Key
 
 
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
@@ -114,9 +115,13 @@ def verdicts(
     unit: str = "points",
     scale: float = 100.0,
     digits: int = 1,
+    pairs: Mapping[Key, Sequence] | None = None,
     **ways: str,
 ) -> tuple[pd.DataFrame, dict[str, str | Column]]:
     """Return a table of a family of tests and the columns to show: keys, difference, Holm's p, power, verdict.
+
+    pairs: the outcomes that were compared, as `compare` takes them; the table then says how many of them differ, which
+    are the answers that carry the effect.
 
     keys: title -> column of the parts of a key, by the names of the family. ways: what the family's verdicts `less` and
     `more` are called. The power is the difference that one such test, not corrected, finds four times in five.
@@ -124,6 +129,9 @@ def verdicts(
     rows = family.table("effect", "low", "high", "p_holm", "mde")
     rows = rows.assign(verdict=[family.verdict(key, **ways) for key in family])
     columns = dict(keys) | {f"Difference, {unit}": interval(scale=scale, digits=digits)}
+    if pairs is not None:
+        rows["differ"] = [int((np.asarray(pairs[key][0]) != np.asarray(pairs[key][1])).sum()) for key in family]
+        columns |= {"Answers that differ": number("differ", "{:,.0f}")}
     columns |= {"Holm p": number("p_holm", "{:.3f}"), "Verdict": "verdict"}
     return rows, columns | {f"One test finds, {unit}": number("mde", f"{{:.{digits}f}}", scale, missing="not defined")}
 

@@ -13,7 +13,7 @@ from edgelib.devices.deploy.memory import (
     memory_parts,
     system_bytes,
 )
-from edgelib.devices.deploy.runtimes import kernel_of, runtime_for, runtimes
+from edgelib.devices.deploy.runtimes import doubts, kernel_of, runtime_for, runtimes
 from edgelib.devices.device import GIB, UNITS
 from edgelib.devices.shapes import Decoder, Encoder
 from edgelib.devices.table import devices
@@ -81,6 +81,13 @@ def test_every_runtime_names_kernels_of_known_formats_families_and_sources():
                 assert (weight in UNITS or weight == "gguf") and activation in UNITS, (key, weight, activation)
 
 
+def test_what_no_source_was_seen_for_is_said_of_each_runtime():
+    said = doubts()
+    assert set(said) == {facts.name for facts in runtimes().values() if facts.unverified}
+    assert said["llama.cpp"] == "no source was seen for the memory that it holds"
+    assert said["TensorRT Edge-LLM"].endswith("the memory that it holds and its command") and "TensorRT" not in said
+
+
 RUNS = {
     "FP16 on a Jetson Nano": ("jetson-nano", "fp16", "fp16", "encode", "tensorrt"),
     "W8A8 on an Orin": ("orin-nano-8gb", "int8", "int8", "encode", "tensorrt"),
@@ -88,6 +95,7 @@ RUNS = {
     "NVFP4 on Thor": ("agx-thor", "nvfp4", "nvfp4", "encode", "tensorrt"),
     "a block type of GGUF on a Jetson Nano": ("jetson-nano", "q4_k", "fp16", "generate", "llama.cpp"),
     "W4A16 that writes on an Orin": ("orin-nano-8gb", "int4", "fp16", "generate", "tensorrt-edge-llm"),
+    "W8A8 that writes on an Orin": ("orin-nano-8gb", "int8", "int8", "generate", "tensorrt-edge-llm"),
     "W4A16 on a Raspberry Pi": ("raspberry-pi-5", "int4", "fp16", "encode", "onnxruntime-cpu"),
 }
 

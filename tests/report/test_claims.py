@@ -65,7 +65,9 @@ def test_the_clearest_difference_is_the_one_with_the_most_standard_errors():
 
 def test_gaps_are_counted_against_a_reference_of_equal_clean_accuracy():
     def gap(effect, low, high, p):
-        scales = pd.DataFrame([dict(scale="matched logit", effect=effect, low=low, high=high, p=p)]).set_index("scale")
+        scales = pd.DataFrame([dict(scale="matched logit", effect=effect, low=low, high=high, p=p, se=0.1)]).set_index(
+            "scale"
+        )
         return Gap("q", "r", 1.0, (0.5, 1.5), 0.001, 100, 100, 0.2, 4, 0.0, 0.95, scales)
 
     family = {"A": gap(0.3, 0.1, 0.5, 0.001), "B": gap(-0.3, -0.5, -0.1, 0.04), "C": gap(np.nan, -np.inf, np.inf, 1.0)}
@@ -111,6 +113,10 @@ def test_a_predictor_is_praised_only_with_evidence(low, p, shown):
     said = runs.prediction_claim(prediction)
     assert said.startswith("without labels the accuracy drop" if shown else "it is not shown")
     assert "rank correlation 0.75" in said and "(6, by config)" in said
+    assert runs.ranks_runs(prediction) == shown
+    between = replace(prediction, within=0.04)
+    assert not runs.ranks_runs(between)
+    assert ("it can be told which config has the larger" in runs.prediction_claim(between)) == shown
 
 
 def test_a_recommendation_names_the_setting_and_its_evidence():

@@ -90,6 +90,7 @@ def test_a_probability_stands_beside_whether_it_is_shown(record):
 
 def test_memory_is_told_by_part(record):
     rows = deployment.memory_rows({"Board": record.devices[0].options}, LABELS)
+    assert deployment.starred("llama.cpp") == "llama.cpp*" and deployment.starred("TensorRT") == "TensorRT"
     assert list(rows) == ["Configuration", "vision tower", "In all", "Runtime"]
     assert rows["In all"].tolist() == [2048, 1024, pytest.approx(921.6), pytest.approx(819.2)]
 

@@ -91,6 +91,10 @@ def test_a_family_becomes_a_table_with_verdicts():
     shown, numeric = selected(rows, columns)
     assert list(shown["Verdict"]) == ["worse", "open"] and "Verdict" not in numeric
     assert shown["Difference, points"][0].startswith("-20.0 (") and shown["Configuration"][1].startswith("W8A16")
+    told, columns = verdicts(
+        family, {"Configuration": named()}, pairs={"w4a16": (lost, right), "w8a16": (right, right)}
+    )
+    assert selected(told, columns)[0]["Answers that differ"].tolist() == ["40", "0"]
 
 
 def test_rows_are_spread_over_columns_in_their_order():

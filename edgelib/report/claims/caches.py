@@ -32,7 +32,9 @@ def attribution_claim(attribution: Attribution, quantity: str = "accuracy") -> s
     total = attribution.total
     numbers = f"{interval_text(total.interval, total.level, 100)} points, {p_text(total.p)}, {count_text(total)}"
     if not lost(attribution):
-        return f"no loss of {quantity} is shown that could be shared out ({100 * total.effect:.1f} points, {numbers})"
+        finds = f"one such test finds {100 * total.mde:.1f} points four times in five"
+        shown = f"no loss of {quantity} is shown that could be shared out"
+        return f"{shown} ({100 * total.effect:.1f} points, {numbers}; {finds})"
     ordered = sorted(attribution.parts.items(), key=lambda part: -part[1].effect)
     parts = [
         f"{factor} {100 * part.effect:.1f} points ({interval_text(part.interval, part.level, 100)})"
@@ -45,7 +47,11 @@ def largest_loss_claim(attributions: Mapping[tuple[str, str], Attribution]) -> s
     """Say which (twin, experiment) loses most and how that is shared out, or that none is shown to lose anything."""
     key = max(attributions, key=lambda key: attributions[key].total.effect)
     if not lost(attributions[key]):
-        return f"none of the {len(attributions)} experiments of the ladder is shown to lose anything"
+        largest = max(attribution.total.mde for attribution in attributions.values())
+        return (
+            f"none of the {len(attributions)} experiments of the ladder is shown to lose anything; each of these tests "
+            f"finds {100 * largest:.1f} points four times in five"
+        )
     return (
         f"the largest loss of the ladder is on {key[0]}, in the experiment on {key[1]}: "
         f"{attribution_claim(attributions[key])}"

@@ -64,8 +64,9 @@ def difference_summary(family: Family) -> str:
     test = family[clearest]
     if not any(test.effect for test in family.tests.values()):
         return f"none of {len(family)} comparisons with the reference differs at all: {count_text(test)} say the same"
+    finds = f", one such test finds {100 * test.mde:.1f} points four times in five" if not known else ""
     return (
         f"{lose} of {len(family)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
         f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+.1f} points "
-        f"({interval_text(test.interval, test.level, 100)}, {count_text(test)})"
+        f"({interval_text(test.interval, test.level, 100)}, {count_text(test)}{finds})"
     )

@@ -66,6 +66,18 @@ def rank_claim(stability: RankStability, what: str = "configurations") -> str:
     )
 
 
+USEFUL = 0.3  # rank correlation within one group from which on a predictor is said to rank runs
+
+
+def ranks_runs(prediction: Prediction) -> bool:
+    """Whether a predictor ranks the runs of one group too, and is not only able to tell groups apart."""
+    return _ranks(prediction) and prediction.within >= USEFUL
+
+
+def _ranks(prediction: Prediction) -> bool:
+    return prediction.interval[0] > 0 and prediction.p < 1 - prediction.level
+
+
 def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str:
     """Say whether a label-free predictor ranks the runs of groups it was not fitted on, and how sure it is."""
     if not math.isfinite(prediction.spearman):
@@ -79,8 +91,13 @@ def prediction_claim(prediction: Prediction, what: str = "accuracy drop") -> str
         f"{prediction.group} {inside}; n = {prediction.n:,} runs, each predicted from the "
         f"other groups ({prediction.n_groups}, by {prediction.group})"
     )
-    if prediction.interval[0] > 0 and prediction.p < 1 - prediction.level:
+    if ranks_runs(prediction):
         return f"without labels the {what} of a run can be ranked ({numbers})"
+    if _ranks(prediction):
+        return (
+            f"without labels it can be told which {prediction.group} has the larger {what}, but hardly which run of "
+            f"one {prediction.group} has it ({numbers})"
+        )
     return f"it is not shown that the {what} of a run can be ranked without labels ({numbers})"
 
 
