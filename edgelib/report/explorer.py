@@ -108,7 +108,7 @@ def scatter(
     )
     bars = [base.mark_rule().encode(**_span(*span)) for span in (("x", x, x_ends), ("y", y, y_ends)) if span[2]]
     size = {"width": "container", "height": 320, "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
-    chart = alt.layer(*bars, points.add_params(kept)).add_params(menu).properties(**size)
+    chart = alt.layer(*bars, points.add_params(kept), background="transparent").add_params(menu).properties(**size)
     chart = chart.transform_filter(alt.datum[choose] == menu)
     # "</" would end the script that carries the data, "<!--" would hide its end.
     spec = json.dumps(chart.to_dict(), sort_keys=True).replace("<", "\\u003c")
