@@ -165,6 +165,8 @@ def test_gaps_of_a_family_are_counted():
     assert said.endswith("of 1 more the gap cannot be estimated, because they are at the level of guessing")
     open_ = Family({"a": replace(wide, effect=0.1, interval=(-0.2, 0.3), p=0.5)})
     assert "one such test finds a gap of 0.20 log odds four times in five" in gaps.gap_summary(open_)
+    blind = Family({"a": replace(wide, effect=0.1, interval=(-np.inf, np.inf), p=1.0, mde=np.nan)})
+    assert "nan" not in gaps.gap_summary(blind)
     assert gaps.gap_summary(Family({"x": lost})).startswith("no gap can be estimated")
     assert gaps.twin_name("weight:8|w4a8-minmax") == "W4A8 min-max on weight:8"
 

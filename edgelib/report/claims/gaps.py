@@ -30,7 +30,8 @@ def gap_summary(family: Family) -> str:
     if abs(test.effect) < 0.005:
         return f"none {of} widens or narrows the robustness gap: every one is 0.00 log odds{rest}"
     verbs = "widens" if widen == 1 else "widen", "narrows" if narrow == 1 else "narrow"
-    finds = f"; one such test finds a gap of {test.mde:.2f} log odds four times in five" if not known else ""
+    finds = f"; one such test finds a gap of {test.mde:.2f} log odds four times in five"
+    finds = finds if not known and math.isfinite(test.mde) else ""
     return (
         f"{widen} {of} {verbs[0]} the robustness gap and {narrow} "
         f"{verbs[1]} it (Holm-corrected); the gap farthest from zero is that of "
