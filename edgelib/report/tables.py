@@ -14,6 +14,9 @@ from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family, Key
 
 
+_LONGEST = 300  # characters of a cell; our own longest, the error of an engine, has about 250
+
+
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
     """ "93.1 (92.0 to 94.1)" from fractions; "not defined" for NaN; an end that is infinite is "open"."""
     if pd.isna(value):
@@ -23,9 +26,12 @@ def with_interval(value: float, low: float, high: float, scale: float = 100.0, d
 
 
 def escaped(text: object) -> str:
-    """Text as table-cell content: markup and column separators of Markdown and HTML are neutralised."""
-    out = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\`*_{}[]|$" else c for c in out).replace("\n", " ")
+    """Text as table-cell content: markup and column separators of Markdown and HTML are neutralised, and what is longer
+    than a cell can show is cut."""
+    out = " ".join(str(text).split())
+    out = out if len(out) <= _LONGEST else f"{out[: _LONGEST - 1]}…"
+    out = out.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_{}[]|$" else c for c in out)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Column:
 
 def named(column: str = "config", names: Mapping[str, str] | None = None) -> Column:
     """Configurations by their labels, or other keys by `names`."""
-    return Column(lambda rows: [(names or {}).get(key) or label(key) for key in rows[column]], numeric=False)
+    return Column(lambda rows: [escaped((names or {}).get(key) or label(key)) for key in rows[column]], numeric=False)
 
 
 def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missing: str = "") -> Column:

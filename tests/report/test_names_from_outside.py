@@ -20,7 +20,7 @@ from edgelib.report.explorer import scatter
 from edgelib.report.figures.base import forest, log_axes
 from edgelib.report.figures.palette import Look
 from edgelib.report.notebook import STYLE, say, show
-from edgelib.report.tables import escaped
+from edgelib.report.tables import escaped, myst_table, named, number, selected
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -103,3 +103,25 @@ def test_chapters_display_by_the_two_words_that_escape():
         assert not calls & {"Markdown", "display", "Latex", "glue"}, path.name
         html = [line for line in path.read_text().splitlines() if re.match(r"\s*HTML\(", line)]
         assert all(line.startswith("HTML(scatter(") for line in html)
+
+
+UNRULY = ["two\n\n# lines", "a|b", "cost $1$ and $2$", "x" * 5000, "{raw}`html`", "- a\n- b", "tab\there"]
+
+
+@pytest.mark.parametrize("name", UNRULY, ids=["lines", "bar", "dollars", "long", "role", "list", "tab"])
+def test_a_cell_stays_one_cell_of_bounded_length(name):
+    rows = pd.DataFrame({"config": [name], "x": [1]})
+    text = myst_table(*selected(rows, {"Name": named(), "x": number("x")})[:1], "Sizes.", "tab-x", {"Name": str})
+    [line] = [line for line in text.splitlines() if line.startswith("| ") and "Name" not in line and "---" not in line]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3 and len(line) < 700
+    assert not re.search(r"(?<!\\)[$`]", line)
+
+
+@pytest.mark.parametrize("name", UNRULY, ids=["lines", "bar", "dollars", "long", "role", "list", "tab"])
+def test_a_name_in_a_sentence_begins_no_line_and_no_formula(name):
+    page = shown(lambda: say([f"on {name} nothing is settled", "the rest is"]))
+    assert page.count("<li>") == 2 and "<h1>" not in page
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        say([f"on {name} nothing is settled"])
+    assert not re.search(r"(?<!\\)\$", captured.outputs[0].data["text/markdown"])

@@ -18,6 +18,7 @@ class Sentence(str):
 
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_MATH = re.compile(r"(?<!\\)\$")
 
 
 def without_tags(text: str) -> str:
@@ -26,6 +27,11 @@ def without_tags(text: str) -> str:
     Names of models, devices, classes and data come from outside; nothing that a chapter says has tags of its own.
     """
     return _TAG.sub("&lt;", text)
+
+
+def without_math(text: str) -> str:
+    """Markdown in which dollars are dollars: sentences that are made from tests hold no formulas, names may hold two."""
+    return _MATH.sub(r"\\$", text)
 
 
 def p_text(p: float) -> str:
@@ -89,5 +95,6 @@ def one_of(names: Iterable[str], most: int = 3) -> str:
 
 
 def bullets(claims: Iterable[str]) -> str:
-    """Claims as a Markdown list of sentences."""
+    """Claims as a Markdown list of sentences; a name that holds line ends starts no line of its own."""
+    claims = (" ".join(claim.split()) for claim in claims)
     return "\n".join(f"- {claim[0].upper()}{claim[1:]}." for claim in claims)
