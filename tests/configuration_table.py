@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
+import yaml
 from helpers import ROOT
 
-from edgelib.chapters.table import CHAPTERS, read
+from edgelib.chapters.schema.base import Parameters
+from edgelib.chapters.table import CHAPTERS
 from edgelib.formats.table import FORMATS
 from edgelib.kv.scheme import kv_scheme
 from edgelib.quant.methods import METHODS
@@ -26,17 +29,21 @@ CACHES = ("fixes", "dose_schemes")
 HEAD = 64  # channels of a head, for the bits of a cache: that of most decoders
 
 
+@cache
+def published() -> dict[str, Parameters]:
+    """The published parameters of every chapter."""
+    paths = {chapter: ROOT / "params" / f"{chapter}.yaml" for chapter in CHAPTERS}
+    return {chapter: CHAPTERS[chapter](**yaml.safe_load(path.read_text())) for chapter, path in paths.items()}
+
+
 def taken(fields: Iterable[str]) -> dict[str, list[str]]:
     """Which published chapters take a name in one of these parameters: {name: chapters}."""
     found: dict[str, list[str]] = {}
-    for chapter in CHAPTERS:
-        path = ROOT / "params" / f"{chapter}.yaml"
-        if path.is_file():
-            given = CHAPTERS[chapter](**read(path)[1])
-            for field in fields:
-                for name in getattr(given, field, None) or []:
-                    if chapter not in found.setdefault(name, []):
-                        found[name].append(chapter)
+    for chapter, given in published().items():
+        for field in fields:
+            for name in getattr(given, field, None) or []:
+                if chapter not in found.setdefault(name, []):
+                    found[name].append(chapter)
     return found
 
 

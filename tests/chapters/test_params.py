@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
+
 import pytest
 
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
@@ -269,3 +271,9 @@ def test_a_hub_id_that_was_fetched_is_of_the_kind_that_its_configuration_says(tm
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(tmp_path / file))
     with pytest.raises(EdgelibError, match="owner/name writes answers"):
         check({"model": "owner/name"}, CHAPTERS["efficiency"])
+
+
+def test_chapters_read_tables_of_known_chapters_and_in_no_circle():
+    graph = {name: chapter.reads() for name, chapter in CHAPTERS.items()}
+    order = list(TopologicalSorter(graph).static_order())
+    assert set(order) == set(CHAPTERS) and order.index("pareto") < order.index("validation")

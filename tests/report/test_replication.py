@@ -78,6 +78,13 @@ def test_the_published_tables_answer_every_claim_but_the_two_that_nothing_speaks
     assert counts[list(shown_as.VERDICTS)].to_numpy().sum() == len(table)
 
 
+def test_a_folder_of_tables_that_is_none_is_refused(tmp_path):
+    with pytest.raises(EdgelibError, match="no folder 'nowhere' of published tables; name one such as book/data"):
+        shown_as.published_folder(tmp_path, "nowhere")
+    assert shown_as.published_folder(tmp_path, None) == tmp_path / "book" / "data"
+    assert shown_as.read_scope(tmp_path).endswith("of 0 chapters: none")
+
+
 def study(kind, share, low, high, nominal=None):
     nominal = nominal or (0.05 if kind == claim.FALSE else 0.95)
     facts = dict(study=kind, what="differences", case="equal", share=share, low=low, high=high, n=100, level=0.95)

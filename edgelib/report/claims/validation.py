@@ -110,7 +110,5 @@ def validation_opening(claims: pd.DataFrame, studies: pd.DataFrame, agreed: pd.D
     trust = "read a difference with its interval, and an open verdict as a question of more images"
     if wrong:
         trust = f"do not trust {wrong[0]['what']} for {wrong[0]['case']} here: {wrong[0]['study']} miss their target"
-    small = (
-        "; a claim contradicted on the models of this book may hold on yours, one contradicted by its own figures not"
-    )
-    return Opening(answer, number, trust + small)
+    small = "a claim contradicted on this book's models may hold on yours, one contradicted by its own figures does not"
+    return Opening(answer, number, f"{trust}; {small}")
