@@ -13,7 +13,6 @@ from edgelib.report.claims.text import spread_text, without_tags
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family, Key
 
-
 _LONGEST = 300  # characters of a cell; our own longest, the error of an engine, has about 250
 
 

@@ -30,7 +30,7 @@ def without_tags(text: str) -> str:
 
 
 def without_math(text: str) -> str:
-    """Markdown in which dollars are dollars: sentences that are made from tests hold no formulas, names may hold two."""
+    """Markdown in which dollars are dollars: sentences made from tests hold no formulas, names may."""
     return _MATH.sub(r"\\$", text)
 
 
