@@ -350,7 +350,7 @@ conclude(say_of.engines_opening(whole, choice, P.pairs, sizes), scope_claim(P.mo
 
 # %% [markdown]
 # **What this does not show.** In a narrow model most rows fall back to wider types than the name says; {numref}`tab-types` counts those of this one, and a wide
-# model loses more under the same name. Engine agreement is about the next token after a prompt, not about long answers. Times are those of one machine.
+# model may lose more under the same name. Engine agreement is about the next token after a prompt, not about long answers. Times are those of one machine.
 #
 # **Rerun it.**
 #

@@ -382,7 +382,7 @@ points = {task: name for task, name in NAMES.items() if TASKS[task].unit == "%"}
 conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, P.vqa, "answers"))
 
 # %% [markdown]
-# **What this does not show.** The twins' outliers are planted, and drawn questions are stand-ins in the columns of VQAv2, POPE and
+# **What this does not show.** The twins' outliers are planted, and questions, where they are drawn, are stand-ins in the columns of VQAv2, POPE and
 # MME, whose names a score has only with the data set itself. Simulated accuracy says nothing about speed.
 #
 # **Rerun it.**
