@@ -58,7 +58,7 @@ def sweep(
     parameters: Any = checked(read(file, name, over)[1] | given, schema)
     if parameters.executor != "ray" and (address is not None or gpus):
         raise EdgelibError("--address and --gpus are of Ray's workers; add --executor ray")
-    from edgelib.ground.paths import find_root
+    from edgelib.ground.paths import find_root, whole_file
     from edgelib.study.executors import Cluster
     from edgelib.study.store import CellStore
     from edgelib.study.sweep import sweep as run
@@ -80,9 +80,10 @@ def sweep(
     marks = list(study.columns(*next(iter(study.cells()))))
     score = "correct" if "correct" in rows else "score"
     means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
-    _write(out, lambda path: ENDINGS[out.suffix](rows, path))
-    summary = out.with_suffix(".summary.json")
-    _write(summary, lambda path: path.write_text(_summary(name, rows, means, score), encoding="utf-8"))
+    with whole_file(out) as path:
+        ENDINGS[out.suffix](rows, path)
+    with whole_file(summary := out.with_suffix(".summary.json")) as path:
+        path.write_text(_summary(name, rows, means, score), encoding="utf-8")
     print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
     clean = ", severity 0 is clean" if "severity" in marks else ""
     print(f"simulated mean of {score!r}{clean}, also in {summary}; {len(rows)} outcomes in {out}")
@@ -114,17 +115,6 @@ def _summary(name: str, rows: Any, means: Any, score: str) -> str:
         "means": means.reset_index(name="mean").to_dict("records"),
     }
     return json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def _write(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        make(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import whole_file
 from edgelib.ground.records import Record, checked, one_line
 
 VERSION = 1
@@ -206,7 +206,6 @@ def write_record(record: DecisionRecord, path: str | Path) -> Path:
     """Write a record as one JSON file, whole at any moment; the same bytes for the same record."""
     path = Path(path)
     text = json.dumps(record.model_dump(), separators=(",", ":"), allow_nan=False)
-    whole = path.with_name(f".{path.name}.new")
-    whole.write_text(text + "\n", encoding="utf-8", newline="\n")
-    os.replace(whole, path)
+    with whole_file(path) as place:
+        place.write_text(text + "\n", encoding="utf-8", newline="\n")
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -25,7 +24,7 @@ from pydantic import Field
 from edgelib.devices.device import Device
 from edgelib.devices.table import family_reasons
 from edgelib.errors import EdgelibError
-from edgelib.ground.paths import from_home
+from edgelib.ground.paths import from_home, whole_file
 from edgelib.ground.records import Record, Text, between, checked, one_line, read_yaml, shown
 
 PUBLISHED = "epyc-2-cores"
@@ -142,9 +141,8 @@ def save_measurements(measured: Measurements, folder: str | Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """Write a file that is whole at any moment."""
-    whole = path.with_name(f".{path.name}.new")
-    whole.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(whole, path)
+    with whole_file(path) as place:
+        place.write_text(text, encoding="utf-8", newline="\n")
 
 
 def load_measurements(path: str | Path | None = None) -> Measurements:

@@ -1,8 +1,11 @@
-"""Where the checkout is."""
+"""Where the checkout is, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,3 +21,20 @@ def find_root(start: str | Path | None = None) -> Path:
 def from_home(path: str | os.PathLike) -> Path:
     """Return the path with ~ as one's home; the home of an unknown user stays as it is written."""
     return Path(os.path.expanduser(path))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a place beside `path` to write a file to, which takes the place of `path` at once when the block ends.
+
+    Whoever reads meanwhile finds the old file whole, and so it stays where the block raises. The folder is made. The
+    place is nobody else's, in whatever thread or container.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgelib.errors import EdgelibError
-from edgelib.ground.paths import from_home
+from edgelib.ground.paths import from_home, whole_file
 from edgelib.observe.tallies import counted_percentile
 
 
@@ -109,14 +108,10 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike) -> Path:
         "fed_by_value": statistics.fed_by_value,
     }
     path = from_home(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "statistics": json.dumps(known)})
-        os.replace(temporary, path)
+        with whole_file(path) as place:
+            save_file(tensors, place, metadata={"format": _FORMAT, "statistics": json.dumps(known)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise EdgelibError(f"statistics cannot be written to {str(path)!r} ({error})") from None
     return path
 

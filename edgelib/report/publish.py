@@ -24,7 +24,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from edgelib.errors import EdgelibError
-from edgelib.ground.paths import find_root
+from edgelib.ground.paths import find_root, whole_file
 from edgelib.source import code_digest, files_behind, imported_names
 
 SAVED = (".csv", ".svg", ".json")  # what a chapter saves for the book: tables behind figures, figures, a decision
@@ -260,9 +260,8 @@ def _copy_tables(chapter: Chapter) -> dict[str, str]:
     data.mkdir(parents=True, exist_ok=True)
     new = {data / f"{chapter.name}-{table.name}": table for table in _saved(chapter)}
     for target, table in new.items():
-        whole = target.with_name(f".{target.name}.new")
-        shutil.copyfile(table, whole)
-        os.replace(whole, target)
+        with whole_file(target) as place:
+            shutil.copyfile(table, place)
     for old in set(chapter.tables) - set(new):
         old.unlink()
     return _digests(chapter.tables)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from scipy.stats import binomtest
 
+from edgelib.ground.paths import whole_file
 from edgelib.train.loop import SCORED
 
 
@@ -61,6 +61,5 @@ that quantization experiments run offline; it knows nothing of photographs.
 {scores}
 - SHA-256 of `model.safetensors`: `{digest}`.
 """
-    temporary = out / "README.md.tmp"
-    temporary.write_text(text)
-    os.replace(temporary, out / "README.md")
+    with whole_file(out / "README.md") as place:
+        place.write_text(text)

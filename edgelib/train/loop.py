@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from edgelib.data.scenes.records import COLOURS, SIZES, TEXTURES, draw_records, record_table, render
 from edgelib.data.scenes.shapes import SHAPES
 from edgelib.ground.checks import seed_number
+from edgelib.ground.paths import whole_file
 
 MEAN = STD = (0.5, 0.5, 0.5)  # how the embedded models normalise pixels
 _ATTRIBUTES = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": SIZES, "texture": TEXTURES}
@@ -180,8 +180,8 @@ def train_cycles(
             steps = optimise(network, width, patch, loss_of, recipe, cycle)
             average = _with_log(steps, score, recipe, out, report)
             state = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
-            save_file(state, file.with_suffix(".tmp"))
-            os.replace(file.with_suffix(".tmp"), file)
+            with whole_file(file) as place:
+                save_file(state, place)
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
     for file in kept:
         file.unlink()

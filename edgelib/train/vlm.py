@@ -7,7 +7,6 @@ in and learns to answer, while the tower goes on with both. Every scene is seen 
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from transformers import CLIPModel, Qwen2VLForConditionalGeneration
 
 from edgelib.data.scenes.questions import WRITERS, scene_questions, true_answers
 from edgelib.ground.checks import seed_number
+from edgelib.ground.paths import whole_file
 from edgelib.models.load import model_folder
 from edgelib.train.card import write_vlm_card
 from edgelib.train.loop import add_line, learning_rate, parameter_groups
@@ -155,8 +155,8 @@ class Training:
         """Run the steps of a stage, unless a stopped training has, and go on from the average that they left."""
         file = self.out / f"{name}.safetensors"
         if not file.is_file():
-            save_file(steps().state_dict(), file.with_suffix(".tmp"))
-            os.replace(file.with_suffix(".tmp"), file)
+            with whole_file(file) as place:
+                save_file(steps().state_dict(), place)
         network.load_state_dict(load_file(file))
 
     def log(self, images: int, loss: float, heads: SightHeads, visual: nn.Module, model: nn.Module | None) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, group_is_alive
 from toy_study import Toy
 
 from edgelib.study.filling import out_of_memory
@@ -187,18 +187,6 @@ def test_a_signal_ends_the_command_with_a_word_and_without_children(tmp_path, nu
         text = run.stderr.read()
         assert run.wait(timeout=60) == 1
     assert "edgelib: interrupted; run the same command again to go on" in text and "Traceback" not in text
-    assert not alive(run.pid)
+    assert not group_is_alive(run.pid)
     found = check_store(CellStore(tmp_path / "results"))
     assert found.cells and not found.damaged
-
-
-def alive(group: int) -> bool:
-    """Whether a process of the group still runs, besides the dead that nobody has waited for."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if pgrp == str(group) and state != "Z":
-            return True
-    return False

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, group_is_alive
 from killed_sweep import small_grid
 
 import edgelib
@@ -125,18 +125,6 @@ def test_workers_do_not_outlive_a_killed_parent(killed):
     while group_is_alive(killed[1]):
         assert time.monotonic() - started < 1200, "a worker waits for a parent that is dead"
         time.sleep(0.05)
-
-
-def group_is_alive(group: int) -> bool:
-    """Whether a process of the group still runs; the dead that nobody has waited for do not count."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if pgrp == str(group) and state != "Z":
-            return True
-    return False
 
 
 @pytest.mark.slow

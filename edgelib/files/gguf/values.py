@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgelib.errors import EdgelibError
+from edgelib.ground import paths
 
 _WIDTH = {"u32": 4, "i32": 4, "f32": 4, "bool": 1}
 ALIGNMENT = 32  # of every tensor's data
@@ -39,23 +39,20 @@ def whole_file(path: Path, architecture: str, metadata: Mapping[str, Value]) -> 
 
     Raises EdgelibError for a file that cannot be written, and without the package gguf.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = require_gguf().GGUFWriter(temporary, architecture)
+    gguf = require_gguf()
     try:
-        add_all(writer, metadata)
-        yield writer
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(temporary, path)
+        with paths.whole_file(path) as place:
+            writer = gguf.GGUFWriter(place, architecture)
+            add_all(writer, metadata)
+            yield writer
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
     except OSError as error:
         raise EdgelibError(
             f"{path.name!r} cannot be written ({error.strerror or error}); choose another place"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def value_bytes(value: Value) -> int:

@@ -16,6 +16,7 @@ from transformers import Qwen2VLImageProcessor
 
 from edgelib.devices.machine import Watch, describe
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import whole_file
 from edgelib.kernels.llama_cpp.engine import why_no_engine
 from edgelib.kernels.llama_cpp.speed import (
     CACHES,
@@ -146,8 +147,6 @@ def _write(path: Path, rows: list[dict]) -> Path:
     """Write the rows of all cases, each with the share of the machine that other programs took over all of them."""
     table = pd.DataFrame(rows)
     table["others"] = round(table["others"].sum() / table["seconds"].sum(), 4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole_file = path.with_name(f".{path.name}.new")
-    table.drop(columns="seconds").to_csv(whole_file, index=False, float_format="%.4g", lineterminator="\n")
-    os.replace(whole_file, path)
+    with whole_file(path) as place:
+        table.drop(columns="seconds").to_csv(place, index=False, float_format="%.4g", lineterminator="\n")
     return path
