@@ -22,8 +22,10 @@ def nature(
     calibration: Annotated[int, typer.Option(help="Calibration passages, at most 36.")] = 36,
     images: Annotated[int, typer.Option(help="Images that the twins are asked about.")] = 24,
     twins: Annotated[str | None, typer.Option(help="Twins by commas, as in plain,activation:32+spike:256.")] = None,
-    schemes: Annotated[str | None, typer.Option(help="Schemes by commas; those that lead the book by default.")] = None,
-    caches: Annotated[str | None, typer.Option(help="Key-value caches by commas, as in e4m3-one,int8-token.")] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Schemes by commas, or none; the published ones by default.")
+    ] = None,
+    caches: Annotated[str | None, typer.Option(help="Key-value caches by commas, or none.")] = None,
     page: Annotated[Path | None, typer.Option(help="Also write the page that reads these tables, as MyST.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the twins' channels and of the images.")] = 0,
 ) -> None:
@@ -35,9 +37,7 @@ def nature(
     from edgelib.study.nature.run import Nature, measure
 
     given = {"twins": twins, "schemes": schemes, "caches": caches}
-    lists: dict[str, Any] = {
-        name: tuple(part.strip() for part in text.split(",")) for name, text in given.items() if text is not None
-    }
+    lists: dict[str, Any] = {name: _listed(text) for name, text in given.items() if text is not None}
     asked = Nature(decoder, model, passages=passages, calibration=calibration, images=images, seed=seed)
     asked = replace(asked, **lists)
     folder = measure(asked, out, report=lambda line: print(line, file=sys.stderr, flush=True))
@@ -45,3 +45,7 @@ def nature(
     if page is not None:
         page.write_text(page_of(folder), encoding="utf-8")
         print(f"wrote the page {page}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return () if text.strip() == "none" else tuple(part.strip() for part in text.split(","))

@@ -20,9 +20,10 @@ from edgelib.stats.paired import percentile_interval, replicates, rng_for
 from edgelib.stats.ranks import RankAgreement, rank_agreement
 from edgelib.study.nature.caches import CONTROL
 from edgelib.study.nature.grid import line_of
-from edgelib.study.nature.states import PARTS, SHAPES, distances, shape_table
+from edgelib.study.nature.states import LARGEST_E4M3, PARTS, SHAPES, distances, shape_table
 
 LEVEL = 0.95
+NOTICEABLE = 0.05  # octaves
 NATURE = "nature"
 WORDS = {"activation": "activations", "weight": "weights", "key": "keys", "value": "values", "residual": "residual"}
 
@@ -58,6 +59,11 @@ class Found:
         """State table of the decoder with its keys grown."""
         table = self._table("states")
         return table[(table.subject == NATURE) & (table.twin == CONTROL)]
+
+    @property
+    def ranks(self) -> bool:
+        """Whether methods were compared."""
+        return all((self.folder / f"{name}.csv").is_file() for name in ("kl", "nll", "twins"))
 
     @cached_property
     def kl(self) -> pd.DataFrame:
@@ -107,22 +113,30 @@ def mean_interval(values: Sequence[float] | pd.Series | np.ndarray, *key: object
 def page(folder: Path) -> str:
     """Return the whole page, MyST; a test holds the book's to it."""
     found = Found(folder)
-    nearest = found.distances.iloc[0]["twin"]
-    agreement = found.agreements.get(nearest) or next(iter(found.agreements.values()))
-    parts = [
-        "# Twins against nature",
-        _opening(found, nearest, agreement),
-        _scope(found),
-        _states_section(found),
-        _ranks_section(found),
-        _methods_section(found),
-        _caches_section(found),
-        _rerun(found),
-    ]
+    parts = ["# Twins against nature", _opening(found), _scope(found), _states_section(found)]
+    parts += [_ranks_section(found), _methods_section(found)] if found.ranks else []
+    parts += [_caches_section(found), _rerun(found)]
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(found: Found, nearest: str, agreement: RankAgreement) -> str:
+def _opening(found: Found) -> str:
+    nearest = found.distances.iloc[0]
+    if not found.ranks:
+        unlike = ", and the next" if len(found.distances) > 1 else ""
+        unlike += f", `{found.distances.iloc[1]['twin']}`, {found.distances.iloc[1]['all']:.2f}" if unlike else ""
+        said = (
+            f"{range_sentence(found)} Of {len(found.distances)} twins, `{nearest['twin']}` has the states nearest to "
+            f"a real decoder's: {nearest['all']:.2f} octaves away{unlike}."
+        )
+        advice = (
+            "read the twins for causes and not for sizes: a real decoder carries several kinds of outliers at once. "
+            "`edgelib nature ./my-decoder --out nature` makes these tables for yours, and ranks the methods on it."
+        )
+        return "\n".join(
+            [":::{admonition} Answer", ":class: tip answer", "", said, "", f"**Do this:** {advice}", ":::"]
+        )
+    nearest = nearest["twin"]
+    agreement = found.agreements.get(nearest) or next(iter(found.agreements.values()))
     lines = [
         ":::{admonition} Answer",
         ":class: tip answer",
@@ -156,14 +170,18 @@ def ranking_sentence(agreement: RankAgreement) -> str:
 
 def _scope(found: Found) -> str:
     told = found.told
-    return (
-        f"Real weights, simulated rounding: the decoder is {escaped(told['decoder'])}, read on {told['passages']} "
-        f"passages of {told['length']} tokens and calibrated on {told['calibration']} of other books. The twins are "
-        f"those of {escaped(told['model'])}, asked about {told['images']} drawn scenes. Every number is the divergence "
-        "of the next token's distribution from the unrounded model's, in nats, unless a column says otherwise. "
-        "Intervals are bootstrap intervals over passages and scenes: with this few of them they are wide, and no "
-        "order within an interval is a finding."
+    said = (
+        f"Real weights: the decoder is {escaped(told['decoder'])}; its states are those of {told['state_passages']} "
+        f"passages of {told['length']} tokens. The twins are those of {escaped(told['model'])}, a small model trained "
+        f"on drawn scenes, asked about {told['images']} of them."
     )
+    if found.ranks:
+        said += (
+            f" Methods are *simulated* on {told['passages']} passages, calibrated on {told['calibration']} of other "
+            "books; a cost is the divergence of the next token's distribution from the unrounded model's, in nats. "
+            "Intervals are bootstrap intervals over passages and scenes: no order within an interval is a finding."
+        )
+    return said
 
 
 def _states_section(found: Found) -> str:
@@ -171,10 +189,10 @@ def _states_section(found: Found) -> str:
     shapes = shapes[shapes.part.isin(PARTS)]
     shown = pd.DataFrame(
         {
-            "States of": [_code(name) for name in shapes.subject],
+            "States of": [_shown(name) for name in shapes.subject],
             "What": [WORDS[part] for part in shapes.part],
             "Peak / median": shapes.peak_ratio.map("{:,.0f}".format).to_numpy(),
-            "Kurtosis": shapes.kurtosis.map("{:,.1f}".format).to_numpy(),
+            "Kurtosis": shapes["kurtosis"].map("{:,.1f}".format).to_numpy(),
             "Channel": shapes.channel_ratio.map("{:.1f}".format).to_numpy(),
             "Token": shapes.token_ratio.map("{:.1f}".format).to_numpy(),
             "Outlier channels, %": shapes.outlier_channels.mul(100).map("{:.1f}".format).to_numpy(),
@@ -185,16 +203,16 @@ def _states_section(found: Found) -> str:
         "Shape of the states: medians over layers, the most massive layer. Channel, token: the largest peak over the "
         "median peak. Outlier channels: those beyond six median peaks."
     )
-    table = myst_table(shown, caption, "tab-nature-states", {c: str for c in shown.columns})
+    table = myst_table(shown, caption, "tab-nature-states", {c: str for c in shown.columns[2:]})
     near = found.distances
-    columns = {"Twin": near.twin.map(_code)} | {WORDS[p].capitalize(): near[p].map("{:.2f}".format) for p in PARTS}
+    columns = {"Twin": near.twin.map(_shown)} | {WORDS[p].capitalize(): near[p].map("{:.2f}".format) for p in PARTS}
     gaps = pd.DataFrame(columns | {"All": near["all"].map("{:.2f}".format)})
     caption = (
         "How far each twin's states are from the real decoder's: octaves between the layers' "
         f"{names_text([_plain(s) for s in SHAPES], most=9)} (Wasserstein distance), the nearest first."
     )
     text = " ".join(nature_sentences(found))
-    distances_table = myst_table(gaps, caption, "tab-nature-distances", {c: str for c in gaps.columns})
+    distances_table = myst_table(gaps, caption, "tab-nature-distances", {c: str for c in gaps.columns[1:]})
     return f"## What nature's outliers look like\n\n{text}\n\n{table}\n\n{distances_table}"
 
 
@@ -205,7 +223,7 @@ def nature_sentences(found: Found) -> list[str]:
     sinks = own[own.part == "attention"]
     token = activation.loc[activation.token_ratio.idxmax()]
     near = found.distances
-    nearest = {part: near.loc[near[part].idxmin(), "twin"] for part in PARTS}
+    nearest = {part: _nearest(near.set_index("twin")[part]) for part in PARTS}
     said = [
         f"In the real decoder, {int((residual.massive > 0).sum())} of {len(residual)} layers hand on massive values, "
         f"the largest {residual.peak.max():,.0f}.",
@@ -218,6 +236,12 @@ def nature_sentences(found: Found) -> list[str]:
     return [*said, f"Of the twins, {told}."]
 
 
+def _nearest(distance: pd.Series) -> str:
+    """The nearest twin of a part; "plain" where no planted outliers bring it nearer by a noticeable distance."""
+    best = str(distance.idxmin())
+    return "plain" if "plain" in distance and distance["plain"] - distance[best] < NOTICEABLE else best
+
+
 def _sinks(found: Found, twin: str) -> float:
     table = found.states.get(twin, next(iter(found.states.values())))
     return float(table[table.part == "attention"].sink_heads.mean())
@@ -228,7 +252,7 @@ def _ranks_section(found: Found) -> str:
     for twin, own in sorted(found.agreements.items(), key=lambda item: -item[1].rho):
         rows.append(
             {
-                "Twin": _code(twin),
+                "Twin": _shown(twin),
                 "Spearman": _triple(own.rho, own.rho_interval),
                 "Kendall": _triple(own.tau, own.tau_interval),
                 "Same bits, same order": _triple(own.within, own.within_interval),
@@ -240,7 +264,12 @@ def _ranks_section(found: Found) -> str:
         f"{100 * LEVEL:g} % intervals over passages, scenes and lines of schemes. Last column: share of the {pairs} "
         "pairs of methods that leave the same bits which both order alike; a coin gets 0.5."
     )
-    table = myst_table(pd.DataFrame(rows), caption, "tab-nature-ranks", {"Spearman": str, "Kendall": str})
+    table = myst_table(
+        pd.DataFrame(rows),
+        caption,
+        "tab-nature-ranks",
+        {c: str for c in ("Spearman", "Kendall", "Same bits, same order")},
+    )
     best = max(found.agreements, key=lambda twin: found.agreements[twin].rho)
     text = (
         f"The twin that ranks most as the real decoder does is `{best}`; it was found by looking, so its interval is "
@@ -256,8 +285,8 @@ def _methods_section(found: Found) -> str:
         moved = mean_interval(found.nll[name] - found.nll["fp32"], name, "nll")
         rows.append(
             {
-                "Scheme": _code(name),
-                "Label": escaped(scheme(name).label),
+                "Scheme": _shown(name),
+                "Label": scheme(name).label,
                 "Perplexity": f"{np.exp(found.nll[name].mean()):.1f}",
                 "Times the unrounded": _triple(*_exponential(moved)),
                 "KL, nats": spread_text(*kl),
@@ -268,7 +297,7 @@ def _methods_section(found: Found) -> str:
         f"{np.exp(found.nll['fp32'].mean()):.1f}."
     )
     numbers: dict = {c: str for c in ("Perplexity", "Times the unrounded", "KL, nats")}
-    table = myst_table(pd.DataFrame(rows), caption, "tab-nature-methods", numbers | {"Scheme": str, "Label": str})
+    table = myst_table(pd.DataFrame(rows), caption, "tab-nature-methods", numbers)
     said = [sentence for line in ("W4A16", "W3A16") for sentence in method_sentences(found, line)]
     return "## What methods cost a real decoder\n\n" + " ".join(said) + "\n\n" + table
 
@@ -294,12 +323,15 @@ def method_sentences(found: Found, line: str) -> list[str]:
 
 
 def _caches_section(found: Found) -> str:
+    title = "## Is range what FP8 caches lack?"
+    if not (found.folder / "caches.csv").is_file():
+        return f"{title}\n\n{range_sentence(found)} {largest_sentence(found)}"
     rows = []
     for (twin, cache), own in found.caches.groupby(["twin", "cache"], sort=False):
         rows.append(
             {
-                "Keys": "as they are" if twin == "plain" else _code(twin),
-                "Cache": escaped(kv_scheme(cache).label),
+                "Keys": "as they are" if twin == "plain" else _shown(twin),
+                "Cache": kv_scheme(cache).label,
                 "Perplexity": f"{np.exp(own.nll.mean()):.1f}",
                 "KL, nats": spread_text(*mean_interval(own.kl, twin, cache)),
                 "Same token, %": f"{100 * own.same_top.mean():.1f}",
@@ -308,21 +340,39 @@ def _caches_section(found: Found) -> str:
     caption = (
         "Simulated: what each key-value cache costs the real decoder, and the same with all channels of its keys grown."
     )
-    numbers = {c: str for c in ("Keys", "Perplexity", "KL, nats", "Same token, %")}
-    table = myst_table(pd.DataFrame(rows), caption, "tab-nature-caches", numbers | {"Cache": str})
-    return f"## Is range what FP8 caches lack?\n\n{' '.join(cache_sentences(found))}\n\n{table}"
+    numbers: dict = {c: str for c in ("Perplexity", "KL, nats", "Same token, %")}
+    table = myst_table(pd.DataFrame(rows), caption, "tab-nature-caches", numbers)
+    return f"{title}\n\n{' '.join(cache_sentences(found))}\n\n{table}"
+
+
+def range_sentence(found: Found) -> str:
+    """Whether keys or values of the real decoder leave what E4M3 holds without a scale."""
+    own = found.states[NATURE]
+    states = own[own.part.isin(["key", "value"])]
+    share = states.beyond448.max()
+    if states.peak.max() <= LARGEST_E4M3:
+        return "No key or value that a real decoder made of text leaves the range of E4M3, even without a scale."
+    return f"In the worst layer, {100 * share:.2g} % of the real decoder's keys or values leave the range of E4M3."
+
+
+def largest_sentence(found: Found) -> str:
+    """How far the largest key and value are from the largest number of E4M3."""
+    own = found.states[NATURE]
+    keys, values = (own.loc[own.part == part, "peak"].max() for part in ("key", "value"))
+    return (
+        f"The largest key that it read is {keys:,.1f} and the largest value {values:,.1f}; the largest number of E4M3 "
+        f"is {LARGEST_E4M3:.0f}, so states would have to grow {LARGEST_E4M3 / max(keys, values):,.0f} times to "
+        "saturate. Whatever E4M3 without a scale costs this decoder is the doing of its steps."
+        if max(keys, values) <= LARGEST_E4M3
+        else f"The largest key that it read is {keys:,.1f} and the largest value {values:,.1f}."
+    )
 
 
 def cache_sentences(found: Found) -> list[str]:
     """The verdict on the claim that keys and values saturate at 448, with the control that really does."""
-    own, control = found.states[NATURE], found.control
-    keys, values, grown = (t[t.part == p] for t, p in ((own, "key"), (own, "value"), (control, "key")))
-    beyond = max(keys.beyond448.max(), values.beyond448.max())
-    what = "no state exceeds" if beyond == 0 else f"in the worst layer {100 * beyond:.2g} % of the states exceed"
-    said = [
-        f"The largest key of the real decoder is {keys.peak.max():,.0f}, the largest value {values.peak.max():,.0f}; "
-        f"{what} 448, the largest number of E4M3, even without a scale."
-    ]
+    control = found.control
+    grown = control[control.part == "key"]
+    said = [range_sentence(found), largest_sentence(found)]
     said += _causes(found, "plain", "On the states as they are")
     if len(grown):
         said.append(
@@ -371,8 +421,8 @@ def _rerun(found: Found) -> str:
     )
 
 
-def _code(name: str) -> str:
-    return "the real decoder" if name == NATURE else f"`{name}`"
+def _shown(name: str) -> str:
+    return "the real decoder" if name == NATURE else name
 
 
 def _plain(name: str) -> str:

@@ -44,7 +44,9 @@ TWINS = (
     "activation:8+spike:16",
     "activation:32+spike:256",
 )
+STATE_PASSAGES = 4
 OPTIONS = ("model", "passages", "calibration", "images", "seed", "twins", "schemes", "caches")
+NONE = "none"  # how the command line says an empty list
 LIBRARIES = ("torch", "transformers", "edgelib")
 
 
@@ -79,7 +81,9 @@ Cell = tuple[str, tuple[str, ...], Callable[[], pd.DataFrame]]
 
 
 def measure(asked: Nature, out: Path, *, progress: bool = True, report: Callable[[str], None] = print) -> Path:
-    """Compute what lacks of a comparison and write its tables: states, kl, nll, tops, twins, caches, provenance.
+    """Compute what lacks of a comparison and write its tables: states, kl, nll, same_top, twins, caches, provenance.
+
+    States are those of the first STATE_PASSAGES test passages. Without schemes or caches, their tables are left out.
 
     Finished cells are kept in `out`/unfinished, under what they depend on, until the folder is deleted.
     Raises EdgelibError for a decoder or model that does not load, and for numbers that are none.
@@ -132,19 +136,19 @@ def _cells(asked: Nature, decoder: TextDecoder, model: GenerativeModel, kept: Pa
 
     def nature_states(twin: str) -> pd.DataFrame:
         module = grown(decoder.module, twin)
-        return state_table(module, [_run(module, ids) for ids in batches(test[:4])])
+        return state_table(module, [_run(module, ids) for ids in batches(test[:STATE_PASSAGES])])
 
     def twin_states(twin: str) -> pd.DataFrame:
         own = twin_named(model, twin, asked.seed)
         return state_table(own, (step.run for step in own.calibration_passes(data)))
 
-    for twin in (PLAIN, CONTROL):
+    for twin in (PLAIN, CONTROL) if asked.caches else (PLAIN,):
         yield "nature", (twin,), partial(nature_states, twin)
     for twin in asked.twins:
         yield "states", (twin,), partial(twin_states, twin)
     for name in asked.compared:
         yield "scheme", (name,), partial(grid.cell, name)
-    for twin in asked.twins:
+    for twin in asked.twins if asked.compared else ():
         yield "twin", (twin, *asked.compared), partial(twin_cell, model, twin, asked.compared, data, pool)
     for twin, caches in ((PLAIN, asked.caches), (CONTROL, CONTROLLED)):
         for cache in (cache for cache in caches if cache in asked.caches):
@@ -164,17 +168,15 @@ def _write(asked: Nature, decoder: TextDecoder, found: dict, out: Path) -> Path:
         for (kind, key), rows in found.items()
         if kind in ("nature", "states")
     ]
-    wide = _pivot({key[0]: rows for (kind, key), rows in found.items() if kind == "scheme"})
-    caches = pd.concat(
-        [rows.assign(twin=key[0], cache=key[1]) for (kind, key), rows in found.items() if kind == "cache"]
-    )
-    twins = pd.concat([rows.assign(twin=key[0]) for (kind, key), rows in found.items() if kind == "twin"])
-    tables = {
-        "states": _first(pd.concat(states), ["subject", "twin", "part", "place", "layer"]),
-        **wide,
-        "twins": _first(twins, ["twin", "item"]),
-        "caches": caches[["twin", "cache", "item", "tokens", "nll", "kl", "same_top"]],
-    }
+    schemes = {key[0]: rows for (kind, key), rows in found.items() if kind == "scheme"}
+    caches = [rows.assign(twin=key[0], cache=key[1]) for (kind, key), rows in found.items() if kind == "cache"]
+    twins = [rows.assign(twin=key[0]) for (kind, key), rows in found.items() if kind == "twin"]
+    tables = {"states": _first(pd.concat(states), ["subject", "twin", "part", "place", "layer"])}
+    tables |= _pivot(schemes) if schemes else {}
+    if twins:
+        tables["twins"] = _first(pd.concat(twins), ["twin", "item"])
+    if caches:
+        tables["caches"] = pd.concat(caches)[["twin", "cache", "item", "tokens", "nll", "kl", "same_top"]]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         _replace(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -184,6 +186,7 @@ def _write(asked: Nature, decoder: TextDecoder, found: dict, out: Path) -> Path:
         "decoder_sha256": decoder.fingerprint,
         "model": asked.model,
         "data": asked.data,
+        "state_passages": min(STATE_PASSAGES, asked.passages),
         **sizes,
         "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         "command": _command(asked),
@@ -198,7 +201,7 @@ def _command(asked: Nature) -> str:
     for name in OPTIONS:
         value = getattr(asked, name)
         if value != getattr(usual, name):
-            said.append(f"--{name} {','.join(value) if isinstance(value, tuple) else value}")
+            said.append(f"--{name} {(','.join(value) or NONE) if isinstance(value, tuple) else value}")
     return " ".join(said)
 
 
