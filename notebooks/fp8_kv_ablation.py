@@ -232,7 +232,9 @@ say(f"on {twin}, {told[game]}: {claim}" for (twin, game), claim in claims.items(
 # ## Doses
 #
 # The planted channels grow past the largest number of the format. A range problem would show as a cliff to the right of the
-# dotted line, for scale 1 only. A resolution problem grows without a cliff, and no scale mends it.
+# dotted line, for scale 1 only. A resolution problem grows without a cliff, and no scale mends it. `key-all` is the control
+# in which range is the only fault there can be: all channels of the keys grow together, and a scale per layer follows them.
+# {doc}`../reference/nature` asks the same of the states of a real decoder.
 
 # %% tags=["hide-input"]
 doses = {dosed(kind, dose): (kind, dose) for kind in P.dose_kinds for dose in P.doses}
