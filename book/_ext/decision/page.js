@@ -61,10 +61,13 @@ function fateOf(record, found, key) {
   return Object.fromEntries(others(record, found))[key];
 }
 
+/* A number with its interval, which stays on one line. */
+const isInterval = cell => /^\S+ \(.+ to .+\)$/.test(cell);
+
 function table(caption, titles, rows) {
   const head = make("thead", {}, make("tr", {}, ...titles.map(title => make("th", {scope: "col"}, title))));
   const body = make("tbody", {}, ...rows.map(([first, ...rest]) =>
-    make("tr", {}, make("th", {scope: "row"}, first), ...rest.map(cell => make("td", {}, cell)))));
+    make("tr", {}, make("th", {scope: "row"}, first), ...rest.map(cell => make("td", isInterval(cell) ? {class: "interval"} : {}, cell)))));
   return make("div", {class: "decision-scroll", tabindex: "0", role: "region", "aria-label": caption},
     make("table", {class: "table"}, make("caption", {}, caption), head, body));
 }
