@@ -11,12 +11,9 @@ import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgelib.source import code_version
-
-if TYPE_CHECKING:
-    from edgelib.chapters.schema.base import Parameters
 
 LIBRARIES = (
     "torch",
@@ -36,8 +33,8 @@ _READ_WHOLE = 2**30  # bytes below which all files of a data set are hashed
 _PIECE = 2**20
 
 
-def provenance(parameters: Parameters) -> dict[str, Any]:
-    """Return plain values that say what a chapter's numbers were made from.
+def provenance(parameters: Any) -> dict[str, Any]:
+    """Return plain values that say what a chapter's numbers were made from; parameters: a `Parameters` of its schema.
 
     edgelib: version of the package. code: SHA-256 of the code that the chapter's study can run. libraries: versions.
     device, machine: of torch, and its processor or GPU. seed. sources: of every model and data set that a parameter
