@@ -22,7 +22,7 @@ import edgelib
 from edgelib.kernels.onnx_layers import saturates
 from edgelib.kernels.roundings import computed_by
 from edgelib.kernels.steps import decoder_of
-from edgelib.kernels.table import Images, agreement, with_kernel
+from edgelib.kernels.table import Images, agreement, available_kernels, with_kernel
 
 TOWER = ["vision_model.*", "visual_projection"]
 ENCODERS = {
@@ -31,8 +31,18 @@ ENCODERS = {
     "onnx-int8-tensor": "w8a8-minmax",
     "onnx-int8-u8s8": "w8a8-minmax",
     "onnx-int4": "w4a16-minmax-g128",
+    "openvino-fp32": None,
+    "openvino-int8": "w8a16-minmax-g128",
+    "openvino-int4": "w4a16-minmax-g128",
 }
 DECODERS = {"torch-bf16": None, "onnx-int8": "w8a8-minmax", "onnx-int4": "w4a16-minmax-g32"}
+DECODERS |= {"openvino-int8": "w8a16-minmax-g32", "openvino-int4": "w4a16-minmax-g32"}
+HERE = {row.kernel for row in available_kernels().itertuples() if row.available}
+
+
+def installed(kernels: dict) -> dict:
+    """Return those that run here."""
+    return {kernel: scheme for kernel, scheme in kernels.items() if kernel in HERE}
 
 
 def in_turns(steps: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
@@ -70,15 +80,19 @@ def encoder(repeats: int, batch: int, **_) -> None:
     model = edgelib.architecture("clip-vit-base-patch32", device="cpu")
     pixels = torch.randn(batch, 3, 224, 224)
     steps = {"torch-fp32": lambda: Images(model)(pixels)}
-    for kernel, scheme in ENCODERS.items():
+    for kernel, scheme in installed(ENCODERS).items():
         quantized = model if scheme is None else edgelib.quantize(model, {"preset": scheme, "targets": TOWER})
         real = with_kernel(Images(quantized), kernel, [pixels])
         steps[kernel] = lambda real=real: real(pixels)
     print(f"\nCLIP ViT-B/32 image tower, batch {batch} at 224 px, {repeats} repeats")
-    ratios = summary(in_turns(steps, repeats), ["torch-fp32"])
+    peers = ["torch-fp32", *(name for name in ("openvino-fp32",) if name in HERE)]
+    ratios = summary(in_turns(steps, repeats), peers)
     exact = [ratios[kernel][0] for kernel, scheme in ENCODERS.items() if scheme == "w8a8-minmax"]
     goal("image tower, fastest w8a8 kernel over fp32", max(exact), at_least=2.5)
     goal("image tower, 4-bit weights over fp32", ratios["onnx-int4"][0], at_least=1.2)
+    if "openvino-int8" in HERE:
+        goal("image tower, OpenVINO int8 over torch fp32", ratios["openvino-int8"][0], at_least=3.3)
+        goal("image tower, OpenVINO int8 over its own fp32", ratios["openvino-int8"][1], at_least=1.8)
 
 
 @torch.inference_mode()
@@ -88,7 +102,7 @@ def decoder(repeats: int, prompt: int, layers: int, **_) -> None:
     model.model.layers, model.config.num_hidden_layers = model.model.layers[:layers], layers
     ids = torch.randint(0, model.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0))
     decoders = {"torch-fp32": decoder_of(model)}
-    for kernel, scheme in DECODERS.items():
+    for kernel, scheme in installed(DECODERS).items():
         quantized = model if scheme is None else edgelib.quantize(model, scheme)
         decoders[kernel] = decoder_of(quantized, kernel)
         del quantized
@@ -128,7 +142,7 @@ def agreements(images: int, **_) -> None:
     columns = (("to its own", 12, form), ("floor", 10, form), ("to simulation", 15, form), flips)
     table = Table(("kernel", 20, ""), *columns, ("simulation to fp32", 20, form), flips)
     baseline, changed = scores(model), []
-    for kernel, scheme in {**ENCODERS, "onnx-int4": "w4a16-minmax-g32"}.items():
+    for kernel, scheme in {**installed(ENCODERS), "onnx-int4": "w4a16-minmax-g32"}.items():
         quantized = model if scheme is None else edgelib.quantize(model, scheme)
         own = model if scheme is None else computed_by(quantized, kernel.replace("u8s8", "tensor"))
         simulated, real, ours = scores(quantized), scores(with_kernel(quantized, kernel)), scores(own)

@@ -140,7 +140,12 @@ def test_every_import_of_the_library_is_a_declared_dependency():
     declared = {bare(requirement) for requirement in project()["dependencies"]}
     booked = declared | {bare(requirement) for requirement in extras["book"]} | {"ipython", "matplotlib-inline"}
     if_present = {
-        bare(requirement) for requirement in extras["ray"] + extras["kernels"] + extras["torchao"] + extras["llama-cpp"]
+        bare(requirement)
+        for requirement in extras["ray"]
+        + extras["kernels"]
+        + extras["torchao"]
+        + extras["openvino"]
+        + extras["llama-cpp"]
     }
     distributions = packages_distributions()
     for path in SOURCES:

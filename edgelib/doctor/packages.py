@@ -17,6 +17,7 @@ USES = {
     "book": "executes and builds the book",
     "test": "runs the tests",
     "kernels": "real kernels on the processor, checkpoints for other runtimes",
+    "openvino": "kernels of OpenVINO on the processor",
     "torchao": "kernels of torchao",
     "gguf": "GGUF files",
     "llama-cpp": "llama.cpp, which runs GGUF files",

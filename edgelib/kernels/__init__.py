@@ -1,1 +1,1 @@
-"""Real kernels behind one table: torch, torchao, ONNX Runtime; what each computes."""
+"""Real kernels behind one table: torch, torchao, ONNX Runtime, OpenVINO; what each computes."""

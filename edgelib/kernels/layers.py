@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.modules import converted, shared_copy, swapped
-from edgelib.kernels.table import KERNELS, ONNX, TORCH, prepared, why_not
+from edgelib.kernels.table import KERNELS, ONNX, OPENVINO, TORCH, prepared, why_not
 from edgelib.observe.calibrate import module_of
 from edgelib.quant.quantize import quantize
 
@@ -42,6 +42,8 @@ def by_layer(model, kernel: str, layers: Sequence[str]):
     reason = why_not(chosen)
     if reason:
         raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
+    if chosen.runtime == OPENVINO:
+        raise EdgelibError(f"{kernel!r} takes a whole network, not single layers; choose torch or an onnx kernel")
     wanted = set(layers)
     if chosen.runtime == TORCH:
         result = shared_copy(module).eval()

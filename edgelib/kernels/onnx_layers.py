@@ -52,9 +52,12 @@ class Int8Linear(nn.Module):
 
 
 class NBitsLinear(nn.Module):
-    """A layer of 4- or 8-bit codes with a scale per block of a row (MatMulNBits); inputs become int8 per block."""
+    """A layer of 4- or 8-bit codes with a scale per block of a row (MatMulNBits).
 
-    def __init__(self, name: str, layer: QuantLinear):
+    narrow: whether inputs become int8 per block; else they are multiplied as they are.
+    """
+
+    def __init__(self, name: str, layer: QuantLinear, narrow: bool = True):
         super().__init__()
         format, groups = layer.format, 0 if layer.scale is None else layer.scale.shape[-1]
         size = layer.in_features // groups if groups > 1 else BLOCK
@@ -65,7 +68,7 @@ class NBitsLinear(nn.Module):
                 "groups of 16, 32, 64, 128 or 256, or with one scale per channel: quantize with w4a16-minmax-g32"
             )
         require_dynamic(name, layer)
-        self.width, self.bits, self.block = layer.in_features, format.bits, size
+        self.width, self.bits, self.block, self.narrow = layer.in_features, format.bits, size, narrow
         blocks, offset = -(-layer.in_features // size), 2 ** (format.bits - 1)
         codes = nn.functional.pad(layer.codes(), (0, blocks * size - layer.in_features)).to(torch.int16) + offset
         packed = _packed(codes, format.bits).reshape(layer.out_features, blocks, -1)
@@ -77,7 +80,8 @@ class NBitsLinear(nn.Module):
         self.register_buffer("bias", _bias(layer))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _NBits.apply(x, self.packed, self.scale, self.zero, self.bias, self.width, self.bits, self.block)
+        sizes = self.width, self.bits, self.block
+        return _NBits.apply(x, self.packed, self.scale, self.zero, self.bias, *sizes, self.narrow)
 
 
 class _Int8Tensor(torch.autograd.Function):
@@ -119,20 +123,20 @@ class _Int8Rows(torch.autograd.Function):
 
 
 class _NBits(torch.autograd.Function):
-    """x rounded to int8 per block, times packed codes [out, blocks, bytes]: MatMulNBits with int8 compute."""
+    """x, rounded to int8 per block if narrow, times packed codes [out, blocks, bytes]: MatMulNBits."""
 
     @staticmethod
-    def forward(ctx, x, packed, scale, zero, bias, width, bits, block):
+    def forward(ctx, x, packed, scale, zero, bias, width, bits, block, narrow):
         if torch.onnx.is_in_onnx_export():
             return _blank(x, bias)
         rows = len(packed)
         codes = _unpacked(packed.reshape(rows, -1), bits).reshape(rows, -1, block).to(x.dtype)
         zeros = _unpacked(zero.reshape(rows, -1), bits)[:, : codes.shape[1], None].to(x.dtype)
         weight = ((codes - zeros) * scale.reshape(rows, -1, 1)).reshape(rows, -1)[:, :width]
-        return block_rows(x, block) @ weight.T + bias
+        return (block_rows(x, block) if narrow else x) @ weight.T + bias
 
     @staticmethod
-    def symbolic(g, x, packed, scale, zero, bias, width, bits, block):
+    def symbolic(g, x, packed, scale, zero, bias, width, bits, block, narrow):
         product = g.op(
             f"{CONTRIB}::MatMulNBits",
             x,
@@ -143,7 +147,7 @@ class _NBits(torch.autograd.Function):
             N_i=bias.type().sizes()[0],
             bits_i=bits,
             block_size_i=block,
-            accuracy_level_i=4,
+            accuracy_level_i=4 if narrow else 0,
         )
         return _typed(g.op("Add", product, bias), x, bias)
 

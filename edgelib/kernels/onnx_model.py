@@ -30,14 +30,14 @@ class OnnxModule(nn.Module):
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it computes in float32 on the CPU
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        feeds = {name: _taken(tensor).numpy() for name, tensor in zip(self.names, tensors, strict=True)}
+        feeds = {name: taken(tensor).numpy() for name, tensor in zip(self.names, tensors, strict=True)}
         return torch.from_numpy(self.session.run(None, feeds)[0])
 
     def extra_repr(self) -> str:
         return f"onnx {self.digest[:16]}"
 
 
-def _taken(tensor: Tensor) -> Tensor:
+def taken(tensor: Tensor) -> Tensor:
     """Return a tensor as a session takes it: on the CPU, and in float32 if it is floating."""
     tensor = tensor.detach().cpu()
     return tensor.float() if tensor.is_floating_point() else tensor
@@ -64,7 +64,7 @@ def export(
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _write(module, tuple(map(_taken, inputs)), dynamic, outputs, path)
+        write_onnx(module, tuple(map(taken, inputs)), dynamic, outputs, path)
         digest, size = hashlib.sha256(), 0
         for part in sorted(Path(folder).iterdir()):  # a model beyond 2 GB has several
             with part.open("rb") as file:
@@ -117,7 +117,7 @@ def _graph(layer: nn.Module, width: int) -> tuple[Any, dict[str, str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
-        _write(layer, (torch.zeros(2, width),), [[0]], ["output"], path)
+        write_onnx(layer, (torch.zeros(2, width),), [[0]], ["output"], path)
         graph = onnx.load(path)
     state, sources = layer.state_dict(), {}
     for tensor in graph.graph.initializer:
@@ -129,7 +129,10 @@ def _graph(layer: nn.Module, width: int) -> tuple[Any, dict[str, str]]:
     return graph, sources
 
 
-def _write(module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], outputs: Sequence[str], path: Path):
+def write_onnx(
+    module: nn.Module, inputs: tuple, dynamic: Sequence[Sequence[int]], outputs: Sequence[str], path: Path
+) -> None:
+    """Write the ONNX file of a module; arguments as those of `export`. Raises EdgelibError where that fails."""
     names = [f"input_{i}" for i in range(len(inputs))]
     axes = {name: {axis: f"{name}_{axis}" for axis in free} for name, free in zip(names, dynamic, strict=True) if free}
     integers = any(isinstance(layer, Int8Linear | NBitsLinear) for layer in module.modules())

@@ -108,6 +108,8 @@ ROUNDINGS: dict[str, Callable[[QuantLinear], object]] = {
     "onnx-int8": lambda layer: FORMATS["int8"],
     "onnx-int8-tensor": lambda layer: Rounding("uint8_tensor", 8, dynamic_tensor),
     "onnx-int4": _matmul_nbits,
+    "openvino-int8": lambda layer: FORMATS["fp32"],
+    "openvino-int4": lambda layer: FORMATS["fp32"],
 }
 
 
@@ -124,7 +126,8 @@ def computed_by(model, runtime: str):
     """Return a copy of a quantized model whose activations are rounded as `runtime` rounds them.
 
     runtime: "compressed-tensors" (transformers on such a checkpoint), or a kernel of `edgelib.kernels.table`:
-    "onnx-int8" (int8 per row), "onnx-int8-tensor" (DynamicQuantizeLinear), "onnx-int4" (MatMulNBits with int8 compute).
+    "onnx-int8" (int8 per row), "onnx-int8-tensor" (DynamicQuantizeLinear), "onnx-int4" (MatMulNBits with int8 compute),
+    "openvino-int8" and "openvino-int4" (float32).
     Weights stay what they are. Raises EdgelibError for an unknown runtime, a model that is not quantized, and static
     activation scales where the runtime is a kernel, which has none.
     """
@@ -134,7 +137,7 @@ def computed_by(model, runtime: str):
     if not layers:
         raise EdgelibError("this model holds no quantized layer; pass what edgelib.quantize returned")
     for name, layer in layers.items():
-        if runtime.startswith("onnx"):
+        if runtime.startswith(("onnx", "openvino")):
             require_dynamic(name, layer)
         layer.activation = rounding(layer)
     return result if module is model else model.with_module(result)

@@ -1,4 +1,4 @@
-"""Decoding token by token with a growing key-value cache, by torch or by ONNX Runtime, behind one call."""
+"""Decoding token by token with a growing key-value cache, by torch, ONNX Runtime or OpenVINO, behind one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.ground.modules import shared_copy
-from edgelib.kernels.table import KERNELS, ONNX, prepared, why_not
+from edgelib.kernels.table import KERNELS, ONNX, WHOLE, opener, prepared, why_not
 from edgelib.observe.calibrate import module_of
 
 
@@ -60,6 +60,17 @@ class OnnxDecoder:
         return Step(torch.from_numpy(logits.numpy()), longer)
 
 
+class OpenvinoDecoder(OnnxDecoder):
+    """The same by OpenVINO; keys and values go out and in again at every step."""
+
+    def step(self, tokens: Tensor, position: int, cache: list | None = None) -> Step:
+        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
+        if cache is None:
+            cache = [torch.zeros(len(tokens), self.heads, 0, self.width) for _ in range(2 * self.layers)]
+        logits, *longer = self.model.run([tokens, torch.full_like(tokens, position), *cache])
+        return Step(logits, longer)
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Greedy continuation: tokens [batch, n], and the logits [batch, n, vocabulary] that chose them."""
@@ -96,10 +107,10 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
         return TorchDecoder(shared_copy(module).float())
     if kernel == "torch-bf16":
         return TorchDecoder(prepared(model, kernel))
-    if chosen.runtime != ONNX:
-        raise EdgelibError(f"decoding by {kernel!r} is not built; choose torch-fp32, torch-bf16 or an onnx kernel")
-    from edgelib.kernels.onnx_model import export
-
+    if chosen.runtime not in WHOLE:
+        raise EdgelibError(
+            f"decoding by {kernel!r} is not built; choose torch-fp32, torch-bf16, or a kernel of onnx or openvino"
+        )
     config = module.config.get_text_config() if hasattr(module, "config") else None
     heads = getattr(config, "num_key_value_heads", None)
     if heads is None:
@@ -112,7 +123,8 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
     names = ["logits", *(f"present_{i}" for i in range(len(cache)))]
     step = _Step(prepared(model, kernel))
     step.module.set_attn_implementation(_grouped_attention_name())
-    return OnnxDecoder(export(step, inputs, free, threads=threads, outputs=names), (layers, heads, width))
+    made = opener(chosen)(step, inputs, free, threads=threads, outputs=names)
+    return (OnnxDecoder if chosen.runtime == ONNX else OpenvinoDecoder)(made, (layers, heads, width))
 
 
 class _Step(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -49,18 +50,21 @@ class Kernel:
     timed: bool = True
 
 
-TORCH, ONNX, TORCHAO = "torch", "ONNX Runtime", "torchao"
+TORCH, ONNX, OPENVINO, TORCHAO = "torch", "ONNX Runtime", "OpenVINO", "torchao"
+WHOLE = (ONNX, OPENVINO)  # runtimes that take a whole network, as a graph
 # What has to be installed for a runtime beside torch, and the extra of edgelib that installs it.
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     TORCH: ((), ""),
     ONNX: (("onnx", "onnxruntime"), "kernels"),
+    OPENVINO: (("onnx", "openvino"), "openvino"),
     TORCHAO: (("torchao",), "torchao"),
 }
-_W8A8, _W4 = "w8a8-minmax", "w4a16-minmax-g32"
+_W8A8, _W8, _W4 = "w8a8-minmax", "w8a16-minmax-g32", "w4a16-minmax-g32"
 _BY_ROW = "int8 weights per channel, int8 inputs per row, as the simulation"
 _BY_CALL = "int8 weights per channel, uint8 inputs, one scale per call"
 _U8S8 = "as onnx-int8-tensor by the faster instruction, whose sums overflow on x86 processors without VNNI"
 _BY_GROUP = "int4 or int8 weights per group, int8 inputs per group"
+_BY_PARTS = "weights per group of OpenVINO, decoded as they are multiplied, float32 inputs"
 _AO_INT8, _AO_INT4 = "torchao's int8 weights per channel", "torchao's int4 weights in groups of 128, bfloat16 inputs"
 _AO_FP8 = "torchao's fp8 e4m3 weights and inputs per row"
 KERNELS: dict[str, Kernel] = {
@@ -73,6 +77,10 @@ KERNELS: dict[str, Kernel] = {
         Kernel("onnx-int8-tensor", ONNX, _W8A8, _BY_CALL, "int8", "int8"),
         Kernel("onnx-int8-u8s8", ONNX, _W8A8, _U8S8, "int8", "int8", timed=False),
         Kernel("onnx-int4", ONNX, _W4, _BY_GROUP, "int4", "int8"),
+        # not timed by `edgelib measure`: benchmarks/kernels.py times them beside the others
+        Kernel("openvino-fp32", OPENVINO, "", "float32 by OpenVINO on the CPU", "fp32", "fp32", 32, timed=False),
+        Kernel("openvino-int8", OPENVINO, _W8, f"int8 {_BY_PARTS}", "int8", "fp32", timed=False),
+        Kernel("openvino-int4", OPENVINO, _W4, f"int4 {_BY_PARTS}", "int4", "fp32", timed=False),
         Kernel("torchao-int8", TORCHAO, "", f"{_AO_INT8}, float inputs", "int8", "fp32", 8.1),
         Kernel("torchao-int8-dynamic", TORCHAO, "", f"{_AO_INT8}, int8 inputs per row", "int8", "int8", 8.1),
         Kernel("torchao-int4", TORCHAO, "", _AO_INT4, "int4", "bf16", 4.25, cuda=(8, 0)),
@@ -110,20 +118,18 @@ def why_not(kernel: Kernel) -> str:
 def unfit(kernel: Kernel, model) -> str:
     """Return why a kernel cannot compute a model by itself, wherever it runs; empty if it can.
 
-    model: a loaded model. ONNX Runtime takes networks that make one tensor of pixels or tokens.
+    model: a loaded model. ONNX Runtime and OpenVINO take networks that make one tensor of pixels or tokens.
     """
-    if kernel.runtime != ONNX:
+    if kernel.runtime not in WHOLE:
         return ""
     if not isinstance(model, ZeroShotModel):
-        return (
-            "ONNX Runtime takes one step of a decoder, not a model that writes; its steps are timed by edgelib measure"
-        )
+        return f"{kernel.runtime} takes one step of a decoder, not a model that writes; see edgelib.kernels.steps"
     if isinstance(model, ClipModel) and set(model.family.image_inputs(_blank(model), model.module.config)) != {
         "pixel_values"
     }:
         return (
-            "it reads patches of images of any shape, which ONNX Runtime would need one file a shape for; choose a "
-            "kernel of torch"
+            f"it reads patches of images of any shape, which {kernel.runtime} would need one file a shape for; choose "
+            "a kernel of torch"
         )
     return ""
 
@@ -144,10 +150,10 @@ def with_kernel(
 
     model: a ZeroShotModel or any nn.Module that returns one tensor; quantized by a scheme that the kernel multiplies
     (`KERNELS[kernel].scheme`), or the baseline for kernels without one. inputs: example tensors for a bare module that
-    goes to ONNX Runtime, as forward takes them; dynamic: the axes of each that may change later, the first by default.
-    threads: of ONNX Runtime, torch's own number by default.
-    Whatever the model's dtype, layers that are not quantized compute in float32 by "torch-fp32" and by ONNX Runtime,
-    which runs on the CPU wherever the model is. Raises EdgelibError for an unknown kernel, one that cannot run here
+    goes to ONNX Runtime or OpenVINO, as forward takes them; dynamic: the axes of each that may change later, the first
+    by default. threads: of these two, torch's own number by default.
+    Whatever the model's dtype, layers that are not quantized compute in float32 by "torch-fp32" and by these two, which
+    run on the CPU wherever the model is. Raises EdgelibError for an unknown kernel, one that cannot run here
     (with what to install), and layers that the kernel does not multiply.
     """
     chosen = choose(KERNELS, kernel, "kernel")
@@ -155,7 +161,7 @@ def with_kernel(
     if reason:
         raise EdgelibError(f"kernel {kernel!r} cannot run here: {reason}")
     module = prepared(model, kernel)
-    if chosen.runtime != ONNX:
+    if chosen.runtime not in WHOLE:
         if chosen.runtime == TORCHAO:
             from edgelib.kernels.torchao import quantize_by_torchao
 
@@ -165,16 +171,25 @@ def with_kernel(
         reason = unfit(chosen, model)
         if reason:
             raise EdgelibError(f"kernel {kernel!r} cannot compute {model.name}: {reason}")
-        return _like(model, _clip(model, module, threads))
+        return _like(model, _clip(model, module, chosen, threads))
     if inputs is None and isinstance(model, ZeroShotModel):
         inputs = [_blank(model)]
     if inputs is None:
         raise EdgelibError(
             f"pass example inputs: with_kernel(module, {kernel!r}, [x]); a bare module has none of its own"
         )
+    return _like(model, opener(chosen)(module, inputs, dynamic or [[0]] * len(inputs), threads=threads))
+
+
+def opener(kernel: Kernel) -> Callable[..., nn.Module]:
+    """Return how a kernel's runtime takes a whole network: `onnx_model.export` or its like of OpenVINO."""
+    if kernel.runtime == OPENVINO:
+        from edgelib.kernels.openvino_model import compile_openvino
+
+        return compile_openvino
     from edgelib.kernels.onnx_model import export
 
-    return _like(model, export(module, inputs, dynamic or [[0]] * len(inputs), threads=threads))
+    return export
 
 
 def prepared(model, kernel: str) -> nn.Module:
@@ -188,7 +203,7 @@ def prepared(model, kernel: str) -> nn.Module:
     result = shared_copy(module).eval()
     if kernel == "torch-bf16":
         return converted(result, torch.bfloat16)
-    if chosen.runtime == ONNX:
+    if chosen.runtime in WHOLE:
         result = result.cpu()
     if chosen.runtime != TORCHAO:
         result = result.float()
@@ -201,6 +216,8 @@ def _layer_maker(kernel: str) -> Callable[[str, QuantLinear], nn.Module]:
 
     if kernel == "onnx-int4":
         return NBitsLinear
+    if KERNELS[kernel].runtime == OPENVINO:
+        return partial(NBitsLinear, narrow=False)
     unsigned = kernel != "onnx-int8-u8s8" and saturates()
     return lambda name, layer: Int8Linear(name, layer, per_row=kernel == "onnx-int8", unsigned=unsigned)
 
@@ -280,9 +297,8 @@ class KernelClip(nn.Module):
         return SimpleNamespace(pooler_output=self.texts(*tokens.values()))
 
 
-def _clip(model: ClipModel, module: nn.Module, threads: int | None) -> KernelClip:
-    from edgelib.kernels.onnx_model import export
-
+def _clip(model: ClipModel, module: nn.Module, kernel: Kernel, threads: int | None) -> KernelClip:
+    export = opener(kernel)
     images = export(Images(module), [_blank(model)], [[0]], threads=threads)
     tokens = [ids.cpu() for ids in model.text_inputs(["a", "a b"]).values()]
     free = [[0]] if len(tokens) == 1 else [[0, 1], [0, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ import edgelib
 from edgelib.devices.device import unit_of
 from edgelib.errors import EdgelibError
 from edgelib.kernels import table as kernels
+from edgelib.kernels.layers import by_layer
 from edgelib.kernels.onnx_layers import Int8Linear, saturates
 from edgelib.kernels.onnx_model import export
 from edgelib.kernels.roundings import computed_by
-from edgelib.kernels.table import KERNELS, agreement, available_kernels, prepared, with_kernel
+from edgelib.kernels.table import KERNELS, Images, agreement, available_kernels, prepared, with_kernel
 from edgelib.quant.quantize import quantize
 from edgelib.quant.scheme import scheme
 
@@ -24,6 +26,9 @@ MULTIPLIED = {
     "onnx-int8-tensor": ["w8a8-minmax", "w8a8-minmax-asym"],
     "onnx-int4": ["w4a16-minmax-g32", "w4a16-minmax-g16-asym", "w4a16-minmax-g64", "w4a16-minmax", "w8a16-minmax-g32"],
 }
+if importlib.util.find_spec("openvino"):
+    MULTIPLIED["openvino-int8"] = ["w8a16-minmax-g32", "w8a16-minmax"]
+    MULTIPLIED["openvino-int4"] = ["w4a16-minmax-g32", "w4a16-minmax-g16-asym", "w4a16-minmax"]
 CASES = [(kernel, scheme) for kernel, schemes in MULTIPLIED.items() for scheme in schemes]
 
 
@@ -130,6 +135,17 @@ def test_a_model_of_any_dtype_computes_in_float32(kernel, scheme, dtype, linear)
     found = real(x.float()) if kernel == "torch-fp32" else real(x)
     assert found.dtype == torch.float32 and model.weight.dtype == dtype
     assert torch.allclose(found, prepared(wide, kernel)(x.float()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed: edgelib[openvino]")
+def test_openvino_takes_a_tower_whole_and_no_single_layers(clip):
+    pixels = torch.randn(2, 3, *clip.preprocess.size, generator=torch.Generator().manual_seed(0))
+    quantized = quantize(clip, {"preset": "w4a16-minmax-g32", "targets": ["vision_model.*"]})
+    real = with_kernel(Images(quantized.module), "openvino-int4", [pixels])
+    expected = Images(computed_by(quantized, "openvino-int4").module)(pixels)
+    assert torch.allclose(real(pixels), expected, atol=1e-4 * float(expected.abs().max()))
+    with pytest.raises(EdgelibError, match="takes a whole network, not single layers"):
+        by_layer(clip, "openvino-int4", [])
 
 
 def test_a_dual_encoder_in_half_precision_runs_on_a_kernel(clip):

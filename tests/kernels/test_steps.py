@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 
 import pytest
 import torch
@@ -44,7 +45,10 @@ def prompt():
     return torch.randint(0, 48, (2, 5), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("kernel", ["torch-fp32", "onnx-fp32"])
+OPENVINO = ["openvino-fp32"] if importlib.util.find_spec("openvino") else []
+
+
+@pytest.mark.parametrize("kernel", ["torch-fp32", "onnx-fp32", *OPENVINO])
 def test_steps_are_the_whole_sequence_at_once(kernel, model, prompt):
     found = decode(decoder_of(model, kernel), prompt, 6)
     whole = model(torch.cat([prompt, found.tokens], 1)).logits[:, prompt.shape[1] - 1 : -1]
@@ -61,6 +65,15 @@ def test_integer_kernels_decode_as_simulated(kernel, scheme, model, prompt):
     assert torch.equal(real.tokens, simulated.tokens)
     moved = (real.logits - simulated.logits).abs().max()
     assert moved < 0.1 * (simulated.logits - decode(decoder_of(model), prompt, 4).logits).abs().max()
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed: edgelib[openvino]")
+def test_openvino_decodes_4_bit_weights_as_simulated(model, prompt):
+    quantized = quantize(model, "w4a16-minmax-g32")
+    real = decode(decoder_of(quantized, "openvino-int4"), prompt, 4)
+    simulated = decode(decoder_of(computed_by(quantized, "openvino-int4")), prompt, 4)
+    assert torch.equal(real.tokens, simulated.tokens)
+    assert torch.allclose(real.logits, simulated.logits, atol=1e-3 * float(simulated.logits.abs().max()))
 
 
 def test_bfloat16_decodes_about_the_same(model, prompt):
