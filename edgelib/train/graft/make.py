@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.checks import seed_number
+from edgelib.ground.paths import whole_file
 from edgelib.ground.progress import progress_bar
 from edgelib.models.load import EMBEDDED
 from edgelib.train.graft.assemble import build, save
@@ -171,14 +172,14 @@ def light_connector(file: str | os.PathLike, out: str | os.PathLike) -> Path:
     tensors, told, steps, seconds = read_checkpoint(Path(file))
     kept = {f"average.{name}": tensors[f"average.{name}"].half().contiguous() for name in _LAYERS}
     metadata = {"told": json.dumps(told, sort_keys=True), "steps": str(steps), "seconds": f"{seconds:.1f}"}
-    save_file(kept, out, metadata=metadata)
+    with whole_file(Path(out)) as place:
+        save_file(kept, place, metadata=metadata)
     return Path(out)
 
 
 def _write(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    with whole_file(file) as place:
+        place.write_text(text, encoding="utf-8")
 
 
 def card(record: dict[str, Any]) -> str:

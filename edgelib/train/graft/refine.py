@@ -9,7 +9,6 @@ the recipe alone, however often the training was stopped in between.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import whole_file
 from edgelib.train.graft.sources import Tower
 from edgelib.train.graft.squares import tower_states
 from edgelib.train.graft.world import cases, sights
@@ -187,15 +187,13 @@ class Refinement:
         for name, parameter in self.connector.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.tmp")
         metadata = {
             "told": json.dumps(self.told, sort_keys=True),
             "steps": str(self.steps),
             "seconds": f"{self.seconds:.1f}",
         }
-        save_file({name: t.contiguous().clone() for name, t in tensors.items()}, beside, metadata=metadata)
-        os.replace(beside, file)
+        with whole_file(file) as place:
+            save_file({name: t.contiguous().clone() for name, t in tensors.items()}, place, metadata=metadata)
 
     def go_on_from(self, file: Path) -> None:
         """Take up a checkpoint; raises EdgelibError for one that is damaged, or of other halves or another recipe."""
