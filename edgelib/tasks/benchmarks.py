@@ -12,12 +12,12 @@ import pandas as pd
 from edgelib.errors import EdgelibError, choose
 from edgelib.stats.paired import PairedDifference, paired_difference
 from edgelib.tasks.base import QUESTION, Task
-from edgelib.tasks.chartqa import CHARTQA
-from edgelib.tasks.docvqa import DOCVQA
 from edgelib.tasks.exact import ANSWERS, EXACT
 from edgelib.tasks.llava_bench import LLAVA_BENCH
 from edgelib.tasks.mme import MME
 from edgelib.tasks.pope import POPE
+from edgelib.tasks.reading.chartqa import CHARTQA
+from edgelib.tasks.reading.docvqa import DOCVQA
 from edgelib.tasks.scores import mean_interval
 from edgelib.tasks.textvqa import TEXTVQA
 from edgelib.tasks.vqa import VQA

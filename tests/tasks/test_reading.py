@@ -14,8 +14,8 @@ from PIL import Image
 
 import edgelib
 from edgelib.tasks.benchmarks import TASKS, benchmark_scores
-from edgelib.tasks.chartqa import relaxed_match
-from edgelib.tasks.docvqa import anls, edit_distance
+from edgelib.tasks.reading.chartqa import relaxed_match
+from edgelib.tasks.reading.docvqa import anls, edit_distance
 
 TEXT = st.text("abA 1%", max_size=6)
 

@@ -1,0 +1,1 @@
+"""Benchmarks whose answers are read off a picture: scanned pages and charts."""
