@@ -29,7 +29,7 @@ def narrow(figure: Figure) -> Figure:
     tiles = all(ax.images and ax.axison and not len(ax.get_xticks()) for ax in axes)
     _smaller(figure)
     height *= _stacked(figure, axes)
-    height *= max(_broken(ax, height) for ax in axes)
+    height *= max((_broken(ax, height) for ax in axes), default=1.0)
     if tiles:  # they keep their shape
         height = height * WIDTH / width + _tile_names(axes)
     figure.supxlabel(_filled(figure.get_supxlabel(), LETTERS["figure"]), fontsize=MOST)
@@ -66,8 +66,8 @@ def _stacked(figure: Figure, axes: list[Axes]) -> float:
         axes.remove(ax)
     label = next((ax.get_ylabel() for ax in shown if ax.get_ylabel()), "")
     below = next((ax.get_xlabel() for ax in reversed(shown) if ax.get_xlabel()), "")
-    same = first.get_shared_x_axes().joined(first, axes[1])
-    rows = -(-len(shown) // 2)
+    same = len(axes) > 1 and first.get_shared_x_axes().joined(first, axes[1])
+    rows = max(1, -(-len(shown) // 2))
     anew = figure.add_gridspec(rows, 2)
     for k, ax in enumerate(shown):
         ax.set_subplotspec(anew[k // 2, k % 2])
