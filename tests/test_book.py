@@ -65,6 +65,14 @@ def test_no_page_loads_anything_from_elsewhere(html):
         assert not loads, f"{page.name} loads {loads}"
 
 
+def test_a_narrow_screen_gets_narrow_drawings(html):
+    for page in (html / "chapters").glob("*.html"):
+        text = page.read_text()
+        narrow = re.findall(r'<source media="[^"]+" srcset="\.\./([^"]+)"><img', text)
+        assert len(narrow) == len(re.findall(r'src="\.\./_images/[0-9a-f]{64}\.svg"', text)), page.name
+        assert all((html / name).is_file() for name in narrow)
+
+
 def test_no_cell_failed_or_is_missing_its_outputs(html):
     for page in (html / "chapters").glob("*.html"):
         assert "Traceback (most recent call last)" not in page.read_text(), page.name

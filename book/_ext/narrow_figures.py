@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,12 @@ def drawings(notebook: dict) -> dict[str, str]:
     """Return {name of the wide image: narrow drawing} of a notebook's outputs."""
     outputs = [o.get("data", {}) for cell in notebook["cells"] for o in cell.get("outputs", [])]
     both = [(_text(data[WIDE]), _text(data[NARROW])) for data in outputs if WIDE in data and NARROW in data]
-    return {hashlib.sha256(wide.encode("utf-8")).hexdigest(): narrow for wide, narrow in both}
+    return {name_of(wide): narrow for wide, narrow in both}
+
+
+def name_of(wide: str) -> str:
+    """What MyST-NB calls the file of a drawing."""
+    return hashlib.sha256(os.linesep.join(wide.splitlines()).encode("utf-8")).hexdigest()
 
 
 def _text(value: str | list[str]) -> str:

@@ -66,7 +66,7 @@ def test_a_figure_is_drawn_twice_and_pages_find_both():
     found = page.drawings({"cells": [{"outputs": [{"data": {k: v.splitlines(True) for k, v in both.items()}}]}]})
     [(name, kept)] = found.items()
     image = f'<img alt="x" src="../_images/{name}.svg" width="3">'
-    assert page.NARROW == NARROW and kept == small
+    assert page.NARROW == NARROW and kept == small and name == page.name_of(wide)
     shown = page.pictures(f"<p>{image}</p>", found)
     assert image in shown and f'srcset="../_images/{name}-narrow.svg"' in shown
     assert page.pictures(image, {}) == image
