@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,32 @@ from edgelib.report.notebook import NARROW
 from edgelib.report.publish import Chapter, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HOSTILE = "<img src=x onerror=alert(1)>$x_1$"  # what a folder may be called
+TAG = re.compile(r"<img src=x", re.IGNORECASE)
+SHOWN = ("text/html", "text/markdown", "image/svg+xml")
 
 pytestmark = pytest.mark.book
 
 
-def smoke_parameters(chapter: str, results: Path) -> dict:
-    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own."""
-    return yaml.safe_load((ROOT / "tests" / "smoke" / f"{chapter}.yaml").read_text()) | {"results": str(results)}
+def smoke_parameters(chapter: str, folder: Path) -> dict:
+    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own.
+
+    The model of the chapter that is about models is a copy in a folder with a hostile name.
+    """
+    values = yaml.safe_load((ROOT / "tests" / "smoke" / f"{chapter}.yaml").read_text())
+    if chapter == "embedded_world":
+        values["model"] = str(shutil.copytree(EMBEDDED / "scenes-clip", folder / HOSTILE))
+    return values | {"results": str(folder / "results")}
+
+
+def markup_of_names(outputs) -> list[str]:
+    """Whatever a page would take for the hostile name's own tag."""
+    return [
+        text[max(0, found.start() - 60) : found.end() + 60]
+        for output in outputs
+        for kind in SHOWN
+        if (text := "".join(output.get("data", {}).get(kind, ""))) and (found := TAG.search(text))
+    ]
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -32,13 +52,19 @@ def executed(request, tmp_path_factory) -> Path:
     """A notebook executed by papermill at smoke size."""
     folder = tmp_path_factory.mktemp(request.param.stem)
     target = folder / request.param.name
-    execute(Chapter(request.param.stem, ROOT, smoke_parameters(request.param.stem, folder / "results")), target)
+    execute(Chapter(request.param.stem, ROOT, smoke_parameters(request.param.stem, folder)), target)
     return target
 
 
 def test_it_runs_through_papermill(executed):
     code = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source.strip())
+
+
+def test_names_from_outside_are_never_markup(executed):
+    assert not markup_of_names(
+        o for cell in nbformat.read(executed, as_version=4).cells for o in cell.get("outputs", [])
+    )
 
 
 def test_it_complains_about_nothing(executed):
@@ -98,7 +124,7 @@ def test_the_robustness_chapter_takes_another_model_and_data_set_by_parameters_a
     }
     target = tmp_path / "out.ipynb"
     execute(Chapter("robustness_gap", ROOT, parameters), target)
-    shown = target.read_text()
-    assert "cifar-c" in shown and str(tmp_path) not in "".join(
-        str(output) for cell in nbformat.read(target, as_version=4).cells for output in cell.get("outputs", [])
-    )
+    assert "cifar-c" in target.read_text()
+    outputs = [o for cell in nbformat.read(target, as_version=4).cells for o in cell.get("outputs", [])]
+    assert str(tmp_path) not in "".join(map(str, outputs))
+    assert not markup_of_names(outputs)
