@@ -88,7 +88,7 @@ def test_a_run_goes_on_where_it_was_and_its_page_reads_its_tables(decoder, tmp_p
     asked = run.Nature(
         "tiny",
         twins=("plain", "activation:32"),
-        schemes=("w8a8-minmax", "w8a8-smoothquant", "w4a16-minmax", "w4a16-imatrix"),
+        schemes=("w8a8-minmax", "w8a8-smoothquant", "w4a16-minmax-g64", "w4a16-imatrix-g64"),
         caches=("e4m3-one",),
         passages=2,
         calibration=2,
@@ -105,7 +105,7 @@ def test_a_run_goes_on_where_it_was_and_its_page_reads_its_tables(decoder, tmp_p
     text = page(folder)
     assert text.startswith("# Twins against nature") and "activation:32" in text and "nan" not in text
     kl = pd.read_csv(folder / "kl.csv")
-    assert (kl["w8a8-minmax"] < kl["w4a16-minmax"]).all()
+    assert (kl["w8a8-minmax"] < kl["w4a16-minmax-g64"]).all()
     with pytest.raises(EdgelibError, match="unknown method"):
         run.measure(replace(asked, schemes=("w4a16-magic",)), tmp_path)
 
