@@ -83,7 +83,7 @@ def _broken(ax: Axes, height: float) -> float:
     if any(len(name) > LETTERS["row"] for name in names):
         broken = [_filled(" ".join(name.split()), LETTERS["row"]) for name in names]
         lines = len(names) * max(name.count("\n") + 1 for name in broken)
-        needed = 1.2 * LEAST / 72 * lines * ax.get_subplotspec().get_gridspec().nrows / height
+        needed = 1.6 * LEAST / 72 * lines * ax.get_subplotspec().get_gridspec().nrows / height
         if needed < MOST_TALLER:
             ax.set_yticks(ax.get_yticks(), broken)
             taller = max(1.0, needed)
