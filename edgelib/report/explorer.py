@@ -106,7 +106,8 @@ def scatter(
     points = base.mark_point(filled=True, size=90).encode(
         shape=alt.Shape(colour, type="nominal", scale=shapes), tooltip=tooltip
     )
-    bars = [base.mark_rule().encode(**_span(*span)) for span in (("x", x, x_ends), ("y", y, y_ends)) if span[2]]
+    spans = [(side, title, ends) for side, title, ends in (("x", x, x_ends), ("y", y, y_ends)) if ends]
+    bars = [base.mark_rule().encode(**_span(*span)) for span in spans]
     size = {"width": "container", "height": 320, "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
     chart = alt.layer(*bars, points.add_params(kept), background="transparent").add_params(menu).properties(**size)
     chart = chart.transform_filter(alt.datum[choose] == menu)

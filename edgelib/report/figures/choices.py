@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,7 @@ def frontier(table: pd.DataFrame, ax: Axes, cost: str, criterion: str) -> Axes:
     for place, (config, filled) in enumerate(moves.items()):
         style = styles[config]
         value, low, high = 100 * rows.loc[config, [criterion, f"{criterion}_low", f"{criterion}_high"]].to_numpy(float)
-        colours = {"color": style.colour, "markerfacecolor": style.colour if filled else "none"}
+        colours: dict[str, Any] = {"color": style.colour, "markerfacecolor": style.colour if filled else "none"}
         ax.errorbar(value, place, xerr=[[value - low], [high - value]], marker=style.marker, markersize=6, **colours)
     edges = np.repeat(np.arange(len(rows) + 1) - 0.5, 2)[1:-1]
     ax.plot(100 * np.repeat(best, 2), edges, color=GREY, linewidth=1.2, zorder=0)
@@ -81,16 +82,22 @@ def _times(table: pd.DataFrame, ax: Axes, configs: list[str], budget: float) -> 
     styles = looks(configs)
     for place, config in enumerate(configs):
         if config not in table.index:
-            at = {"xycoords": ("axes fraction", "data"), "va": "center", "color": GREY, "fontsize": 8}
+            at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "color": GREY, "fontsize": 8}
             ax.annotate("no kernel", (0.03, place), **at)
             continue
         row, style = table.loc[config], styles[config]
         time, low, high = row["latency_ms"], row["latency_ms_low"], row["latency_ms_high"]
-        point = {"color": style.colour, "marker": style.marker, "markersize": 6}
+        point: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 6}
         ax.errorbar(time, place, xerr=[[time - low], [high - time]], **point)
         if row["chosen"]:
             line = "-" if high <= budget else ":"
-            ring = {"s": 150, "facecolors": "none", "edgecolors": GREY, "linestyles": line, "linewidths": 1.4}
+            ring: dict[str, Any] = {
+                "s": 150,
+                "facecolors": "none",
+                "edgecolors": GREY,
+                "linestyles": line,
+                "linewidths": 1.4,
+            }
             ax.scatter([time], [place], zorder=3, **ring)
     if len(table):
         log_axes(ax, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def speedups(table: pd.DataFrame, ax: Axes, label: str) -> Axes:
         style = styles[row.config]
         ax.plot([1, row.speedup], [place, place], color=LIGHT, zorder=0)
         ax.plot(row.speedup, place, style.marker, color=style.colour, markersize=6)
-        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         ax.annotate(f"{row.speedup:.2f}x", (1, place), (6, 0), color=style.ink, fontsize=9, **beside)
     ax.axvline(1, color=GREY, linewidth=1.0)
     log_axes(ax, "x")
@@ -46,8 +47,11 @@ def roofline_panels(table: pd.DataFrame, device: Device) -> Figure:
         table["intensity"].max() * 20,
     )  # names of roofs stand beyond the points
     kernels = {config: series(k) for k, config in enumerate(dict.fromkeys(table["config"]))}
-    labels = {"label": "Arithmetic intensity (operations per byte)", "y_label": "Achieved rate (1e12 operations/s)"}
-    more = {"device": device, "span": span, "kernels": kernels}
+    labels: dict[str, Any] = {
+        "label": "Arithmetic intensity (operations per byte)",
+        "y_label": "Achieved rate (1e12 operations/s)",
+    }
+    more: dict[str, Any] = {"device": device, "span": span, "kernels": kernels}
     return panels(table.groupby("model", sort=False), roofline, (7.2, 4.0), **labels, legend=True, sharex=True, **more)
 
 
@@ -61,7 +65,13 @@ def roofline(
         if rate is None:
             continue
         ax.plot(at, attainable(at, device.fact("bandwidth_gb_s"), rate), color=GREY, linewidth=1.2)
-        above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "color": GREY, "fontsize": 8}
+        above: dict[str, Any] = {
+            "xytext": (0, 3),
+            "textcoords": "offset points",
+            "ha": "right",
+            "color": GREY,
+            "fontsize": 8,
+        }
         ax.annotate(f"{unit} {rate:.2g}", (at[-1], rate), **above)
     for config, rows in table.groupby("config", sort=False):
         style = kernels[config]
@@ -83,7 +93,7 @@ def projection_panels(points: pd.DataFrame) -> Figure:
     """
     styles = {name: series(k) for k, name in enumerate(dict.fromkeys(points["runtime"]))}
     steps = {title: points[points["step"] == step] for step, title in STEPS.items()}
-    labels = {"label": "Measured, published by others (ms)", "y_label": "Projected (ms)"}
+    labels: dict[str, Any] = {"label": "Measured, published by others (ms)", "y_label": "Projected (ms)"}
     shown = {title: rows for title, rows in steps.items() if len(rows)}
     return panels(shown, projected_and_measured, (7.2, 3.4), **labels, legend=True, styles=styles)
 
@@ -94,13 +104,13 @@ def projected_and_measured(points: pd.DataFrame, ax: Axes, styles: Mapping[str, 
     for runtime, rows in points.groupby("runtime", sort=False):
         style = styles[runtime]
         spread = [rows["projected"] - rows["low"], rows["high"] - rows["projected"]]
-        line = {"linestyle": "", "color": style.colour, "alpha": 0.6, "elinewidth": 0.6, "capsize": 0}
+        line: dict[str, Any] = {"linestyle": "", "color": style.colour, "alpha": 0.6, "elinewidth": 0.6, "capsize": 0}
         ax.errorbar(
             rows["ms"], rows["projected"], yerr=spread, marker=style.marker, markersize=4, label=runtime, **line
         )
     ends = [points["ms"].min() / 1.5, points["ms"].max() * 1.5]
     ax.plot(ends, ends, color=GREY, linestyle=":", linewidth=1.2)
-    ax.set_xlim(ends)
+    ax.set_xlim(*ends)
     log_axes(ax, "xy")
     ax.xaxis.set_major_locator(LogLocator(10))
     ax.grid(axis="x", visible=True)

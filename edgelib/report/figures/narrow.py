@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase, SubplotSpec
 from matplotlib.text import Text
 
 WIDTH = 3.45  # inches of 96 pixels: what a page leaves of a screen of 390 pixels
@@ -41,8 +43,12 @@ def _filled(text: str, letters: int) -> str:
     return textwrap.fill(text, letters, break_long_words=False)
 
 
-def _fitting(size: float) -> float:
-    return float(np.clip(0.85 * size, LEAST, MOST))
+def _grid(ax: Axes) -> GridSpecBase:
+    return cast(SubplotSpec, ax.get_subplotspec()).get_gridspec()
+
+
+def _fitting(size: float | str) -> float:
+    return float(np.clip(0.85 * float(size), LEAST, MOST))
 
 
 def _smaller(figure: Figure) -> None:
@@ -56,7 +62,7 @@ def _smaller(figure: Figure) -> None:
 
 def _stacked(figure: Figure, axes: list[Axes]) -> float:
     """Lay panels on one scale, or pictures without axes, out in two columns; returns how much higher that makes all."""
-    first, grid = axes[0], axes[0].get_subplotspec().get_gridspec()
+    first, grid = axes[0], _grid(axes[0])
     shared = first.get_shared_y_axes()
     if grid.ncols <= 2 or not all(shared.joined(first, ax) or not ax.axison for ax in axes):
         return 1.0
@@ -83,7 +89,7 @@ def _broken(ax: Axes, height: float) -> float:
     if any(len(name) > LETTERS["row"] for name in names):
         broken = [_filled(" ".join(name.split()), LETTERS["row"]) for name in names]
         lines = len(names) * max(name.count("\n") + 1 for name in broken)
-        needed = 1.6 * LEAST / 72 * lines * ax.get_subplotspec().get_gridspec().nrows / height
+        needed = 1.6 * LEAST / 72 * lines * _grid(ax).nrows / height
         if needed < MOST_TALLER:
             ax.set_yticks(ax.get_yticks(), broken)
             taller = max(1.0, needed)
@@ -97,7 +103,7 @@ def _broken(ax: Axes, height: float) -> float:
 
 def _tile_names(axes: list[Axes]) -> float:
     """Break the names of rows of tiles, turn those of many columns; returns the inches that these then take."""
-    columns = axes[0].get_subplotspec().get_gridspec().ncols
+    columns = _grid(axes[0]).ncols
     for ax in axes:
         ax.yaxis.label.set_text(_filled(ax.get_ylabel(), LETTERS["tile"]))
         if columns > MOST_TILES:

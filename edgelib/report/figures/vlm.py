@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -98,6 +99,6 @@ def share_dots(table: pd.DataFrame, ax: Axes, label: str, mark: float | None = N
     ax.lines[-1].set_visible(False)  # zero is no special share
     if mark is not None:
         ax.axvline(100 * mark, color=GREY, linestyle=":", linewidth=1.2)
-        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-        ax.annotate(says, (100 * mark, 1), (0, 3), color=GREY, **above)
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate(says, (100 * mark, 1), (0, 3), color=GREY, ha="center", fontsize=8, **above)
     return ax
