@@ -22,16 +22,17 @@ from goals import Table, goal, machine, script
 from edgelib.corruptions import CORRUPTIONS, corrupt
 
 SIDES = {224: 1, 48: 8, 32: 8}  # side in pixels -> how many times `images` are in a batch
-GOALS = {224: 5, 32: 10}  # geometric means over all corruptions
+GOALS = {224: (8, 2), 32: (15, 2)}  # geometric mean over the corruptions that the peer has, and the least
 PEER_IMAGES = 3
 
 
 def import_peer():
-    """Return imagecorruptions' `corrupt`, None where it is not installed.
+    """Return the package imagecorruptions, None where it is not installed.
 
-    A current stack lacks three names that the package asks for; it is not edited.
+    A current stack lacks four names that the package asks for; it is not edited.
     """
     import scipy.ndimage
+    import skimage.filters
 
     old = types.ModuleType("scipy.ndimage.interpolation")
     old.map_coordinates = scipy.ndimage.map_coordinates
@@ -39,11 +40,15 @@ def import_peer():
     resources.resource_filename = lambda package, path: str(Path(sys.modules[package].__file__).parent / path)
     sys.modules.update({"scipy.ndimage.interpolation": old, "pkg_resources": resources})
     np.float_ = np.float64
+    smooth = skimage.filters.gaussian
+    skimage.filters.gaussian = lambda image, sigma, multichannel=False: smooth(
+        image, sigma, channel_axis=-1 if multichannel else None
+    )
     try:
         import imagecorruptions
     except ImportError:
         return None
-    return imagecorruptions.corrupt
+    return imagecorruptions
 
 
 def pictures(n, side):
@@ -68,7 +73,7 @@ def compare(peer, name, images, repeats, severities):
     for severity in range(6 - severities, 6):
         for repeat in range(repeats + 1):
             some = images[:PEER_IMAGES]
-            slow = milliseconds(lambda s=severity, x=some: [peer(i, s, name) for i in x], len(some))
+            slow = milliseconds(lambda s=severity, x=some: [peer.corrupt(i, s, name) for i in x], len(some))
             fast = milliseconds(lambda s=severity: corrupt(batch, name, s, table="imagenet-c"), len(batch))
             if repeat:  # the first round warms up
                 theirs.append(slow)
@@ -87,15 +92,15 @@ def main(repeats: int = 3, severities: int = 5, images: int = 32) -> None:
         some, ratios = pictures(images * times, side), []
         print(f"\n{side} px, batches of {len(some)}")
         table = Table(("", 24, ""), ("imagecorruptions", 18, ".3f"), ("edgelib", 12, ".4f"), ("ratio", 7, ".1f"))
-        for name in CORRUPTIONS:
+        for name in [name for name in CORRUPTIONS if name in peer.get_corruption_names("all")]:
             theirs, ours = compare(peer, name, some, repeats, severities)
             ratios.append(theirs / ours)
             table.row(name, theirs, ours, ratios[-1])
         table.row("geometric mean", None, None, statistics.geometric_mean(ratios))
         if side in GOALS:
-            mean = statistics.geometric_mean(ratios)
-            goal(f"as fast as imagecorruptions, {side} px, mean", mean, at_least=GOALS[side])
-            goal(f"as fast as imagecorruptions, {side} px, least", min(ratios), at_least=1)
+            mean, least = GOALS[side]
+            goal(f"as fast as imagecorruptions, {side} px, mean", statistics.geometric_mean(ratios), at_least=mean)
+            goal(f"as fast as imagecorruptions, {side} px, least", min(ratios), at_least=least)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,10 @@ def read_name(name: str) -> dict:
     elif _silent(weight, "minmax"):
         method = "minmax"
     else:
-        wrong = f"unknown method {rest[0]!r} in" if rest else "no method in"
+        wrong = "no method in"
+        if rest:
+            option = _is_option(rest[0], name, methods, numbers)
+            wrong = f"no method before {rest[0]!r} in" if option else f"unknown method {rest[0]!r} in"
         hint = did_you_mean(rest[0], methods) if rest else ""
         raise EdgelibError(f"{wrong} scheme {name!r}{hint}; choose from {', '.join(methods)}, as in {numbers}-minmax")
     fields: dict = {"weight": weight, "activation": activation, "method": method}
@@ -201,6 +204,13 @@ def _unknown_numbers(part: str, name: str) -> str:
     if wrong in table:
         wrong, table, kind = numbers[2], vocabulary().activations, "activations"
     return f"unknown {kind} {wrong!r} in scheme {name!r}; choose from {', '.join(table)}"
+
+
+def _is_option(part: str, name: str, methods: Iterable[str], numbers: str) -> bool:
+    try:
+        return bool(_read_option(part, name, methods, numbers))
+    except EdgelibError:
+        return False
 
 
 def _read_option(part: str, name: str, methods: Iterable[str], numbers: str) -> dict:
