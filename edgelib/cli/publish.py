@@ -9,7 +9,7 @@ import typer
 
 from edgelib.chapters.table import CHAPTERS, read
 from edgelib.cli.base import app, one_paragraph
-from edgelib.errors import EdgelibError
+from edgelib.errors import EdgelibError, choose
 
 
 @app.command()
@@ -33,7 +33,7 @@ def publish(
     wanted = [
         press.find_chapter(name, _parameters(name, folder, root) | extra, root, schema.sources(), schema.reads())
         for name in names
-        for schema in [CHAPTERS[name]]
+        for schema in [choose(CHAPTERS, name, "chapter")]
     ]
     press.publish_all(wanted, force=force)
 

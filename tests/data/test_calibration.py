@@ -288,7 +288,7 @@ def test_texts_longer_than_the_context_are_cut():
         (("single-class:",), "write it as single-class[:CLASS]"),
         (("single-class:dgo",), "has no class 'dgo' (did you mean 'dog'?); classes: ant, bee, cat, dog"),
         (("single-class:dog", 21), "has 20 of class 'dog'; ask for at most that many"),
-        (("corrupted:frog",), "unknown corruption 'frog' (did you mean 'fog'?); choose from all, brightness"),
+        (("corrupted:frog",), "unknown corruption 'frog' (did you mean 'fog'?); choose from alias, all, brightness"),
         (("corrupted:fog:6",), "severity in calibration mix 'corrupted:fog:6' must be one of 1 to 5, got '6'"),
         ((3,), "unknown calibration mix 3"),
         (("dark", 0), "n must be a whole number of at least 1, got 0"),

@@ -113,9 +113,9 @@ def build_tower(tower: Tower) -> nn.Module:
     from edgelib.models.generative_folder import quiet_transformers
 
     with quiet_transformers():
-        kind = type(AutoModel.from_config(tower.config))
+        kind = type(AutoModel.from_config(tower.config, trust_remote_code=False))
         return kind.from_pretrained(
-            tower.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            tower.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
         ).eval()
 
 
