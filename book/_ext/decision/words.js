@@ -50,7 +50,9 @@ function percent(seen) {
 function choiceText(record, found) {
   const names = found.tied.map(choice => labelOf(record, choice.config));
   if (names.length < 2) return names.join("") || "nothing";
-  return `${names.slice(0, -1).join(", ")} or ${names.at(-1)} (tied in ${found.order})`;
+  /* names that hold commas are kept apart by semicolons */
+  const [apart, last] = names.some(name => name.includes(",")) ? ["; ", "; or "] : [", ", " or "];
+  return `${names.slice(0, -1).join(apart)}${last}${names.at(-1)} (tied in ${found.order})`;
 }
 
 function certaintyText(found) {
