@@ -40,6 +40,7 @@ def _gap(tables: Tables, config: str) -> tuple[dict, str]:
 
 @reads(SOURCE, "eight-bits-clean")
 def eight_bits_clean(tables: Tables, claim: Mapping) -> Finding:
+    """Whether eight bits change clean accuracy by no more than the claim says."""
     row = _clean(tables, "w8a8-minmax")
     what = f"{label('w8a8-minmax')} minus the reference on clean images, paired; margin {100 * claim['said']:g} points"
     return Finding(what, points(row), within(row, claim["said"]))
@@ -47,6 +48,7 @@ def eight_bits_clean(tables: Tables, claim: Mapping) -> Finding:
 
 @reads(SOURCE, "eight-bits-robust")
 def eight_bits_robust(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether SmoothQuant at eight bits has a gap below zero."""
     row, number = _gap(tables, "w8a8-smoothquant")
     what = f"robustness gap of {label('w8a8-smoothquant')}, which has no floor; below 0 is more robust"
     return Finding(what, number, direction(row, -1))
@@ -54,6 +56,7 @@ def eight_bits_robust(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "four-bits-clean")
 def four_bits_clean(tables: Tables, claim: Mapping) -> Finding:
+    """Whether four bits lose as much on clean images as claimed."""
     row = _clean(tables, "w4a8-minmax")
     what = f"{label('w4a8-minmax')} minus the reference on clean images, paired"
     return Finding(what, points(row), as_large(row, claim["said"]))
@@ -61,6 +64,7 @@ def four_bits_clean(tables: Tables, claim: Mapping) -> Finding:
 
 @reads(SOURCE, "four-bits-gap")
 def four_bits_gap(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether four bits have a gap above zero."""
     row, number = _gap(tables, "w4a8-minmax")
     return Finding(f"robustness gap of {label('w4a8-minmax')}; above 0 is amplified", number, direction(row, 1))
 
@@ -82,12 +86,14 @@ def _rung(tables: Tables, config: str, sign: int, what: str) -> Finding:
 
 @reads(SOURCE, "awq-below")
 def awq_below(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether AWQ with a fixed strength is worse than min-max, on the plain model or on twins."""
     what = f"{label('w4a8-awq-fixed')} minus {label('w4a8-minmax')}, Holm-corrected, on the plain model and on twins"
     return _rung(tables, "w4a8-awq-fixed", -1, what)
 
 
 @reads(SOURCE, "awq-tuned")
 def awq_tuned(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether a searched strength gains on min-max where the fixed one loses."""
     rows = tables("calibration_sensitivity", "ladder_accuracy", twin="plain").set_index("config")
     fixed, searched = (rows["accuracy"].get(config) for config in ("w4a8-awq-fixed", "w4a8-awq"))
     if fixed is None or searched is None:
@@ -101,6 +107,7 @@ def awq_tuned(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "mix-matters")
 def mix_matters(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether the calibration mix that costs most is shown to cost anything."""
     rows = tables("calibration_sensitivity", "mixes")
     worst = rows.loc[rows["effect"].idxmin()]
     number = f"{readable(worst['mix'])} images {points(worst)}"
@@ -110,6 +117,7 @@ def mix_matters(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "mce")
 def mce_is_a_drop(_tables: Tables, claim: Mapping) -> Finding:
+    """Whether the column called mCE is more than the mean drop in accuracy."""
     rows = claim["table"].values()
     apart = max(abs(accuracy_drop(clean, [clean * rs]) - printed) for clean, rs, printed in rows)
     what = f"their {len(claim['table'])} rows: clean times (1 - RS), the mean drop in accuracy, against the column"
@@ -123,6 +131,7 @@ def _size(tables: Tables, config: str) -> float:
 
 @reads(SOURCE, "fp16-size")
 def fp16_size(tables: Tables, claim: Mapping) -> Finding:
+    """Whether the dimensions take the claimed bytes at 16 bits."""
     half, whole = (_size(tables, config) / MIB for config in ("fp16", "fp32"))
     number = f"FP16 {half:.1f} MiB, FP32 {whole:.1f} MiB"
     return Finding("bytes of the same dimensions", number, amount(half, claim["said"], 0.02))
@@ -136,16 +145,19 @@ def _compression(tables: Tables, claim: Mapping, config: str) -> Finding:
 
 @reads(SOURCE, "w8-compression")
 def w8_compression(tables: Tables, claim: Mapping) -> Finding:
+    """Whether eight bits compress the 16-bit file as claimed."""
     return _compression(tables, claim, "w8a8-minmax")
 
 
 @reads(SOURCE, "w4-compression")
 def w4_compression(tables: Tables, claim: Mapping) -> Finding:
+    """Whether four bits compress the 16-bit file as claimed."""
     return _compression(tables, claim, "w4a8-minmax")
 
 
 @reads(SOURCE, "real-kernels")
 def real_kernels(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether the fastest INT8 kernel that was timed beats FP32 of its own runtime."""
     rows = tables("efficiency", "encoders", model="clip-vit-base-patch32")
     rows = rows[rows["batch"] == rows["batch"].min()]
     narrow = rows[(rows["weight"] == "int8") & (rows["activation"] == "int8")]
@@ -164,6 +176,7 @@ def real_kernels(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "safe-default")
 def safe_default(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether a runtime has a kernel of eight bits on the device of every tier."""
     tiers = tables("pareto", "costs", config="w8a8-minmax").set_index("device")
     named = [key for key in ("jetson-nano", "snapdragon-8-gen-3", "orin-nx-16gb") if key in tiers.index]
     refused = [key for key in named if isinstance(tiers.loc[key, "reason"], str) and tiers.loc[key, "reason"]]
@@ -177,6 +190,7 @@ def safe_default(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "scores")
 def their_model(_tables: Tables, _claim: Mapping) -> Finding:
+    """Never tested here: the model and the images are not part of the package."""
     return Finding(
         "their weights and images are not part of this package", "params/clip-vit-base-patch32 runs it", UNTESTED
     )

@@ -31,6 +31,7 @@ CACHE = "e4m3-amax"
 
 @reads(SOURCE, "fp8-cache")
 def fp8_cache(tables: Tables, claim: Mapping) -> Finding:
+    """Whether a calibrated FP8 cache loses as much as claimed."""
     rows = tables("fp8_kv_ablation", "recovery", cache=CACHE)
     plain, planted = rows[rows["twin"] == "plain"], rows[(rows["twin"] != "plain") & ~rows["non_inferior"]]
     if not len(plain):
@@ -45,6 +46,7 @@ def fp8_cache(tables: Tables, claim: Mapping) -> Finding:
 
 @reads(SOURCE, "cache-cause")
 def cache_cause(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether range, and not resolution, carries the loss where it is largest."""
     rows = tables("fp8_kv_ablation", "ladder", game="cause")
     twin = rows.loc[rows["total"].idxmax(), "twin"]
     rows = rows[rows["twin"] == twin].set_index("factor")
@@ -60,6 +62,7 @@ def cache_cause(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "cache-attention")
 def cache_attention(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether the cache loses alone, and attention computed in FP8 nothing, where most is lost."""
     rows = tables("fp8_kv_ablation", "ablation")
     worst = rows.loc[rows["effect"].idxmin()]
     own = rows[rows["twin"] == worst["twin"]].set_index("rounded")
@@ -80,6 +83,7 @@ def _vqa(tables: Tables, config: str) -> dict:
 
 @reads(SOURCE, "smoothquant-gains")
 def smoothquant_gains(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether SmoothQuant at eight bits answers better than BF16."""
     row = _vqa(tables, "w8a8-smoothquant")
     what = f"{label('w8a8-smoothquant')} minus BF16, answers scored as VQAv2's, Holm-corrected"
     return Finding(what, points(row, digits=2), direction(row, 1))
@@ -87,6 +91,7 @@ def smoothquant_gains(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "int4-loses")
 def int4_loses(tables: Tables, claim: Mapping) -> Finding:
+    """Whether plain four bits lose as much as claimed."""
     row = _vqa(tables, "w4a16")
     what = f"{label('w4a16')} minus BF16, answers scored as VQAv2's, Holm-corrected"
     return Finding(what, points(row, digits=2), as_large(row, claim["said"]))
@@ -98,6 +103,7 @@ def _sub_task(tables: Tables, config: str, task: str) -> dict:
 
 @reads(SOURCE, "awq-translation")
 def awq_translation(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether AWQ loses translations that plain four bits keep."""
     awq, plain = (_sub_task(tables, config, "text_translation") for config in ("w4a16-awq", "w4a16"))
     number = f"AWQ {points(awq, 1)}, plain {points(plain, 1)}; one test finds {awq['mde']:.0f} points"
     found = direction(awq, -1)
@@ -107,6 +113,7 @@ def awq_translation(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "awq-language")
 def awq_language(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether calibrating without translations costs AWQ translations."""
     rows = tables("vlm_accuracy", "language")
     worst = rows.loc[rows["effect"].idxmin()]
     number = f"{points(worst)} on {worst['twin']}; one test finds {100 * worst['mde']:.1f} points"
@@ -116,6 +123,7 @@ def awq_language(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "nvfp4-reasoning")
 def nvfp4_reasoning(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether NVFP4 loses on both sub-tasks of reasoning."""
     rows = [_sub_task(tables, "nvfp4", task) for task in ("commonsense_reasoning", "code_reasoning")]
     number = "; ".join(f"{row['task'].replace('_', ' ')} {points(row, 1)}" for row in rows)
     found = [direction(row, -1) for row in rows]
@@ -125,6 +133,7 @@ def nvfp4_reasoning(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "nvfp4-w4a8")
 def nvfp4_w4a8(_tables: Tables, _claim: Mapping) -> Finding:
+    """Whether NVFP4 rounds activations to another format than weights."""
     made = scheme("nvfp4")
     both = made.weight == made.activation
     what = "the format of both operands in the default recipe of ModelOpt, whose codes ours equal"
@@ -138,6 +147,7 @@ def _gains(tables: Tables) -> pd.DataFrame:
 
 @reads(SOURCE, "decode-bits")
 def decode_bits(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether decoding speeds up as the bits fall, in the source's own figures."""
     own = _gains(tables)["decode_speedup_quantization"]
     eight, four = own[own.index.str.contains("INT8|FP8|Smooth")], own[own.index.str.contains("INT4|NVFP4")]
     if eight.empty or four.empty:
@@ -150,6 +160,7 @@ def decode_bits(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "ttft-bits")
 def ttft_bits(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether the first token gains alike at every width, in the source's own figures."""
     own = _gains(tables)["ttft_speedup_quantization"]
     number = f"{own.min():.2f} times ({own.idxmin()}) to {own.max():.2f} times ({own.idxmax()})"
     verdict = CONTRADICTED if own.max() / own.min() > 1.1 else HOLDS
@@ -158,6 +169,7 @@ def ttft_bits(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "footprint")
 def footprint(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether NVFP4 takes the least memory, in the source's own figures."""
     rows = tables("efficiency", "gains").set_index("config")
     whole = rows["static_gb"] + rows["dynamic_gb"]
     least, own = whole.idxmin(), whole[whole.index.str.contains("NVFP4")]
@@ -169,6 +181,7 @@ def footprint(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "hardware")
 def hardware(tables: Tables, _claim: Mapping) -> Finding:
+    """Whether the devices that compute in FP8 and NVFP4 are those of the claimed families."""
     rows, known = tables("efficiency", "legality"), devices()
     wanted = {"fp8": {"ada", "hopper", "blackwell"}, "nvfp4": {"blackwell"}}
     other, seen = [], 0
@@ -184,4 +197,5 @@ def hardware(tables: Tables, _claim: Mapping) -> Finding:
 
 @reads(SOURCE, "times")
 def their_times(_tables: Tables, _claim: Mapping) -> Finding:
+    """Never tested here: the card was not measured."""
     return Finding("their card was not measured", "times here are of other machines, or projected", UNTESTED)
