@@ -33,7 +33,7 @@ def nature(
 
     Started again after it was stopped, it goes on from the last cell that was done.
     """
-    from edgelib.report.nature import page as page_of
+    from edgelib.report.nature.page import page as page_of
     from edgelib.study.nature.run import Nature, measure
 
     given = {"twins": twins, "schemes": schemes, "caches": caches}

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from helpers import ROOT
 
-from edgelib.report.nature import mean_interval, page, ranking_sentence
+from edgelib.report.nature.page import page
+from edgelib.report.nature.sentences import ranking_sentence
+from edgelib.report.nature.tables import mean_interval
 from edgelib.stats.ranks import RankAgreement
 
 TABLES = ROOT / "book" / "reference" / "nature"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.report.nature import page
+from edgelib.report.nature.page import page
 from edgelib.study.nature import run
 from edgelib.study.nature.caches import cache_cell, grown
 from edgelib.study.nature.decoder import Remembered, TextDecoder, batches

@@ -1,0 +1,1 @@
+"""The page of twins beside a real decoder: its tables, its sentences, the page."""

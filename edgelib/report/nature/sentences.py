@@ -1,0 +1,139 @@
+"""Sentences about a real decoder beside the twins, each from tests or from the tables themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from edgelib.quant.scheme import scheme
+from edgelib.report.claims.text import names_text, spread_text
+from edgelib.report.nature.tables import NATURE, Found, mean_interval
+from edgelib.stats.ranks import RankAgreement
+from edgelib.study.nature.caches import CONTROL
+from edgelib.study.nature.grid import line_of
+from edgelib.study.nature.states import LARGEST_E4M3, PARTS
+
+NOTICEABLE = 0.05  # octaves
+WORDS = {"activation": "activations", "weight": "weights", "key": "keys", "value": "values", "residual": "residual"}
+
+
+def ranking_sentence(agreement: RankAgreement) -> str:
+    """What a twin's ranking is good for, from its agreement with nature's."""
+    bits = agreement.rho_interval[0] > 0
+    methods = agreement.within_interval[0] > 0.5
+    if bits and methods:
+        return "A twin ranks formats and methods as a real decoder does."
+    if bits:
+        return (
+            "A twin ranks formats as a real decoder does, and is not shown to tell which method is better where two "
+            "leave the same bits."
+        )
+    if methods:
+        return "A twin orders methods of the same bits as a real decoder does, and is not shown to rank formats."
+    return "No ranking of a twin is shown to carry over to a real decoder."
+
+
+def nature_sentences(found: Found) -> list[str]:
+    """What stands out in the real decoder, and which twin is nearest in each part."""
+    own = found.states[NATURE]
+    residual, activation = own[own.part == "residual"], own[own.part == "activation"]
+    sinks = own[own.part == "attention"]
+    token = activation.loc[activation.token_ratio.idxmax()]
+    near = found.distances
+    nearest = {part: _nearest(near.set_index("twin")[part]) for part in PARTS}
+    said = [
+        f"In the real decoder, {int((residual.massive > 0).sum())} of {len(residual)} layers hand on massive values, "
+        f"the largest {residual.peak.max():,.0f}.",
+        f"Its inputs stand out by token as well as by channel: most in {token.place} of layer {int(token.layer)}, "
+        f"where one token's peak is {token.token_ratio:,.0f} times the median token's.",
+        f"{100 * sinks.sink_heads.mean():.0f} % of its heads put more than 30 % of their attention on the first token, "
+        f"those of the twins' model {100 * _sinks(found, 'plain'):.0f} %.",
+    ]
+    told = names_text([f"{WORDS[part]} are nearest to `{twin}`" for part, twin in nearest.items()], most=9)
+    return [*said, f"Of the twins, {told}."]
+
+
+def _nearest(distance: pd.Series) -> str:
+    """The nearest twin of a part; "plain" where no planted outliers bring it nearer by a noticeable distance."""
+    best = str(distance.idxmin())
+    return "plain" if "plain" in distance and distance["plain"] - distance[best] < NOTICEABLE else best
+
+
+def _sinks(found: Found, twin: str) -> float:
+    table = found.states.get(twin, next(iter(found.states.values())))
+    return float(table[table.part == "attention"].sink_heads.mean())
+
+
+def method_sentences(found: Found, line: str) -> list[str]:
+    """Whether each method of a line is better or worse than min-max on held-out text, from paired differences."""
+    names = [n for n in found.nll.columns if n not in ("item", "tokens", "fp32") and line_of(n) == line]
+    plain = next((n for n in names if "minmax" in n), None)
+    if plain is None or len(names) < 2:
+        return []
+    verdicts: dict[str, list[str]] = {"below": [], "above": [], "not shown to differ from": []}
+    for name in names:
+        if name != plain:
+            effect, low, high = mean_interval(found.nll[name] - found.nll[plain], name, plain)
+            verdict = "below" if high < 0 else "above" if low > 0 else "not shown to differ from"
+            verdicts[verdict].append(f"{scheme(name).label.removeprefix(line).strip()} ({np.exp(effect):.2f} times)")
+    told = [
+        f"{names_text(own, most=9)} {'is' if len(own) == 1 else 'are'} {verdict} min-max"
+        for verdict, own in verdicts.items()
+        if own
+    ]
+    return [f"At {line}, in perplexity on held-out text, {'; '.join(told)}."]
+
+
+def range_sentence(found: Found) -> str:
+    """Whether keys or values of the real decoder leave what E4M3 holds without a scale."""
+    own = found.states[NATURE]
+    states = own[own.part.isin(["key", "value"])]
+    share = states.beyond448.max()
+    if states.peak.max() <= LARGEST_E4M3:
+        return "No key or value that a real decoder made of text leaves the range of E4M3, even without a scale."
+    return f"In the worst layer, {100 * share:.2g} % of the real decoder's keys or values leave the range of E4M3."
+
+
+def largest_sentence(found: Found) -> str:
+    """How far the largest key and value are from the largest number of E4M3."""
+    own = found.states[NATURE]
+    keys, values = (own.loc[own.part == part, "peak"].max() for part in ("key", "value"))
+    return (
+        f"The largest key that it read is {keys:,.1f} and the largest value {values:,.1f}; the largest number of E4M3 "
+        f"is {LARGEST_E4M3:.0f}, so states would have to grow {LARGEST_E4M3 / max(keys, values):,.0f} times to "
+        "saturate. Whatever E4M3 without a scale costs this decoder is the doing of its steps."
+        if max(keys, values) <= LARGEST_E4M3
+        else f"The largest key that it read is {keys:,.1f} and the largest value {values:,.1f}."
+    )
+
+
+def cache_sentences(found: Found) -> list[str]:
+    """The verdict on the claim that keys and values saturate at 448, with the control that really does."""
+    control = found.control
+    grown = control[control.part == "key"]
+    said = [range_sentence(found), largest_sentence(found)]
+    said += _causes(found, "plain", "On the states as they are")
+    if len(grown):
+        said.append(
+            f"The control, `{CONTROL}`, has keys up to {grown.peak.max():,.0f}, of which "
+            f"{100 * grown.beyond448.mean():.0f} % exceed 448."
+        )
+        said += _causes(found, CONTROL, "There")
+    return said
+
+
+def _causes(found: Found, twin: str, where: str) -> list[str]:
+    kl = {cache: own.kl.to_numpy() for cache, own in found.caches[found.caches.twin == twin].groupby("cache")}
+    if not {"e4m3-one", "e4m3-one-rangeonly", "e4m3-one-resolutiononly"} <= set(kl):
+        return []
+    whole, reach, steps = (
+        spread_text(*mean_interval(kl[name], twin, name))
+        for name in ("e4m3-one", "e4m3-one-rangeonly", "e4m3-one-resolutiononly")
+    )
+    said = f"{where}, E4M3 without a scale costs {whole} nats; saturation alone {reach}, coarse steps alone {steps}"
+    gap = mean_interval(kl["e4m3-one-rangeonly"] - kl["e4m3-one-resolutiononly"], twin, "cause")
+    cause = "range" if gap[1] > 0 else "resolution" if gap[2] < 0 else "neither shown to weigh more"
+    said += f" ({'the cause is ' + cause if gap[1] > 0 or gap[2] < 0 else cause})"
+    if "e4m3-amax" in kl:
+        said += f"; with a scale per layer it costs {spread_text(*mean_interval(kl['e4m3-amax'], twin, 'amax'))}"
+    return [said + "."]
