@@ -13,7 +13,7 @@ from edgelib.report.claims.text import spread_text, without_tags
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family, Key
 
-_LONGEST = 300  # characters of a cell; our own longest, the error of an engine, has about 250
+_LONGEST = 3000  # characters of a cell; our own longest are reasons, some 100 for a configuration
 
 
 def with_interval(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:

@@ -9,6 +9,7 @@ import pytest
 from edgelib.report.tables import (
     between,
     cross,
+    escaped,
     interval,
     marked,
     myst_table,
@@ -33,6 +34,12 @@ def test_tables_escape_what_data_sets_bring():
     )
     assert "<script>" not in text and "\\|" in text and "| 2 |" in text and ":name: tab-x" in text
     assert "| :--- | ---: |" in text
+
+
+def test_reasons_stay_whole_and_a_name_without_end_is_cut():
+    reasons = "; ".join(f"configuration {i}: {'why it is not taken ' * 4}" for i in range(20))
+    assert escaped(reasons) == " ".join(reasons.split())
+    assert len(escaped("x" * 10**6)) < 10**4 and escaped("x" * 10**6).endswith("…")
 
 
 ROWS = pd.DataFrame(
