@@ -164,7 +164,7 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
         answer = f"{_none_of(configs)} shown to answer worse than {ref}"
     if hurt:
         twin, config = worst = min(hurt, key=lambda key: planted[key].effect)
-        answer += " on the plain model, but outliers change that" if not lost else ", and outliers cost more"
+        answer += " on the plain model, but outliers change that" if not lost else ", and outliers cost answers too"
         number = (
             f"with {twin_text(twin)}, {label(config)} loses {-100 * planted[worst].effect:.1f} points "
             f"({interval_text(_mirrored(planted[worst].interval), planted[worst].level, 100)})"
