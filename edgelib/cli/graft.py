@@ -29,7 +29,7 @@ def graft(
     steps: Annotated[int | None, typer.Option(help="Refine up to this step, in all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the connector and its scenes.")] = 0,
 ) -> None:
-    """Join a vision tower and a decoder by a small connector: an ordinary LLaVA folder, for chapters that ask questions."""
+    """Join a vision tower and a decoder by a small connector: an ordinary LLaVA folder, which answers questions."""
     from edgelib.ground.quiet import quiet_libraries
 
     quiet_libraries()
