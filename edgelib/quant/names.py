@@ -170,8 +170,8 @@ def read_name(name: str) -> dict:
     else:
         wrong = "no method in"
         if rest:
-            option = _is_option(rest[0], name, methods, numbers)  # type: dict  # type: ignore[assignment]
-            wrong = f"no method before {rest[0]!r} in" if option else f"unknown method {rest[0]!r} in"
+            known_word = _is_option(rest[0], name, methods, numbers)
+            wrong = f"no method before {rest[0]!r} in" if known_word else f"unknown method {rest[0]!r} in"
         hint = did_you_mean(rest[0], methods) if rest else ""
         raise EdgelibError(f"{wrong} scheme {name!r}{hint}; choose from {', '.join(methods)}, as in {numbers}-minmax")
     fields: dict = {"weight": weight, "activation": activation, "method": method}

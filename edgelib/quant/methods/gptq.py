@@ -8,6 +8,7 @@ columns can be taken in order of falling diag H (act-order) and stored in their 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -104,23 +105,29 @@ def gptq(
     return Encoded(format, codes, *(None if part is None else part.squeeze(-1) for part in grid)), factor.damping
 
 
-def round_gptq(layer: Layer) -> Rounded:
-    """Round a layer by GPTQ in act-order, each row only where that beats rounding to nearest on the same grid.
+def round_rows(layer: Layer, loss: Callable[[Layer, Tensor], Tensor], drift: Tensor | None = None) -> Rounded:
+    """Round a layer by `gptq` in act-order, each row only where `loss` says it beats rounding to nearest on that grid.
 
-    Where the Hessian cannot be factored the whole layer is rounded to nearest, with a warning that names it.
+    loss(layer, rounded [out, in]) -> [out]. drift as in `gptq`. Where the Hessian cannot be factored the whole layer is
+    rounded to nearest, with a warning that names it.
     """
     format, group_size = layer.scheme.weight_format, layer.scheme.group_size
     shrink = RANGES[layer.scheme.weight_range].shrink(layer)
     notes = {"clip_share": clip_share(shrink)}
     plain = round_to_nearest(layer.weight, format, group_size, shrink)
-    found = gptq(layer.weight, layer.part("hessian"), format, group_size, shrink=shrink)
+    found = gptq(layer.weight, layer.part("hessian"), format, group_size, shrink=shrink, drift=drift)
     if found is None:
         warnings.warn(
-            f"the Hessian of layer {layer.name!r} is not positive, even damped: rounded to nearest", stacklevel=2
+            f"the Hessian of layer {layer.name!r} is not positive, even damped: rounded to nearest", stacklevel=3
         )
         return Rounded(plain, notes | {"fallback": "Hessian is not positive"})
     encoded, damping = found
-    better = weight_error(layer, decode(encoded)) < weight_error(layer, decode(plain))
+    better = loss(layer, decode(encoded)) < loss(layer, decode(plain))
     # codes are one byte in every format, and torch.where does not know all of them
     codes = torch.where(better[:, None], encoded.codes.view(torch.uint8), plain.codes.view(torch.uint8))
     return Rounded(replace(encoded, codes=codes.view(format.storage)), notes | {"damping": damping})
+
+
+def round_gptq(layer: Layer) -> Rounded:
+    """Round a layer by GPTQ, each row only where it moves the layer's output less than rounding to nearest does."""
+    return round_rows(layer, weight_error)
