@@ -15,7 +15,7 @@ from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root
 from edgelib.ground.quiet import quiet_libraries
 from edgelib.report.claims.openings import Opening
-from edgelib.report.claims.text import Sentence, bullets, without_math, without_tags
+from edgelib.report.claims.text import Sentence, as_written, bullets, without_tags
 from edgelib.report.figures.narrow import narrow
 from edgelib.report.provenance import provenance_html
 from edgelib.report.tables import Column, myst_table, selected
@@ -80,7 +80,7 @@ def say(claims: str | Iterable[str], otherwise: str = "") -> None:
     if not isinstance(claims, str):
         claims = bullets(claims) or (bullets([otherwise]) if otherwise else "")
     if claims:
-        display(Markdown(without_math(without_tags(claims))))
+        display(Markdown(as_written(claims)))
 
 
 def show(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from edgelib.report.claims.text import spread_text, without_tags
+from edgelib.report.claims.text import as_written, spread_text, without_tags
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family, Key
 
@@ -166,4 +166,5 @@ def myst_table(
     rule = ["---:" if n else ":---" for n in numeric]
     lines = [[escaped(c) for c in frame.columns], rule, *cells]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    caption = as_written(" ".join(caption.split()))  # a name in it ends no line
     return without_tags(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::")

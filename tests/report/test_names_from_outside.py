@@ -15,11 +15,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from markdown_it import MarkdownIt
 
+from edgelib.report.claims.openings import Opening
 from edgelib.report.claims.text import without_tags
 from edgelib.report.explorer import scatter
 from edgelib.report.figures.base import forest, log_axes
 from edgelib.report.figures.palette import Look
-from edgelib.report.notebook import STYLE, say, show
+from edgelib.report.notebook import STYLE, conclude, drawn, facts, foot, say, show
 from edgelib.report.tables import escaped, myst_table, named, number, selected
 
 HOSTILE = [
@@ -91,6 +92,44 @@ def test_a_chart_keeps_names_in_its_data(name):
     outside, _, script = page.partition("<script")
     assert not TAG.search(outside) and 'onload="alert' not in outside
     assert script.count("</script>") == 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_openings_feet_facts_and_figures_show_a_name_as_it_is_written(name):
+    """With sentences, tables and charts, whose tests stand above, these are all that any chapter shows."""
+    made_from = {"sources": {name: name}, "libraries": {name: name}, "parameters": {name: [name]}}
+    made_from |= dict.fromkeys(("edgelib", "code", "device", "machine", "seed"), name)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots()
+        axes.plot([1, 2], [1, 2], label=name)
+        axes.set(title=name, xlabel=name, xticks=[1], xticklabels=[name])
+        axes.legend()
+        pictures = drawn(figure)
+    plt.close(figure)
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        conclude(Opening(f"take {name}", f"it has {name}", f"ship {name}"), f"Numbers of {name}")
+        foot(made_from)
+    said = [text for output in captured.outputs for text in output.data.values()]
+    page = "".join([*said, facts(name, {name: name})._repr_html_(), *pictures.values()])
+    assert len(said) >= 5 and not TAG.search(re.sub(r"<!-- .*? -->|<!DOCTYPE[^>]*>", "", page, flags=re.DOTALL))
+
+
+LINKS = ["[a](https://example.org)", "![a](https://example.org/a.png)", "{doc}`x`", "{raw}`<b>`", "$x$"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_no_name_links_or_loads_anything(name):
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        say([f"`run {{x}}` on {name} is fine"])
+        show(pd.DataFrame({"x": [name]}), f"Sizes of\n\n{name}.", "tab-x")
+    for output in captured.outputs:
+        text = output.data["text/markdown"]
+        assert not re.search(r"(?<!\\)(\$|\]\()|\}`[x<]", text)
+        assert "src=" not in MarkdownIt("commonmark").render(text) and "href=" not in MarkdownIt().render(text)
+    assert "`run {x}` on" in captured.outputs[0].data["text/markdown"]
+    assert captured.outputs[1].data["text/markdown"].startswith(":::{table} Sizes of ")
 
 
 def test_chapters_display_by_the_two_words_that_escape():

@@ -19,6 +19,7 @@ class Sentence(str):
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _MATH = re.compile(r"(?<!\\)\$")
+_ROLE = re.compile(r"\{[A-Za-z][\w:.+-]*\}(?=`)")
 
 
 def without_tags(text: str) -> str:
@@ -32,6 +33,17 @@ def without_tags(text: str) -> str:
 def without_math(text: str) -> str:
     """Markdown in which dollars are dollars: sentences made from tests hold no formulas, names may."""
     return _MATH.sub(r"\\$", text)
+
+
+def without_links(text: str) -> str:
+    """Markdown in which what looks like a link, an image or a role is shown as it is written; code spans stay."""
+    text = text.replace("](", "]\\(")
+    return _ROLE.sub(lambda at: at[0] + "\\" * (text.count("`", 0, at.start()) % 2 == 0), text)
+
+
+def as_written(text: str) -> str:
+    """Markdown in which names from outside are neither tags, formulas, links nor roles."""
+    return without_links(without_math(without_tags(text)))
 
 
 def p_text(p: float) -> str:
