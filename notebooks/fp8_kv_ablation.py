@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # Must a vision-language model avoid an 8-bit key-value cache?
+# # Is an 8-bit key-value cache safe?
 #
 # :::{admonition} Answer
 # :class: tip answer
@@ -107,7 +107,14 @@ from edgelib.report.claims import caches as say_of
 from edgelib.report.claims.differences import difference_claims
 from edgelib.report.claims.openings import cache_opening, scope_claim
 from edgelib.report.figures.base import panels
-from edgelib.report.figures.kv import cache_label, drift_by_step, loss_by_amplitude, parts_of_loss, state_ranges
+from edgelib.report.figures.kv import (
+    cache_label,
+    cache_words,
+    drift_by_step,
+    loss_by_amplitude,
+    parts_of_loss,
+    state_ranges,
+)
 from edgelib.report.tables import cross, interval, marked, named, number
 from edgelib.stats.family import compare
 from edgelib.stats.ladder import attribute, attribution_table, recoveries, recovery_table
@@ -381,7 +388,7 @@ say(points)
 # %% tags=["remove-input"]
 mended = [cache_label(c) for c in P.fixes if all(recovered[t, c].non_inferior for t in everywhere)]
 lost_scale = 100 * max(attributions[t, "delivery"].total.effect for t in everywhere)
-opening = cache_opening(on_twins, cache_label(usual), PLAIN, mended, lost_scale)
+opening = cache_opening(on_twins, cache_words(usual), PLAIN, mended, lost_scale)
 conclude(opening, scope_claim(P.model, P.dataset))
 
 # %% [markdown]

@@ -350,13 +350,19 @@ say([verdict])
 #
 # ## Explore
 #
-# Choose a device; hover over a point for its numbers, click a name below to keep one configuration. The table behind the chart is
+# Choose a device; hover over a point for its numbers, press a name below to keep one configuration. The table behind the chart is
 # {numref}`tab-guide`'s.
 
 # %% tags=["hide-input"]
 cloud = ship.device_cloud(record)
 title = "Corrupted accuracy against projected time, by device and configuration."
-axes = {"x": "Projected latency (ms)", "y": "Corrupted accuracy (%)", "colour": "Configuration", "choose": "Device"}
+axes = {
+    "x": "Projected latency (ms)",
+    "y": "Corrupted accuracy (%)",
+    "colour": "Configuration",
+    "choose": "Device",
+    "group": "Weights",
+}
 axes |= {"x_ends": ("latency low", "latency high"), "y_ends": ("corrupted low", "corrupted high")}
 told = [column for column in cloud.columns if column not in (*axes["x_ends"], *axes["y_ends"])]
 HTML(scatter(cloud, "pareto-explorer", title, **axes, tooltip=told, looks=looks(P.configs).values()))

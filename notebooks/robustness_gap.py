@@ -345,7 +345,8 @@ points = [gap_summary(known), matched_claim(known)]
 points += [f"on the twins, {gap_summary(doses)}; {matched_claim(doses)}"] if len(doses) else []
 points += difference_claims(losses, label(reference), "clean accuracy", keys=[lowest]) if lowest in others else []
 say(points)
-conclude(gap_opening(tests, scores, costs, reference), scope_claim(P.model, P.dataset))
+opening = gap_opening(tests, scores, costs, reference, twin_scores)
+conclude(opening, scope_claim(P.model, P.dataset))
 
 # %% [markdown]
 # **What this does not show.** The verdict is about this model, these images and one calibration draw; others need their own run.

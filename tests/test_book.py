@@ -17,6 +17,8 @@ import yaml
 from browser import start
 from helpers import ROOT
 
+from edgelib.chapters.table import CHAPTERS
+
 PHONE, DESKTOP = 390, 1280
 # The size of a screenshot's viewport is the reader's; the heights are typical.
 HEIGHTS = {PHONE: 844, DESKTOP: 900}
@@ -296,7 +298,9 @@ def test_the_explorer_has_its_menu_above_its_intervals_and_remembers_the_device(
     state = """
       const menu = document.querySelector('.explorer select'), chart = document.querySelector('.explorer svg');
       if (!menu || !chart) return null;
-      const legend = [...chart.querySelectorAll('.role-legend-symbol path')].map(p => p.getAttribute('fill'));
+      const legend = [...document.querySelectorAll('.explorer-legend button svg :is(path, circle)')]
+        .map(p => p.getAttribute('fill'));
+      if (!legend.length) return null;
       const points = [...chart.querySelectorAll('.mark-symbol.role-mark path')].length;
       return [menu.getBoundingClientRect().bottom <= chart.getBoundingClientRect().top, legend, menu.value, points,
         chart.querySelectorAll('.mark-rule.role-mark line').length, [...menu.options].map(o => o.value)];
@@ -311,9 +315,21 @@ def test_the_explorer_has_its_menu_above_its_intervals_and_remembers_the_device(
     above, colours, device, points, bars, devices = seen[0]
     assert above and colours and points and bars >= 2 * points and device in devices
     assert seen[1][1] == colours and seen[1][2] == other
+    most, faint, pressed = browser.execute_script(KEEP)
+    assert most <= ENTRIES and pressed == ["true"] and faint
     browser.execute_script("localStorage.clear()")
 
 
+# Presses the first name of the legend: how long the longest legend is, which marks are faint then, what is pressed.
+KEEP = """
+  const lists = [...document.querySelectorAll('.explorer-legend')];
+  const keys = lists.flatMap(list => [...list.querySelectorAll('button')]);
+  keys[0].click();
+  const marks = [...document.querySelectorAll('.explorer .mark-symbol.role-mark path')];
+  return [Math.max(...lists.map(list => list.querySelectorAll('button').length)),
+    marks.filter(mark => mark.getAttribute('opacity') < 1).length,
+    keys.map(key => key.getAttribute('aria-pressed')).filter(value => value !== 'false')];
+"""
 KEPT = "return localStorage.getItem('edgelib-device') === arguments[0]"
 CHOOSE = """
   const menu = document.querySelector('.explorer select');
@@ -325,7 +341,7 @@ CHOOSE = """
 CLICKS = {
     "a board of 4 GB": ["Which one fits my board?", "A 4 GB board"],
     "16 GB with FP8": ["Which one fits my board?", "16 GB with FP8"],
-    "what fog costs": ["What do fog and noise cost?"],
+    "what fog costs": ["What does fog cost?"],
     "an FP8 cache": ["Is an FP8 cache safe?"],
     "my own model": ["How do I run it on my model?"],
 }
@@ -369,6 +385,9 @@ def record():
     return read_record(path)
 
 
+ANSWER = "return document.querySelector('.admonition.answer').textContent"
+
+
 def rows_of(name: str) -> list[dict[str, str]]:
     with (ROOT / "book" / "data" / name).open(newline="") as lines:
         return list(csv.DictReader(lines))
@@ -409,15 +428,31 @@ def test_what_fog_costs_is_one_click_away(ask):
     rows = [row for row in rows_of("robustness_gap-costs.csv") if row["corruption"] == "fog"]
     wanted = sorted(100 * float(row["cost"]) for row in rows)
     assert len(shown) >= 3 and sorted(shown) == pytest.approx(wanted, abs=0.051)
+    own = [row for row in rows if row["config"] == rows[0]["config"]]
+    said = run(ANSWER)
+    points = [f"{100 * float(row['cost']):.0f}" for row in own]
+    assert ", ".join(points[:-1]) + f" and {points[-1]} points of accuracy at severity" in said
+    assert f"{100 * float(own[-1]['cost']):.1f} points" in said
 
 
 def test_whether_an_fp8_cache_is_safe_is_one_click_away(ask):
     run = ask("an FP8 cache")
-    said = run("return document.querySelector('.admonition.answer').textContent")
-    plain = [row for row in rows_of("fp8_kv_ablation-recovery.csv") if row["twin"] == "plain"]
-    assert any(f"{100 * float(row['effect']):+.1f} points" in said for row in plain) and "Do this" in said
+    said, own = run(ANSWER), [row for row in rows_of("fp8_kv_ablation-recovery.csv") if row["cache"] == "e4m3-amax"]
+    plain = next(row for row in own if row["twin"] == "plain")
+    assert f"{100 * float(plain['effect']):+.1f} points" in said and "Do this" in said
+    verdict = "is safe on this model as it is" if plain["non_inferior"] == "True" else "is safe is not shown"
+    assert verdict in said and said.count("FP8 cache") >= 1
+    for row in own:
+        if row["non_inferior"] == "False":  # the strength of the twin that it is not shown to be safe with
+            assert row["twin"].partition(":")[2] in said
 
 
 def test_how_to_run_it_on_ones_own_model_is_one_click_away(ask):
     said = ask("my own model")("return document.querySelector('article').textContent")
     assert "edgelib check" in said and "make book PARAMS=" in said
+    page = (ROOT / "book" / "reference" / "your_own_model.md").read_text(encoding="utf-8")
+    files = re.findall(r"```yaml\n# params/[\w-]+/(\w+)\.yaml\n(.*?)```", page, re.DOTALL)
+    for chapter, block in files:
+        assert set(yaml.safe_load(block)) <= set(CHAPTERS[chapter].model_fields), chapter
+    commands = set(re.findall(r"^edgelib ([a-z-]+)", page, re.MULTILINE))
+    assert files and commands and all((ROOT / "edgelib" / "cli" / f"{name}.py").is_file() for name in commands)

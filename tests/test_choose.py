@@ -39,7 +39,7 @@ def test_the_command_and_the_page_agree_because_both_compare_one_record(record):
 
 def test_the_answer_in_words_has_costs_certainty_commands_and_why_not(record):
     said = run("--record", record[1], "--memory", "4GB", "--latency", "150ms").stdout
-    assert "ship W8A8-MINMAX; within 1 point with probability 1.00 (shown)" in said
+    assert "ship W8A8-MINMAX; within 1 point of the best with probability 1.00 (shown)" in said
     assert "1.00 GiB in all, projected 20 ms (13.3 to 30)" in said
     assert "make: make w8a8-minmax" in said and "run:  run" in said and "out: W3A8-MINMAX: -" in said
 

@@ -22,6 +22,7 @@ from edgelib.decide.record import (
 from edgelib.devices.deploy.memory import MIB, PARTS
 from edgelib.devices.deploy.runtimes import NO_KERNEL, doubts
 from edgelib.devices.device import GIB, Device
+from edgelib.quant.scheme import scheme
 from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text, open_text
 from edgelib.report.claims.text import spread_text
 
@@ -210,6 +211,12 @@ def _barred(found: Decision, labels: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
+def _width(config: str) -> str:
+    """How wide the weights of a configuration are, in three kinds."""
+    bits = scheme(config).weight_format.bits
+    return "16 bits or more" if bits > 8 else "8 bits" if bits > 4 else "4 bits or fewer"
+
+
 def device_cloud(record: DecisionRecord) -> pd.DataFrame:
     """Return a row per device and configuration that runs there, in the words and units of a reader; the ends of
     intervals have names in small letters."""
@@ -221,6 +228,7 @@ def device_cloud(record: DecisionRecord) -> pd.DataFrame:
                 {
                     "Device": device.name,
                     "Configuration": labels[str(config)],
+                    "Weights": _width(str(config)),
                     "Projected latency (ms)": float(f"{row['latency_ms']:.3g}"),
                     "Its interval (ms)": f"{row['latency_ms_low']:.3g} to {row['latency_ms_high']:.3g}",
                     "latency low": float(f"{row['latency_ms_low']:.3g}"),

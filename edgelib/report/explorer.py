@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,33 @@ if (!window.edgelibVega) {{
       const menu = spec.params.find(param => param.name === "chosen");
       if (menu.bind.options.includes(remembered())) view.signal("chosen", remembered()).run();
       view.addSignalListener("chosen", (_, value) => remembered(value));
+      const box = document.getElementById(id), all = [];
+      spec.usermeta.legend.forEach(([group, entries]) => {{
+        const list = document.createElement("div"), title = document.createElement("strong");
+        list.className = "explorer-legend";
+        title.textContent = group;
+        list.append(title, ...entries.map(([name, colour, outline]) => {{
+          const key = document.createElement("button");
+          const place = "http://www.w3.org/2000/svg", drawing = document.createElementNS(place, "svg");
+          const shape = document.createElementNS(place, outline === "circle" ? "circle" : "path");
+          drawing.setAttribute("viewBox", "-1.1 -1.1 2.2 2.2");
+          drawing.setAttribute("aria-hidden", "true");
+          shape.setAttribute(outline === "circle" ? "r" : "d", outline === "circle" ? "1" : outline);
+          shape.setAttribute("fill", colour);
+          drawing.append(shape);
+          key.type = "button";
+          key.setAttribute("aria-pressed", "false");
+          key.append(drawing, name);
+          key.addEventListener("click", () => {{
+            const kept = view.signal("kept") === name ? null : name;
+            view.signal("kept", kept).run();
+            all.forEach(other => other.setAttribute("aria-pressed", other === key && kept !== null));
+          }});
+          all.push(key);
+          return key;
+        }}));
+        box.append(list);
+      }});
     }});
   }};
   window.edgelibVega = document.createElement("script");
@@ -62,14 +89,16 @@ def scatter(
     y: str,
     colour: str,
     choose: str,
+    group: str,
     tooltip: list[str],
     looks: Iterable[Look],
     x_ends: tuple[str, str] | None = None,
     y_ends: tuple[str, str] | None = None,
 ) -> str:
-    """Return HTML of a scatter of rows: hover for all columns of `tooltip`, click a colour to keep it, choose a value.
+    """Return HTML of a scatter of rows: hover for all columns of `tooltip`, press a name to keep it, choose a value.
 
     name: id of the chart on its page, letters and dashes. label: what it shows, for readers who cannot see it.
+    group: column that parts the values of `colour` into legends of their own, so that none is long.
     choose: column whose value a menu selects, at first what the reader chose last on any page, else the value of most
     points. looks: how the values of `colour` are drawn, found by their labels: a value keeps its look whatever is
     chosen. x_ends, y_ends: columns of the ends of intervals. Columns are their own titles.
@@ -79,7 +108,7 @@ def scatter(
 
     if not name.replace("-", "").isalnum():
         raise EdgelibError(f"a chart's name is an id of letters, digits and dashes, got {name!r}")
-    shown = list(dict.fromkeys([x, y, colour, choose, *tooltip, *(x_ends or ()), *(y_ends or ())]))
+    shown = list(dict.fromkeys([x, y, colour, choose, group, *tooltip, *(x_ends or ()), *(y_ends or ())]))
     for column in shown:
         if column not in rows.columns:
             raise EdgelibError(f"the chart's rows have no column {column!r}; they have {', '.join(rows.columns)}")
@@ -95,25 +124,36 @@ def scatter(
     values = list(dict.fromkeys(rows[choose]))
     fullest = max(values, key=lambda value: (rows[choose] == value).sum())
     menu = alt.param(name="chosen", value=fullest, bind=alt.binding_select(options=values, name=f"{choose} "))
-    kept = alt.selection_point(name="kept", fields=[colour], bind="legend")
-    legend = alt.Legend(orient="bottom", columns=alt.ExprRef("width < 420 ? 1 : 2"), labelLimit=320)
+    kept = alt.param(name="kept", value=None)
     base = alt.Chart(rows[shown]).encode(
         x=alt.X(x, type="quantitative", title=x, scale=_scale("x")),
         y=alt.Y(y, type="quantitative", title=y, scale=_scale("y")),
-        color=alt.Color(colour, type="nominal", scale=colours, legend=legend),
-        opacity=alt.condition(kept, alt.value(1.0), alt.value(0.12)),
+        color=alt.Color(colour, type="nominal", scale=colours, legend=None),
+        opacity=alt.condition((kept == None) | (alt.datum[colour] == kept), alt.value(1.0), alt.value(0.12)),  # noqa: E711
     )
     points = base.mark_point(filled=True, size=90).encode(
-        shape=alt.Shape(colour, type="nominal", scale=shapes), tooltip=tooltip
+        shape=alt.Shape(colour, type="nominal", scale=shapes, legend=None), tooltip=tooltip
     )
     spans = [(side, title, ends) for side, title, ends in (("x", x, x_ends), ("y", y, y_ends)) if ends]
     bars = [base.mark_rule().encode(**_span(*span)) for span in spans]
     size = {"width": "container", "height": 320, "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
-    chart = alt.layer(*bars, points.add_params(kept), background="transparent").add_params(menu).properties(**size)
+    chart = alt.layer(*bars, points, background="transparent").add_params(menu, kept).properties(**size)
     chart = chart.transform_filter(alt.datum[choose] == menu)
     # "</" would end the script that carries the data, "<!--" would hide its end.
-    spec = json.dumps(chart.to_dict(), sort_keys=True).replace("<", "\\u003c")
+    spec = chart.to_dict() | {"usermeta": {"legend": _legend(rows, colour, group, styles, domain)}}
+    spec = json.dumps(spec, sort_keys=True).replace("<", "\\u003c")
     return _HTML.format(name=name, label=html.escape(label), spec=spec, remembered=REMEMBERED)
+
+
+def _legend(rows: pd.DataFrame, colour: str, group: str, styles: Mapping[str, Look], domain: list[str]) -> list:
+    """[group, [[value, colour, outline], ...]] in the order of `domain`; values of one group stand together."""
+    places = dict(zip(rows[colour], rows[group], strict=True))
+    parts: dict[str, list] = {}
+    for value in domain:
+        parts.setdefault(str(places[value]), []).append(
+            [value, styles[value].colour, marker_path(styles[value].marker)]
+        )
+    return [[name, entries] for name, entries in parts.items()]
 
 
 def _span(side: str, title: str, ends: tuple[str, str]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from edgelib.stats.paired import (
     wilson,
 )
 
+AT_FLOOR = "at the level of guessing"
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -40,7 +42,7 @@ class Gap:
     at_floor is the share of the cells in which the config's accuracy is not clearly above chance: cells that can no
     longer show a loss.
     `scales` holds the same question asked on every scale (see `gap_table`). An interval of zero width means that the
-    two gave the same outcome on every image in every cell.
+    two gave the same outcome on every image in every cell. Where the effect is NaN, `unknown` says why.
     """
 
     config: str
@@ -55,6 +57,7 @@ class Gap:
     at_floor: float
     level: float
     scales: pd.DataFrame
+    unknown: str = ""
 
 
 def _softened(accuracy, items):
@@ -122,6 +125,16 @@ def _gaps(reference, config, items, chance) -> dict[str, np.ndarray]:
     }
 
 
+def _constant(reference, config) -> str:
+    """Why two models tell nothing whatever the images: each gives one and the same outcome everywhere; else ""."""
+    always = [{float(p.min()), float(p.max())} for p in (reference, config)]
+    if not all(seen in ({0.0}, {1.0}) for seen in always):
+        return ""
+    if always[0] != always[1]:
+        return "one of the two is always right and the other always wrong"
+    return f"every answer of both is {'right' if always[0] == {1.0} else 'wrong'}"
+
+
 def _check_chance(chance: float) -> float:
     if one_fraction(chance, "chance") == 1:
         raise EdgelibError("chance must be below 1: it is the accuracy of guessing, 1 / number of classes")
@@ -141,9 +154,10 @@ def gap_table(
 ) -> pd.DataFrame:
     """Return one row per config and scale of the robustness gap.
 
-    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor. Positive
-    effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all configs,
-    cells and scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The scales:
+    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor, unknown.
+    Positive effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all
+    configs, cells and scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The
+    scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
       above chance, Mantel-Haenszel over cells, 1/2 added to right and to wrong answers (Haldane and Anscombe).
     - "logit, no floor": mean over cells of the drop in the ordinary logit; biased towards "robust" near a floor.
@@ -156,7 +170,8 @@ def gap_table(
       negative wherever clean accuracy is the higher one. "matched accuracy" is "retention" times the config's
       clean accuracy above chance. Where the config beats the reference on clean images the map is extended
       linearly. For a control that was really evaluated, pass its name as `reference`.
-    Where a scale is undefined (accuracy at or below chance) effect is NaN; undefined replicates widen the interval.
+    Where a scale is undefined (accuracy at or below chance; for log odds also models that are always right or always
+    wrong) effect is NaN and unknown says why, else it is ""; undefined replicates widen the interval.
     chance: accuracy of guessing, 1 / classes, in [0, 1). configs: all but the reference by default.
     Raises EdgelibError as `cell_sums`, and for unknown configs, chance, level or n_boot out of range.
     """
@@ -171,9 +186,12 @@ def gap_table(
         floor = wilson(accuracy[0, place, 1:].clip(0, 1), items[0, 0], level)[0] <= chance
         counts = dict(n_items=int(items[0, 0]), n_clusters=len(outcomes.sizes), n_cells=len(outcomes.cells))
         shared = counts | dict(at_floor=float(floor.mean()))
+        constant = _constant(accuracy[0, at_reference], accuracy[0, place])
         for scale, values in _gaps(accuracy[:, at_reference], accuracy[:, place], items, chance).items():
-            summary = _summary(values, level, len(outcomes.sizes))
-            table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared))
+            nothing = constant and "logit" in scale
+            summary = _summary(np.full_like(values, np.nan) if nothing else values, level, len(outcomes.sizes))
+            unknown = (constant or AT_FLOOR) if np.isnan(summary["effect"]) else ""
+            table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared, unknown=unknown))
     return pd.DataFrame(table)
 
 
@@ -218,6 +236,7 @@ def robustness_gap(
         at_floor=float(first.at_floor),
         level=level,
         scales=table.set_index("scale"),
+        unknown=first.unknown,
     )
 
 

@@ -162,9 +162,12 @@ def test_gaps_of_a_family_are_counted():
     family = Family({"w4a8-minmax": wide, "w3a8-minmax": lost})
     said = gaps.gap_summary(family.named(str.upper))
     assert said.startswith("1 of 1 configurations widens the robustness gap and 0 narrow it") and "W4A8-MINMAX" in said
-    assert said.endswith("of 1 more the gap cannot be estimated, because they are at the level of guessing")
+    assert said.endswith("of 1 more the gap cannot be estimated (at the level of guessing)")
+    sure = gaps.gap_summary(Family({"x": replace(lost, unknown="every answer of both is wrong")}))
+    assert sure == "no gap can be estimated (every answer of both is wrong)"
     open_ = Family({"a": replace(wide, effect=0.1, interval=(-0.2, 0.3), p=0.5)})
     assert "one such test finds a gap of 0.20 log odds four times in five" in gaps.gap_summary(open_)
+    assert gaps.gap_summary(open_).endswith("; no interval reaches beyond 0.30")
     blind = Family({"a": replace(wide, effect=0.1, interval=(-np.inf, np.inf), p=1.0, mde=np.nan)})
     assert "nan" not in gaps.gap_summary(blind)
     assert gaps.gap_summary(Family({"x": lost})).startswith("no gap can be estimated")

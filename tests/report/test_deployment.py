@@ -81,7 +81,7 @@ def test_a_time_whose_upper_end_is_over_the_budget_is_not_called_sure(record):
 
 def test_a_probability_stands_beside_whether_it_is_shown(record):
     found = decide(record, "board", margin=0.5)
-    assert certainty_text(found) == "within 50 points with probability 1.00 (shown)"
+    assert certainty_text(found) == "within 50 points of the best with probability 1.00 (shown)"
     assert choice_text(found, LABELS) == "W3A8-MINMAX" and points_text(0.01) == "1 point"
     assert caveat_text(Caveat(kind="mix", where="gray", drop=0.2, chapter="c")) == (
         "20.0 points lost calibrated on gray, in c"

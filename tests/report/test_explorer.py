@@ -14,9 +14,9 @@ from edgelib.errors import EdgelibError
 from edgelib.report import explorer
 from edgelib.report.figures import palette
 
-ROWS = pd.DataFrame(dict(x=[1.0, 2], y=[3.0, 4], config=["a</script>", "b"], device=["d", "d"]))
+ROWS = pd.DataFrame(dict(x=[1.0, 2], y=[3.0, 4], config=["a</script>", "b"], device=["d", "d"], bits=["16", "4"]))
 LOOKS = [replace(palette.look("fp32"), label="a</script>"), replace(palette.look("w4a8-minmax"), label="b")]
-AXES = dict(looks=LOOKS, x="x", y="y", colour="config", choose="device", tooltip=["config", "x"])
+AXES = dict(looks=LOOKS, x="x", y="y", colour="config", choose="device", group="bits", tooltip=["config", "x"])
 
 
 def test_an_explorer_carries_its_rows_and_loads_nothing_from_elsewhere():
@@ -50,6 +50,16 @@ def test_configurations_look_as_they_do_in_the_figures():
     encoding = spec_of(explorer.scatter(ROWS, "chart-a", "A chart.", **AXES))["layer"][-1]["encoding"]
     assert encoding["color"]["scale"] == {"domain": ["a</script>", "b"], "range": [palette.BLACK, palette.VERMILLION]}
     assert encoding["shape"]["scale"]["range"] == ["circle", "M0,-1L-1,1L1,1L0,-1Z"]
+
+
+def test_a_long_legend_is_parted_and_named_by_its_groups():
+    spec = spec_of(explorer.scatter(ROWS, "chart-a", "A chart.", **AXES))
+    assert spec["usermeta"]["legend"] == [
+        ["16", [["a</script>", palette.BLACK, "circle"]]],
+        ["4", [["b", palette.VERMILLION, "M0,-1L-1,1L1,1L0,-1Z"]]],
+    ]
+    assert all(layer["encoding"]["color"]["legend"] is None for layer in spec["layer"])
+    assert {"name": "kept", "value": None} in spec["params"]
 
 
 def test_every_marker_of_the_book_has_an_outline():

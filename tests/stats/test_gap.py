@@ -11,6 +11,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 from edgelib.errors import EdgelibError
 from edgelib.stats import gap as g
 from edgelib.stats import metrics, outcomes
+from edgelib.stats.family import Family
 from edgelib.stats.paired import wilson
 
 # EdgeVLM-Bench (CLIP ViT-B/32 on CIFAR-10, 1,000 images): clean accuracy and RS.
@@ -151,6 +152,29 @@ def test_a_config_at_chance_has_no_answer():
     rows = rows_with_accuracy({"fp32": [0.9, 0.5], "broken": [0.05, 0.05]}, 100)
     first = g.gap_table(rows, "fp32", 0.1, n_boot=100).iloc[0]
     assert np.isnan(first["effect"]) and (first["low"], first["high"], first["p"]) == (-np.inf, np.inf, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("reference", "config", "why"),
+    [
+        (0.0, 0.0, "every answer of both is wrong"),
+        (1.0, 1.0, "every answer of both is right"),
+        (1.0, 0.0, "one of the two is always right and the other always wrong"),
+    ],
+    ids=["wrong", "right", "apart"],
+)
+def test_models_without_a_second_outcome_have_no_gap_and_say_why(reference, config, why):
+    rows = rows_with_accuracy({"fp32": [reference] * 3, "w4": [config] * 3}, 40)
+    gap = g.robustness_gap(rows, "w4", "fp32", 0.0, n_boot=100)
+    assert np.isnan(gap.effect) and gap.interval == (-np.inf, np.inf) and gap.unknown == why
+    assert Family({"w4": gap}).verdict("w4") == f"not estimated: {why}"
+    table = gap.scales
+    assert table.loc["accuracy", "effect"] == 0 and table.loc["accuracy", "unknown"] == ""
+
+
+def test_what_is_estimated_has_no_reason():
+    table = g.gap_table(rows_with_accuracy({"fp32": [0.9, 0.5], "w4": [0.8, 0.4]}, 50), "fp32", 0.0, n_boot=100)
+    assert (table["unknown"] == "").all() and table["effect"].notna().all()
 
 
 def test_perfect_and_hopeless_cells_stay_finite():

@@ -58,7 +58,7 @@ function choiceText(record, found) {
 function certaintyText(found) {
   const least = Math.min(...found.tied.map(choice => choice.p_within));
   const worst = found.tied.length > 1 ? "at least " : "";
-  return `within ${points(found.margin)} with probability ${worst}${fixed(least, 2)} (${found.shown ? "shown" : "observed, not shown"})`;
+  return `within ${points(found.margin)} of the best with probability ${worst}${fixed(least, 2)} (${found.shown ? "shown" : "observed, not shown"})`;
 }
 
 function openText(count) {

@@ -34,11 +34,14 @@ def choice_text(found: Decision, labels: Mapping[str, str]) -> str:
 
 
 def certainty_text(found: Decision) -> str:
-    """How sure a recommendation is: the probability that it keeps the margin, and whether a test shows it."""
+    """How sure a recommendation is: the probability that it keeps the margin, and whether a test shows it.
+
+    The best is that of what fits.
+    """
     least = min(choice.p_within for choice in found.tied)
     shown = "shown" if found.shown else "observed, not shown"
     worst = "at least " if len(found.tied) > 1 else ""
-    return f"within {points_text(found.margin)} with probability {worst}{least:.2f} ({shown})"
+    return f"within {points_text(found.margin)} of the best with probability {worst}{least:.2f} ({shown})"
 
 
 def open_text(images: int) -> str:

@@ -66,8 +66,8 @@ def world_opening(name: str, scored: pd.Series, n: int, change: str) -> Opening:
     share = with_interval(scored["accuracy"], scored["low"], scored["high"])
     return Opening(
         "drawn scenes can stand in for the experiments of this book, and not for the accuracy of your model",
-        f"{name} names the shape in {share} % of {n:,} unseen scenes; planting outliers changes no class score by "
-        f"more than {change}",
+        f"the model {name} names the shape in {share} % of {n:,} unseen scenes; planting outliers changes no class "
+        f"score by more than {change}",
         "read the other pages for what breaks a format and how one sees it, then run them on your own model",
     )
 
@@ -98,43 +98,85 @@ def twin_text(twin: str) -> str:
     return f"outliers of strength {dose} in {places[kind]}" if kind in places else twin
 
 
-def gap_opening(tests: Family, scores: pd.DataFrame, costs: pd.DataFrame, reference: str) -> Opening:
-    """Open the chapter on the robustness gap.
+def gap_opening(
+    tests: Family, scores: pd.DataFrame, costs: pd.DataFrame, reference: str, planted: pd.DataFrame | None = None
+) -> Opening:
+    """Open the chapter on what corruption costs and what quantization adds to it.
 
-    tests: gaps by configuration. scores: of `rs_table`, the reference among them. costs: of `corruption_costs`.
+    tests: gaps by configuration. scores: of `rs_table`, the reference among them. costs: of `corruption_costs`; fog is
+    named if it was asked for, else the first corruption. planted: scores on twins, of `by_dose`, with the plain model.
     """
     estimated = {str(config): test for config, test in tests.tests.items() if math.isfinite(test.effect)}
     wider = [str(config) for config in tests.settled() if tests[config].effect > 0]
     base = scores.set_index("config").loc[reference]
     drop = (base["accuracy_drop_low"], base["accuracy_drop_high"])
     level = next(iter(tests.tests.values())).level
-    number = (
-        f"corruption costs {label(reference)} {100 * base['accuracy_drop']:.1f} points of accuracy on average "
-        f"({interval_text(drop, level, 100)})"
+    first, number = _first_weather(costs, reference, level)
+    number += (
+        f"; the mean over all corruptions is {100 * base['accuracy_drop']:.1f} ({interval_text(drop, level, 100)})"
     )
     if not estimated:
-        answer = (
-            "whether quantization widens the robustness gap cannot be said: every configuration is close to guessing"
-        )
+        why = "; ".join(dict.fromkeys(test.unknown for test in tests.tests.values()))
+        answer = f"{first}; whether quantization adds to that cannot be said: {why}"
         return Opening(answer, number, "take more images, or configurations that still answer, and run it again")
     most = max(estimated, key=lambda config: estimated[config].scales.loc["accuracy"].high)
     added = 100 * estimated[most].scales.loc["accuracy"].high
     number += (
-        "; what quantization adds to that, so few images cannot say"
+        "; what quantization adds to it, so few images cannot say"
         if not math.isfinite(added)
-        else f"; quantization adds at most {added:.1f} points to that ({label(most)}, the upper end of its interval)"
+        else f"; quantization adds at most {added:.1f} points to it ({label(most)}, the upper end of its interval)"
         if added > 0
-        else "; quantization is not shown to add to that"
+        else "; quantization is not shown to add to it"
     )
     if wider:
         verb = "loses" if len(wider) == 1 else "lose"
-        answer = f"{names_text(map(label, wider))} {verb} more on degraded images than on clean ones"
+        answer = f"{first}; {names_text(map(label, wider))} {verb} more to corruption than it"
         others = [label(config) for config in estimated if config not in wider]
         pick = f"prefer {one_of(others)}" if others else "test every format on degraded images before shipping it"
     else:
-        answer = f"{_none_of(estimated)} shown to lose more on degraded images than on clean ones"
+        answer = f"{first}; {_none_of(estimated)} shown to lose more to corruption than it"
         pick = "choose the format by its clean accuracy"
-    return Opening(answer, number, f"{pick}, and prepare for {_worst_weather(costs, reference)}")
+    beware = _worst_twin(planted) if planted is not None and len(planted) else ""
+    return Opening(answer, number, f"{pick}, and prepare for {_worst_weather(costs, reference)}{beware}")
+
+
+def _first_weather(costs: pd.DataFrame, reference: str, level: float) -> tuple[str, str]:
+    """What one corruption costs: the reference at each severity, and at the last one with its interval and beside the
+    other configurations."""
+    name = "fog" if (costs["corruption"] == "fog").any() else costs["corruption"].iloc[0]
+    rows = costs[costs["corruption"] == name].sort_values("severity")
+    own = rows[rows["config"] == reference]
+    points = [f"{100 * cost + 0.0:.0f}" for cost in own["cost"]]
+    severities = [str(severity) for severity in own["severity"]]
+    last = own.iloc[-1]
+    others = rows[(rows["severity"] == last.severity) & (rows["config"] != reference)]["cost"]
+    answer = (
+        f"{readable(str(name))} costs {label(reference)} {names_text(points, len(points))} points of accuracy at "
+        f"severity {names_text(severities, len(severities))}"
+    )
+    number = (
+        f"at severity {last.severity} {readable(str(name))} costs {label(reference)} {100 * last.cost:.1f} points "
+        f"({interval_text((last.low, last.high), level, 100)})"
+    )
+    if len(others):
+        number += f", and {100 * others.min():.1f} to {100 * others.max():.1f} points in the quantized configurations"
+    return answer, number
+
+
+def _worst_twin(planted: pd.DataFrame) -> str:
+    """What planted outliers do to the configuration that they leave least of, if its intervals with and without them
+    lie apart; "" where they do not."""
+    plain = planted[planted["kind"] == "plain"].set_index("config")
+    rows = planted[(planted["kind"] != "plain") & planted["config"].isin(plain.index)]
+    rows = rows[rows["clean_high"].to_numpy() < plain.loc[rows["config"], "clean_low"].to_numpy()]
+    if not len(rows):
+        return ""
+    worst = rows.loc[rows["clean"].idxmin()]
+    share = with_interval(worst.clean, worst.clean_low, worst.clean_high)
+    return (
+        f"; look for outliers in your model first: with {twin_text(worst.twin)}, {label(worst.config)} names {share} % "
+        f"of clean images, without them {100 * plain.loc[worst.config, 'clean']:.1f} %"
+    )
 
 
 def _worst_weather(costs: pd.DataFrame, reference: str) -> str:
@@ -157,7 +199,7 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
     configs = list(dict.fromkeys(config for _, config in cells))
     lost = list(dict.fromkeys(config for _, config in _pairs(tests, lost=True)))
     hurt = _pairs(planted, lost=True)
-    ref = label(reference)
+    ref, number = label(reference), ""
     if lost:
         answer = f"{names_text(map(label, lost))} {'answers' if len(lost) == 1 else 'answer'} worse than {ref}"
     else:
@@ -169,13 +211,14 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
             f"with {twin_text(twin)}, {label(config)} loses {-100 * planted[worst].effect:.1f} points "
             f"({interval_text(_mirrored(planted[worst].interval), planted[worst].level, 100)})"
         )
-    else:
+    if not hurt or not lost:
         key = min((key for key in cells if key[0] in tasks), key=lambda key: tests[key].interval[0])
-        number = (
+        possible = (
             f"the loss that stays possible is {max(0.0, -100 * tests[key].interval[0]):.1f} points of "
             f"{tasks[key[0]]} ({label(key[1])}: {100 * tests[key].effect:+.1f} points, "
             f"{interval_text(tests[key].interval, tests[key].level, 100)})"
         )
+        number = f"{number}; on the plain model {possible}" if number else possible
     bad = {config for _, config in hurt} | set(lost)
     tried = list(dict.fromkeys(config for _, config in twins)) or configs
     safe = [config for config in tried if config not in bad]
@@ -210,12 +253,13 @@ def cache_opening(
     )
     hurt = [twin for twin in failed if twin != plain]
     unsafe = f"not shown with {names_text(map(twin_text, hurt))}"
+    safe = f"{name} is safe on this model as it is: shown to lose less than {margin} against the exact cache"
     if plain in failed:
         answer = f"whether {name} is safe is not shown: it may lose more than {margin}"
     elif hurt:
-        answer = f"no: {name} keeps the answers of the model as it is; {unsafe}"
+        answer = f"{safe}; {unsafe}"
     else:
-        answer = f"no: {name} keeps the answers, with every kind of planted outlier too"
+        answer = f"{safe}, and with every kind of planted outlier too"
     advice = "calibrate the scales"
     if lost_scale is not None and lost_scale > 0:
         advice += f", check that they reach the kernel (a planted fault that loses them costs {lost_scale:.0f} points)"
@@ -250,7 +294,10 @@ def calibration_opening(
             f"{-100 * test.effect:.1f} points against {readable(first)} ones "
             f"({interval_text(_mirrored(test.interval), test.level, 100)})"
         )
-        return Opening(answer, number, f"calibrate on {readable(first)} images; do it twice if you ship {label(drawn)}")
+        kinds = names_text(map(readable, worse), len(worse), "or")
+        return Opening(
+            answer, number, f"calibrate on {readable(first)} images, and on no {kinds} ones if you ship {label(drawn)}"
+        )
     largest = max((test.mde for test in mixes.tests.values()), default=math.nan)
     number = f"no other kind of images is shown to cost {label(drawn)} anything {on}"
     number += f"; one such test finds {100 * largest:.1f} points four times in five" if math.isfinite(largest) else ""

@@ -18,6 +18,12 @@ def cache_label(cache: str) -> str:
     return "exact cache" if cache == "exact" else kv_scheme(cache).label
 
 
+def cache_words(cache: str) -> str:
+    """What a first sentence calls a cache: "an FP8 cache (E4M3, scale per layer)"."""
+    name = cache_label(cache)
+    return f"an FP8 cache ({name})" if name.startswith(("E4M3", "E5M2")) else f"a cache in {name}"
+
+
 def cache_looks(caches: Sequence[str]) -> dict[str, dict]:
     """Colour, marker and label of several caches, distinct among them."""
     return {
