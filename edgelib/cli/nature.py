@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgelib.cli.base import app, one_paragraph
+from edgelib.errors import EdgelibError
 
 
 @app.command()
@@ -26,6 +27,10 @@ def nature(
         str | None, typer.Option(help="Schemes by commas, or none; the published ones by default.")
     ] = None,
     caches: Annotated[str | None, typer.Option(help="Key-value caches by commas, or none.")] = None,
+    graft: Annotated[Path | None, typer.Option(help="A model with this decoder, as edgelib graft writes it.")] = None,
+    chapters: Annotated[
+        Path | None, typer.Option(help="Folder where vlm_accuracy and fp8_kv_ablation saved tables of --graft.")
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Also write the page that reads these tables, as MyST.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the twins' channels and of the images.")] = 0,
 ) -> None:
@@ -34,7 +39,11 @@ def nature(
     Started again after it was stopped, it goes on from the last cell that was done.
     """
     from edgelib.report.nature.page import page as page_of
+    from edgelib.study.nature.chapters import keep_chapters
     from edgelib.study.nature.run import Nature, measure
+
+    if (graft is None) != (chapters is None):
+        raise EdgelibError("--graft and --chapters go together: the model, and the folder of its chapters' tables")
 
     given = {"twins": twins, "schemes": schemes, "caches": caches}
     lists: dict[str, Any] = {name: _listed(text) for name, text in given.items() if text is not None}
@@ -42,6 +51,8 @@ def nature(
     asked = replace(asked, **lists)
     folder = measure(asked, out, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(f"wrote the tables of {decoder} against the twins of {model} into {folder}")
+    if graft is not None and chapters is not None:
+        keep_chapters(chapters, graft, folder)
     if page is not None:
         page.write_text(page_of(folder), encoding="utf-8")
         print(f"wrote the page {page}")

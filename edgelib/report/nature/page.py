@@ -10,6 +10,7 @@ import pandas as pd
 from edgelib.kv.scheme import kv_scheme
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.text import interval_text, names_text, spread_text
+from edgelib.report.nature.chapters import chapters_section
 from edgelib.report.nature.sentences import (
     WORDS,
     cache_sentences,
@@ -29,7 +30,7 @@ def page(folder: Path) -> str:
     found = Found(folder)
     parts = ["# Twins against nature", _opening(found), _scope(found), _states_section(found)]
     parts += [_ranks_section(found), _methods_section(found)] if found.ranks else []
-    parts += [_caches_section(found), _rerun(found)]
+    parts += [_caches_section(found), *([chapters_section(found)] if found.graft else []), _rerun(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -206,6 +207,16 @@ def _rerun(found: Found) -> str:
             "",
             "```console",
             "edgelib nature ./my-decoder --out nature    # a folder of transformers, a hub id or a GGUF file",
+            *(
+                [
+                    "edgelib graft my-vlm --decoder ./my-decoder --minutes 60",
+                    "papermill notebooks/vlm_accuracy.ipynb out.ipynb -p model my-vlm -p results my-results",
+                    "papermill notebooks/fp8_kv_ablation.ipynb out.ipynb -p model my-vlm -p results my-results",
+                    "edgelib nature ./my-decoder --out nature --graft my-vlm --chapters my-results",
+                ]
+                if found.graft
+                else []
+            ),
             "```",
             "",
             "The run goes on where it was stopped. Its tables are the rows behind every number here.",

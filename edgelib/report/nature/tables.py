@@ -15,6 +15,7 @@ from edgelib.errors import EdgelibError
 from edgelib.stats.paired import percentile_interval, replicates, rng_for
 from edgelib.stats.ranks import RankAgreement, rank_agreement
 from edgelib.study.nature.caches import CONTROL
+from edgelib.study.nature.chapters import KEPT
 from edgelib.study.nature.grid import line_of
 from edgelib.study.nature.states import distances
 
@@ -74,6 +75,16 @@ class Found:
     @cached_property
     def caches(self) -> pd.DataFrame:
         return self._table("caches")
+
+    @cached_property
+    def graft(self) -> dict | None:
+        """The model with this decoder whose chapters are kept here; None without."""
+        kept = self.folder / KEPT
+        return yaml.safe_load(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+
+    def chapter(self, name: str, table: str) -> pd.DataFrame:
+        """A table that a chapter saved of the graft."""
+        return self._table(f"{name}-{table}")
 
     @cached_property
     def schemes(self) -> list[str]:

@@ -38,10 +38,10 @@ class GraftRecipe:
 
     seed: int = 0
     squares: tuple[int, int] = (12, 2)  # batches that least squares are fitted to, and those held out
-    batch: int = 2  # scenes a step
+    batch: int = 4  # scenes a step
     rate: float = 3e-4  # of Adam, after the warm-up constant, so that any step may be the last
     warmup: int = 10  # steps
-    average: float = 0.97  # decay of the running average of the weights, which is what is kept
+    average: float = 0.99  # decay of the running average of the weights, which is what is kept
 
 
 class Writer:
