@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from edgelib.errors import EdgelibError, choose
 from edgelib.files.description import Description, Facts
 from edgelib.models.architectures import model_class
-from edgelib.models.checks import reason_of
+from edgelib.models.checks import reason_of, require_known_tokens
 from edgelib.models.families.duals import dual_encoder
 from edgelib.models.families.writers import loader_of
 from edgelib.models.generative import GenerativeModel
@@ -130,10 +130,13 @@ def wrapped(module: nn.Module, folder: Path, facts: Facts):
     if facts.wrapper is None:
         return module
     if facts.wrapper == ClipModel.__name__ and dual_encoder(kind, [type(module).__name__]) is not None:
-        return ClipModel(name, module, from_transformers(folder), load_tokenizer(folder))
+        tokenizer = load_tokenizer(folder)
+        require_known_tokens(tokenizer, module, folder)
+        return ClipModel(name, module, from_transformers(folder), tokenizer)
     if facts.wrapper == GenerativeModel.__name__ and loader_of(module.config.to_dict()) is not None:
         require_tokenizer(folder)
         model = GenerativeModel(name, module, load_processor(folder))
+        require_known_tokens(model.tokenizer, module, folder)
         require_prompt(model, folder, kind)
         return model
     raise _needs_like(f"a {facts.wrapper} without what it needs around them", folder, facts)

@@ -5,9 +5,11 @@ Every check raises EdgelibError naming what is wrong and what to do, and returns
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,12 +29,16 @@ _FILES = {  # what tools write beside the weights that they quantize
 _NAMES = {  # how the tensors of quantized layers end
     "compressed-tensors": (".weight_packed", ".weight_shape", ".weight_scale", ".weight_zero_point"),
     "GPTQ or AWQ": (".qweight", ".qzeros", ".g_idx"),
+    "HQQ": (".W_q",),
+    "AQLM": (".codebooks",),
     "bitsandbytes": (".absmax", ".quant_map", ".nested_absmax", ".SCB", "__nf4", "__fp4"),
     "FP8": (".weight_scale_inv", ".k_scale", ".v_scale"),
+    "ModelOpt": (".weight_scale_2", ".input_scale"),
     "MXFP4": ("_proj_blocks", "_proj_scales"),
     "quanto": ("._data", "._scale"),
     "torchao": ("_weight_qdata", "_weight_scale"),
 }
+_ENTRIES = ("quantization_config", "compression_config", "quantize_config", "quant_config", "quantization")
 _PACKAGES = ("sentencepiece", "protobuf", "num2words")  # of the extra "families"
 
 
@@ -101,18 +107,21 @@ def require_baseline(folder: Path, config: Mapping, types: Mapping[str, str]) ->
         )
 
 
-def _quantization_of(config: Mapping) -> str | None:
-    """How a configuration, or that of a part, says that it is quantized."""
-    for key in ("quantization_config", "compression_config"):
+def _quantization_of(config: object) -> str | None:
+    """How a configuration, or that of a part at any depth, says that it is quantized."""
+    if isinstance(config, list):
+        return next((found for found in map(_quantization_of, config) if found is not None), None)
+    if not isinstance(config, Mapping):
+        return None
+    for key in _ENTRIES:
         said = config.get(key)
         if said:
-            said = said if isinstance(said, Mapping) else {}
+            said = said if isinstance(said, Mapping) else {"quant_method": said if isinstance(said, str) else None}
             parts = [said.get(part) for part in ("quant_method", "format", "bits") if said.get(part) is not None]
             known = [f"{part} bits" if isinstance(part, int) else str(part) for part in parts]
             bits = [b for b in (4, 8) if said.get(f"load_in_{b}bit")]
             return ", ".join([*known, *(f"{b} bits" for b in bits)]) or "by a method that is not named"
-    inner = [part for name, part in config.items() if name.endswith("_config") and isinstance(part, Mapping)]
-    return next((found for found in map(_quantization_of, inner) if found is not None), None)
+    return _quantization_of(list(config.values()))
 
 
 class QuantizedAlready(EdgelibError):
@@ -166,6 +175,26 @@ def _shapes(info: Mapping) -> list[str]:
 def _some(names: Collection[str]) -> str:
     """The first few names, in order, and how many there are."""
     return ", ".join(sorted(names)[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")
+
+
+def require_known_tokens(tokenizer: Any, module: nn.Module, folder: Path) -> None:
+    """Every token of the tokenizer's vocabulary, and those that begin, end and fill a text, have a row in the model."""
+    rows = _rows(module)
+    ends = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
+    largest = max([tokenizer.vocab_size - 1, *(token for token in ends if token is not None)])
+    if rows is not None and largest >= rows:
+        raise EdgelibError(
+            f"the tokenizer of {folder} makes tokens up to {largest:,}, and the model has embeddings of {rows:,}: it "
+            "is that of another model; copy the tokenizer's files from the model's repository"
+        )
+
+
+def _rows(module: nn.Module) -> int | None:
+    """How many tokens a network has embeddings of, None where that is not told."""
+    told = [getattr(module.config.get_text_config(), "vocab_size", None)]
+    with contextlib.suppress(NotImplementedError):  # of models with an image tower and a text tower
+        told.append(getattr(module.get_input_embeddings(), "num_embeddings", None))
+    return max((count for count in told if count is not None), default=None)
 
 
 def require_finite(module: nn.Module, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from edgelib.ground.separate import linears
 from edgelib.models.families.base import Family, vision_inputs
 from edgelib.models.families.writers import family_of
 from edgelib.models.features import ImageFeatures, by_image
-from edgelib.models.zero_shot import fingerprint_of
+from edgelib.models.zero_shot import fingerprint_of, tokenizer_traits
 from edgelib.observe.tallies import MODALITIES
 from edgelib.observe.watch import Pass
 
@@ -106,8 +105,7 @@ class GenerativeModel:
         return fingerprint_of(self.module, [type(self).__name__, self._input_traits()])
 
     def _input_traits(self) -> object:
-        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        tokenizer = {k: v for k, v in backend.items() if k not in ("padding", "truncation")}
+        tokenizer = tokenizer_traits(self.tokenizer)
         pixels = {k: v for k, v in self.processor.image_processor.to_dict().items() if not k.startswith("_")}
         stop = self.module.generation_config.eos_token_id
         return [tokenizer, pixels, getattr(self.processor, "chat_template", None), stop]

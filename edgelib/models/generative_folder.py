@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.models.checks import reason_of, require_whole
+from edgelib.models.checks import reason_of, require_known_tokens, require_whole
 from edgelib.models.families.writers import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.preprocess import LARGEST_SIDE
@@ -46,6 +46,7 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
             ) from None
     require_whole(folder, info)
     model = GenerativeModel(name=name, module=module, processor=load_processor(folder))
+    require_known_tokens(model.tokenizer, module, folder)
     require_prompt(model, folder, config["model_type"])
     _decode_greedily(model)
     return model

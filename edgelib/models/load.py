@@ -17,6 +17,7 @@ from edgelib.models.checks import (
     reason_of,
     require_baseline,
     require_finite,
+    require_known_tokens,
     require_whole,
     stored_types,
 )
@@ -160,8 +161,9 @@ def _unknown_family(folder: Path, config: dict) -> EdgelibError:
 
     kind, families = config.get("model_type", "model of unknown type"), writing_types()
     known_kinds = [*families, *dual_types()]
-    kind = f"{kind!r}" + ("" if kind in known_kinds else did_you_mean(kind, known_kinds))
-    architectures = ", ".join(map(str, config.get("architectures") or ["of no architecture"]))
+    kind = shown(kind) + ("" if kind in known_kinds else did_you_mean(kind, known_kinds))
+    named = config.get("architectures") or "of no architecture"
+    architectures = shown(", ".join(map(str, named)) if isinstance(named, list) else named).strip("'")
     known = ", ".join(sorted({name for family in WRITERS for name in family.types}))
     return EdgelibError(
         f"{folder} holds a {kind} ({architectures}); zero-shot classification needs one of {', '.join(dual_types())}, "
@@ -201,7 +203,9 @@ def _load_dual_encoder(name: str, folder: Path, config: dict) -> ClipModel:
     require_whole(folder, info)
     preprocess = from_transformers(folder)
     require_fit(preprocess, getattr(module.config.vision_config, "image_size", None), folder)
-    return ClipModel(name=name, module=module, preprocess=preprocess, tokenizer=load_tokenizer(folder))
+    tokenizer = load_tokenizer(folder)
+    require_known_tokens(tokenizer, module, folder)
+    return ClipModel(name=name, module=module, preprocess=preprocess, tokenizer=tokenizer)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -227,18 +231,31 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
         module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     except Exception as error:  # timm checks little: any type may come out of a wrong configuration
         raise EdgelibError(f"{folder} does not load as a timm model: {reason_of(error)}") from None
-    labels = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
-    descriptions = config.get("label_descriptions") or {}
-    if not labels:
-        raise EdgelibError(
-            f"{folder / 'config.json'} has no label_names, so its outputs have no meaning here; "
-            'add "label_names": [...] in the order of the outputs'
-        )
-    keys = [labels[str(i)] if isinstance(labels, dict) else labels[i] for i in range(len(labels))]
-    names = tuple(descriptions.get(key, key) for key in keys)
+    names = _label_names(config, module.num_classes, folder)
     preprocess = from_timm(timm.data.resolve_model_data_config(module))
     patches = getattr(module, "patch_embed", None)
     require_fit(
         preprocess, getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None, folder
     )
     return TimmClassifier(name=name, module=module, preprocess=preprocess, label_names=names)
+
+
+def _label_names(config: dict, outputs: int, folder: Path) -> tuple[str, ...]:
+    """The names of a timm model's outputs, in order, in the words of its label_descriptions where it has some."""
+    pretrained = config.get("pretrained_cfg")
+    labels = config.get("label_names") or (isinstance(pretrained, dict) and pretrained.get("label_names"))
+    if not labels:
+        raise EdgelibError(
+            f"{folder / 'config.json'} has no label_names, so its outputs have no meaning here; "
+            'add "label_names": [...] in the order of the outputs'
+        )
+    if isinstance(labels, dict):
+        labels = [labels.get(str(i)) for i in range(len(labels))]
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels) or len(labels) != outputs:
+        raise EdgelibError(
+            f"{folder / 'config.json'}: label_names is {shown(labels)}, but must be a list of {outputs} names, one for "
+            "each output in order; copy the file from the model's repository"
+        )
+    descriptions = config.get("label_descriptions")
+    words = descriptions if isinstance(descriptions, dict) else {}
+    return tuple(str(words.get(key, key)) for key in labels)

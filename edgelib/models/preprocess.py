@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.records import shown
 
 _RESAMPLE = {
     0: InterpolationMode.NEAREST,
@@ -128,20 +129,49 @@ def from_transformers(folder: Path) -> Preprocess:
     """
     config, path = _image_processor(folder)
     _require_known_steps(config, path)
-    resize = _resize(config, path) if config.get("do_resize", True) else None
-    crop = _side(config.get("crop_size"), path, "crop_size") if config.get("do_center_crop", False) else None
+    does = {step: _switch(config, path, step) for step in ("do_resize", "do_rescale", "do_normalize")}
+    resize = _resize(config, path) if does["do_resize"] else None
+    crops = _switch(config, path, "do_center_crop", usual=False)
+    crop = _side(config.get("crop_size"), path, "crop_size") if crops else None
     crop = (crop, crop) if isinstance(crop, int) else crop
     if resize is None and crop is None:
         raise EdgelibError(f"{path} neither resizes nor crops: the size of the model's input is unknown")
-    normalise = config.get("do_normalize", True)
+    scale = _scale(config, path) if does["do_rescale"] else 1.0
+    normalise = does["do_normalize"]
     return Preprocess(
         resize=resize,
         crop=crop,
-        mean=_colours(config, path, "image_mean") if normalise else (0.0, 0.0, 0.0),
-        std=_colours(config, path, "image_std") if normalise else (1.0, 1.0, 1.0),
+        mean=_colours(config, path, "image_mean", 255 * scale) if normalise else (0.0, 0.0, 0.0),
+        std=_colours(config, path, "image_std", 255 * scale) if normalise else (1.0, 1.0, 1.0),
         interpolation=choose_resample(config.get("resample", 3)),
-        scale=config.get("rescale_factor") or 1 / 255 if config.get("do_rescale", True) else 1.0,
+        scale=scale,
     )
+
+
+def _switch(config: dict, path: Path, step: str, usual: bool = True) -> bool:
+    """Whether a step is done; null says no."""
+    value = config.get(step, usual)
+    if not isinstance(value, bool | None):
+        raise EdgelibError(
+            f"{path}: {step} is {shown(value)}, but must be true or false; copy the file from the model's repository"
+        )
+    return bool(value)
+
+
+def _scale(config: dict, path: Path) -> float:
+    """What grey levels are multiplied by."""
+    value = config.get("rescale_factor")
+    value = 1 / 255 if value is None else value
+    if not _is_number(value) or not 1e-6 < value <= 1:
+        raise EdgelibError(
+            f"{path}: rescale_factor is {shown(value)}, but must be a number above 0 and up to 1, most often 1/255; "
+            "copy the file from the model's repository"
+        )
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _image_processor(folder: Path) -> tuple[dict, Path]:
@@ -177,10 +207,10 @@ def _resize(config: dict, path: Path) -> tuple[int, int] | int | PatchBudget:
     if "max_num_patches" not in config:
         return _side(config.get("size"), path, "size")
     side, most = config.get("patch_size"), config["max_num_patches"]
-    if not all(isinstance(value, int) and 0 < value <= LARGEST_SIDE for value in (side, most)):
+    if not all(type(value) is int and 0 < value <= LARGEST_SIDE for value in (side, most)):
         raise EdgelibError(
-            f"{path}: patch_size and max_num_patches are {side!r} and {most!r}, but must be numbers from 1 to "
-            f"{LARGEST_SIDE:,}; copy the file from the model's repository"
+            f"{path}: patch_size and max_num_patches are {shown(side)} and {shown(most)}, but must be numbers from 1 "
+            f"to {LARGEST_SIDE:,}; copy the file from the model's repository"
         )
     return PatchBudget(side, most)
 
@@ -205,9 +235,9 @@ def read_object(path: Path) -> dict:
 
 def choose_resample(code: int | str) -> InterpolationMode:
     """Pillow's resample code or name -> torchvision's mode; raises EdgelibError for one that torch cannot do."""
-    if isinstance(code, int | str) and code in _RESAMPLE:
+    if isinstance(code, int | str) and not isinstance(code, bool) and code in _RESAMPLE:
         return _RESAMPLE[code]
-    return choose({str(k): v for k, v in _RESAMPLE.items()}, str(code), "resample mode")
+    return choose({str(k): v for k, v in _RESAMPLE.items()}, shown(code), "resample mode")
 
 
 def from_timm(config: dict) -> Preprocess:
@@ -215,13 +245,15 @@ def from_timm(config: dict) -> Preprocess:
 
     Raises EdgelibError for sizes that no model reads.
     """
-    height, width = config["input_size"][1:]
-    crop_pct = config.get("crop_pct") or 1.0
-    if not all(0 < side / crop_pct <= LARGEST_SIDE for side in (height, width)):
+    path, sides, crop_pct = Path("config.json"), config["input_size"][1:], config.get("crop_pct") or 1.0
+    numbers = _is_number(crop_pct) and len(sides) == 2 and all(type(side) is int for side in sides)
+    if not numbers or not all(0 < side <= LARGEST_SIDE * crop_pct for side in sides):
         raise EdgelibError(
-            f"config.json: an input_size of {config['input_size']!r} at a crop_pct of {crop_pct!r} is not from 1 to "
-            f"{LARGEST_SIDE:,} pixels a side; copy the file from the model's repository"
+            f"{path}: an input_size of {shown(config['input_size'])} at a crop_pct of {shown(crop_pct)} is not from 1 "
+            f"to {LARGEST_SIDE:,} pixels a side; copy the file from the model's repository"
         )
+    height, width = sides
+    colours = {f"image_{key}": list(config[key]) for key in ("mean", "std")}
     if config.get("crop_mode") == "squash":
         resize: tuple[int, int] | int = (math.floor(height / crop_pct), math.floor(width / crop_pct))
     else:
@@ -229,8 +261,8 @@ def from_timm(config: dict) -> Preprocess:
     return Preprocess(
         resize=resize,
         crop=(height, width),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=_colours(colours, path, "image_mean", 1.0),
+        std=_colours(colours, path, "image_std", 1.0),
         interpolation=choose_resample(config.get("interpolation", "bicubic")),
     )
 
@@ -239,21 +271,22 @@ def _side(size: dict | int, path: Path, key: str) -> tuple[int, int] | int:
     sides = size if isinstance(size, dict) else {"shortest_edge": size}
     names = ("shortest_edge",) if "shortest_edge" in sides else ("height", "width")
     pixels: Any = tuple(sides.get(name) for name in names)
-    if not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in pixels):
+    if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in pixels):
         raise EdgelibError(
-            f"{path}: {key} is {size!r}, but must be a number of pixels from 1 to {LARGEST_SIDE:,}, "
+            f"{path}: {key} is {shown(size)}, but must be a number of pixels from 1 to {LARGEST_SIDE:,}, "
             "{'shortest_edge': n} or {'height': n, 'width': n}; copy the file from the model's repository"
         )
     return pixels[0] if len(pixels) == 1 else pixels
 
 
-def _colours(config: dict, path: Path, key: str) -> tuple[float, ...]:
+def _colours(config: dict, path: Path, key: str, white: float) -> tuple[float, ...]:
+    """Mean or deviation of the three colours, of pixels that are `white` at most."""
     values = config.get(key)
-    numbers = isinstance(values, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-    if not numbers or len(values) != 3 or (key == "image_std" and min(values) <= 0):
-        wanted = "three positive numbers" if key == "image_std" else "three numbers"
+    numbers = isinstance(values, list) and len(values) == 3 and all(map(_is_number, values))
+    least = white * (1e-3 if key == "image_std" else 0)
+    if not numbers or not all(least <= v <= white * (1 + 1e-6) for v in values):
         raise EdgelibError(
-            f"{path}: {key} is {values!r}, but must be {wanted}, one for each of red, green and blue; "
-            "copy the file from the model's repository"
+            f"{path}: {key} is {shown(values)}, but must be three numbers from {least:g} to {white:g}, one for each of "
+            "red, green and blue, as pixels are once they are rescaled; copy the file from the model's repository"
         )
     return tuple(values)

@@ -42,6 +42,14 @@ def fingerprint_of(module: nn.Module, traits: Sequence) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_traits(tokenizer: Any) -> object:
+    """What decides the tokens of a text, as plain values."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return sorted(tokenizer.get_vocab().items())
+    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+
+
 @dataclass(frozen=True)
 class ZeroShotModel:
     """A network with what it needs to classify images. `module` is never modified: derived models are copies.
@@ -122,10 +130,7 @@ class ClipModel(ZeroShotModel):
         return dual_encoder(self.module.config.model_type, [type(self.module).__name__])
 
     def _input_traits(self) -> object:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return sorted(self.tokenizer.get_vocab().items())
-        return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        return tokenizer_traits(self.tokenizer)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed [N, 3, h, w] -> float32 [N, D] of unit length."""

@@ -130,6 +130,9 @@ METHODS = {
     "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
     "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+    "hqq": {"quant_method": "hqq", "quant_config": {"offload_meta": False}},
+    "torchao": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
     "method that is not named": {"zero_point": True},
 }
 
@@ -144,10 +147,22 @@ def test_a_configuration_that_says_quantized_is_believed(name, method, key, tmp_
         load(folder)
 
 
-def test_so_is_that_of_a_part(tmp_path):
-    folder = copy_of("scenes-vlm", tmp_path)
-    rewrite_config(folder, lambda c: c["text_config"].update(quantization_config=METHODS["awq"]))
-    with pytest.raises(EdgelibError, match="is quantized already .awq, 4 bits"):
+NESTED = {
+    "a part": lambda said: {"text_config": {"quantization_config": said}},
+    "a part of a part": lambda said: {"thinker_config": {"text_config": {"quantization_config": said}}},
+    "a part by another name": lambda said: {"language_model": {"compression_config": said}},
+    "a list of parts": lambda said: {"towers": [{}, {"quantization_config": said}]},
+    "the entry of MLX": lambda said: {"quantization": said},
+    "a name alone": lambda said: {"quantization_config": said["quant_method"]},
+}
+
+
+@pytest.mark.parametrize("where", NESTED)
+@pytest.mark.parametrize("name", ["scenes-vlm", "scenes-vit"])
+def test_so_is_that_of_a_part_however_it_is_nested(name, where, tmp_path):
+    folder = copy_of(name, tmp_path)
+    rewrite_config(folder, lambda c: c.update(NESTED[where](METHODS["awq"])))
+    with pytest.raises(EdgelibError, match="is quantized already .awq"):
         load(folder)
 
 
@@ -167,6 +182,10 @@ TENSORS = {
     "type I64": {f"{LAYER}.weight": torch.zeros(4, 1, dtype=torch.int64)},
     "type F8_E4M3": {f"{LAYER}.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)},
     "FP8": {f"{LAYER}.weight_scale_inv": torch.ones(1)},
+    "MXFP4": {f"{LAYER}_proj_blocks": torch.zeros(4, 4, dtype=torch.uint8)},
+    "HQQ": {f"{LAYER}.W_q": torch.zeros(4, 4, dtype=torch.uint8), f"{LAYER}.zero": torch.zeros(4, 1)},
+    "torchao": {f"{LAYER}._weight_qdata": torch.zeros(4, 4, dtype=torch.int8)},
+    "ModelOpt": {f"{LAYER}.weight_scale_2": torch.ones(1)},
 }
 
 
@@ -214,6 +233,35 @@ def test_an_adapter_is_no_model(clip):
     (clip / "adapter_config.json").write_text("{}")
     with pytest.raises(EdgelibError, match="holds an adapter .*merge it"):
         load(clip)
+
+
+# --- names that do not belong to the weights
+
+
+@pytest.mark.parametrize("write", [vlm_folders.clip, vlm_folders.qwen2_vl], ids=lambda write: write.__name__)
+def test_a_tokenizer_of_another_model_is_told_by_tokens_without_an_embedding(write, tmp_path):
+    folder = write(tmp_path / "model")
+    more = [f"<extra-{i}>" for i in range(2000)]
+    vlm_folders.tokenizer([*vlm_folders.QWEN, *more]).save_pretrained(folder)
+    with pytest.raises(EdgelibError, match=r"makes tokens up to 2,\d\d\d, and the model has embeddings of"):
+        load(folder)
+
+
+LABELS = {
+    "too few": ["ring", "square"],
+    "numbers": list(range(10)),
+    "text": "ten shapes",
+    "a number": 10,
+    "one twice and one left out": {str(i + (i == 9)): f"shape {i}" for i in range(10)},
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_outputs_without_a_name_each_are_refused(case, tmp_path):
+    folder = copy_of("scenes-vit", tmp_path)
+    rewrite_config(folder, lambda c: c.update(label_names=LABELS[case]))
+    with pytest.raises(EdgelibError, match="label_names is .* must be a list of 10 names"):
+        load(folder)
 
 
 # --- packages

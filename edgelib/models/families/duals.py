@@ -16,7 +16,8 @@ def dual_encoder(model_type: str | None, architectures: Sequence[str] | None = N
     architectures: as config.json has them; they tell apart the classes of a family that also has models that write.
     """
     named = [family for family in DUAL_ENCODERS if model_type in family.types]
-    return next((f for f in named if not f.classes or set(f.classes) & set(architectures or ())), None)
+    classes = architectures if isinstance(architectures, list | tuple) else ()
+    return next((f for f in named if not f.classes or any(name in f.classes for name in classes)), None)
 
 
 def dual_types() -> list[str]:

@@ -18,8 +18,9 @@ def family_of(model_type: str) -> Family:
 def loader_of(config: dict) -> str | None:
     """The automatic class of transformers that loads the model of a config.json, None if it does not write about an
     image."""
-    kind, heads = config.get("model_type"), config.get("architectures") or [""]
-    return family_of(kind).loader(str(heads[0])) if kind in writing_types() else None
+    kind, heads = config.get("model_type"), config.get("architectures")
+    head = heads[0] if isinstance(heads, list) and heads else ""
+    return family_of(kind).loader(str(head)) if kind in writing_types() else None
 
 
 def chat_types() -> list[str]:
