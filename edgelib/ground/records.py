@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,10 @@ _MOST_VALUES = 10_000  # of a file, before and after its aliases are followed: n
 _MOST_DIGITS = 100  # of a whole number; what this long one is for, none of our rules allows
 _MOST_SHOWN = 300  # characters of a value that an error quotes
 _MOST_FAULTS = 5  # of one record that are named
+
+
+# Octal numbers, base 60 and underscores: 010 is 8, 1:30 is 90, 1_0 is 10.
+_OTHER_DIGITS = re.compile(r"[-+]?0[0-9]|.*[:_]")
 
 
 class _Shown(reprlib.Repr):
@@ -174,6 +179,13 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"a number has more than {_MOST_DIGITS} digits", node.start_mark
             )
         kind = node.tag.rpartition(":")[2]
+        if _OTHER_DIGITS.match(node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value!r} is a number in base 8 or 60, or with underscores: write it in digits",
+                node.start_mark,
+            )
         return self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node)
 
 
