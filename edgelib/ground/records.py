@@ -166,8 +166,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         names = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                name = self.construct_object(key)
+            if isinstance(key, yaml.ScalarNode):
+                name = "<<" if key.tag == "tag:yaml.org,2002:merge" else self.construct_object(key)
                 if name in names:
                     raise yaml.constructor.ConstructorError(None, None, f"{shown(name)} is named twice", key.start_mark)
                 names.add(name)
