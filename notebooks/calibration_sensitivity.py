@@ -106,7 +106,7 @@ from edgelib.report.figures import calibration as draw
 from edgelib.report.figures.base import forest, image_grid, panels
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.notebook import conclude, facts, foot, say, setup, show
-from edgelib.report.tables import cross, interval, named, number
+from edgelib.report.tables import cross, interval, named, number, verdicts
 from edgelib.stats.family import compare
 from edgelib.stats.outcomes import accuracy_table
 from edgelib.stats.predictor import drop_predictor
@@ -196,11 +196,13 @@ table = cross(levels, "config", "twin", interval("accuracy"), "Configuration")
 show(table, caption, "tab-ladder", numeric=everywhere)
 
 # %% [markdown]
-# The differences whose sign is known once all of them are counted as one family of tests:
+# {numref}`tab-ladder-verdicts` counts the differences as one family of tests. A verdict is open where the sign is not known by Holm's
+# adjusted p; the last column then says how large a difference one such test finds four times in five.
 
-# %% tags=["hide-input"]
-claims = difference_claims(tests, label(P.ladder[0]), where="on {twin}, ", keys=tests.settled())
-say(claims, otherwise="No difference to the first configuration is settled")
+# %% tags=["hide-input", "full-width"]
+table, columns = verdicts(tests, {"Twin": "twin", "Configuration": named()}, less="worse", more="better")
+caption = f"Simulated accuracy minus that of {label(P.ladder[0])} on the same twin, {100 * P.level:g} % paired bootstrap intervals over images."
+show(table, caption, "tab-ladder-verdicts", columns)
 
 # %% [markdown]
 # ### What the search chose
@@ -229,12 +231,14 @@ pairs = [(a, b) for a, b in pairs if a in P.ladder and b in P.ladder]
 both = {(t, a, b): (scores[t, a], scores[t, b]) for a, b in pairs for t in everywhere}
 again = compare(both, ("twin", "config", "other"), **paired)
 claims = dict(zip(again, difference_claims(again, "{other}", where="on {twin}, "), strict=True))
-say(claims.values())
+table, columns = verdicts(again, {"Twin": "twin", "First": named(), "Second": named("other")})
+caption = "Simulated accuracy of the first minus that of the second on the same twin, paired by image."
+show(table, caption, "tab-again", columns)
 
 # %% [markdown]
 # ## How many images, of which kind
 #
-# The crossed experiment. If calibration did not matter, every panel would show flat lines at one height. The twin shown is the
+# The crossed experiment. If calibration did not matter, everything in a panel would lie at one height. The twin shown is the
 # one on which the runs of one configuration differ most; the tables behind the figures hold all of them.
 
 # %% tags=["hide-input"]
@@ -245,13 +249,21 @@ reference = rows[rows.config == REFERENCE].correct.mean()
 runs = work.save("runs", runs.assign(drop=reference - runs.accuracy))
 widest, unsteady = runs.groupby(["twin", "config"], sort=False).accuracy.std().idxmax()
 
-# %% mystnb={"figure": {"caption": "Simulated accuracy against the number of calibration images, a panel per mix, on the twin on which the runs of one configuration differ most. Dots: one calibration draw each; lines: their mean. The dashed line is the unquantized model.", "name": "fig-sizes"}, "image": {"alt": "Small multiples by calibration mix: accuracy against calibration size, one line per configuration."}}
-draw.size_panels(runs[runs.twin == widest], reference)
+# %% tags=["hide-input"]
+exact = rows[rows.config == REFERENCE].groupby(["item", "image"]).correct.mean()
+places = crossed[crossed.twin == widest].groupby(["config", "mix", "size", "item", "image"]).correct.mean()
+means = [(c, m, s) for c in P.configs for s in P.sizes for m in P.mixes]
+means = {(c, m, str(s)): (places[c, m, s], exact) for c, m, s in means}
+paired = {"cluster": exact.index.get_level_values("image"), "level": P.level, "seed": P.seed}
+means = work.save("sizes", compare(means, ["config", "mix", "size"], **paired).table().astype({"size": int}))
+
+# %% mystnb={"figure": {"caption": "Simulated accuracy minus that of the unquantized model on the same images, in points, by calibration mix and number of images, on the twin on which the runs of one configuration differ most. Small dots: one calibration draw each. Marks: their mean with its paired bootstrap interval over images.", "name": "fig-sizes"}, "image": {"alt": "Small charts, one per configuration: differences in accuracy by calibration mix and number of images, with intervals, draws as dots, and a line at zero."}}
+draw.size_panels(runs[runs.twin == widest].assign(difference=-runs["drop"]), means)
 plt.show()
 
 # %% [markdown]
-# Compare three distances: between the dots of one place, which are draws; along a line, which is size; and between panels, which are
-# mixes. Where the dots of one place lie as far apart as the panels do, a study with one draw per mix would have reported luck as a
+# Compare three distances: between the dots of one place, which are draws; between the marks of one mix, which are sizes; and between
+# mixes. Where the dots of one place lie as far apart as the mixes do, a study with one draw per mix would have reported luck as a
 # finding. The next sections put numbers on the three.
 #
 # ### What a wrong mix costs
@@ -293,9 +305,11 @@ shown = {"accuracy": by_accuracy[by_accuracy.twin == widest], "feature drift": b
 panels(shown, draw.variance_dots, (7.2, 4.4), label=share, legend=True)
 plt.show()
 
-# %% tags=["hide-input"]
-groups = by_drift.groupby("config", sort=False)
-say(f"{label(c)} on {widest}, {say_of.variance_claim(table, 'feature drift')}" for c, table in groups)
+# %% tags=["hide-input", "full-width"]
+caption = f"Shares of the variance of feature drift between {by_drift.n_runs.iloc[0]} runs on {widest}, %, with {100 * P.level:g} % intervals."
+table = cross(by_drift, "config", "component", interval("share", digits=0), "Configuration")
+show(table, caption, "tab-shares", numeric=list(by_drift.component.unique()))
+say([f"{label(unsteady)}: {say_of.variance_claim(by_drift[by_drift.config == unsteady], 'feature drift')}"])
 
 # %% [markdown]
 # ## Does the ranking survive another draw?

@@ -154,7 +154,8 @@ show(trip, caption, "tab-files", columns | {"Answers that differ": "flips"})
 measured = measurements_of(P.measurements, work.folder / "measured")
 here, machine = machine_device(measured), measured.machine
 towers, generated = named_cases(measured.encoders), named_cases(measured.generation)
-where = f"{escaped(machine['name'])}, {machine['threads']} thread(s)"
+threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+where = f"{escaped(machine['name'])}, {threads}"
 facts("measured on", tables.machine_facts(machine))
 
 # %% [markdown]
@@ -223,10 +224,9 @@ if len(generation):
 
 # %% tags=["hide-input"]
 say("" if len(generation) else f"No generation was timed: {machine['model']['name']} does not write")
-unsettled = [f"\n- {escaped(line)}" for line in machine.get("unsettled", [])]
-say("Cases that were stopped before their median was settled:\n" + "".join(unsettled) if unsettled else "")
-left_out = [f"\n- {escaped(line)}" for line in machine.get("left_out", [])]
-say("Cases that were not measured:\n" + "".join(left_out) if left_out else "")
+skipped = tables.skipped_cases(machine)
+if len(skipped):
+    show(skipped, "Cases without a settled median, and why.", "tab-skipped")
 
 # %% mystnb={"figure": {"caption": "Measured memory of a decoder by use: weights, keys and values of the cache, activations of a step, and what libraries hold beyond. The smallest and the largest case (batch x prompt) of each kernel: weights dominate, the cache grows with batch and prompt.", "name": "fig-memory"}, "image": {"alt": "Stacked horizontal bars of memory per model, configuration, batch and prompt."}}
 rows = generation.sort_values("kv", kind="stable").groupby(["model", "config"]).nth([0, -1]).sort_index()
@@ -333,8 +333,12 @@ show(by_step, caption, "tab-projection", columns)
 # %% tags=["hide-input"]
 ratios = tables.speed_ratios(validation.points, published)
 work.save("speedups", ratios.drop(columns=["low", "high"]))
-decoding = ratios[ratios.step == "decode"]
-say(say_of.speed_ratio_claim(row, every[row.device]) for _, row in decoding.iterrows())
+decoding = ratios[ratios.step == "decode"].assign(device=lambda t: t.device.map(every))
+caption = f"How many times as fast tokens are with narrow weights: measured by others, projected with the widest {100 * P.projection_level:g} % interval there, and calibrated by the 16-bit model on the device."
+if len(decoding):
+    show(decoding, caption, "tab-ratios", tables.ratio_columns())
+ends = decoding.loc[[decoding.measured.idxmax(), decoding.measured.idxmin()]] if len(decoding) else decoding
+say(say_of.speed_ratio_claim(row, row.device) for _, row in ends.iterrows())
 
 # %% [markdown]
 # A model whose tokens take much longer than its bytes explain waits for something else, most likely for the host to launch
@@ -365,10 +369,14 @@ work_of = encode_work(tower, 16, other_bits=16)
 runs_fp16 = [device for device in others if device.rates.get("fp16")]
 said = [(device, project(work_of, device, "fp16", "fp16", step="encode")) for device in runs_fp16]
 left = [project.after_one(work_of, device, "fp16", "fp16", step="encode") for device in runs_fp16]
-say(
-    say_of.narrowing_claim(found, after, device.name, "encode")
-    for (device, found), after in zip(said, left, strict=True)
-)
+narrowed = [(device.name, found.factor, after) for (device, found), after in zip(said, left, strict=True)]
+narrowed = pd.DataFrame(narrowed, columns=["Device", "now", "after"])
+columns = {"Device": "Device", "Factor either way": number("now"), "After timing one image there": number("after")}
+caption = f"How far {100 * P.projection_level:g} % intervals of one image through {P.encoder} reach, before and after the unquantized model was timed on the device."
+if len(narrowed):
+    show(narrowed, caption, "tab-narrowing", columns)
+    worst = narrowed.now.idxmax()
+    say([say_of.narrowing_claim(said[worst][1], left[worst], said[worst][0].name, "encode")])
 
 # %% [markdown]
 # ## Sanity
@@ -389,7 +397,7 @@ facts("counts", published_points=len(published), devices=len(chosen), measured_c
 
 # %% tags=["remove-input"]
 of_one = within.merge(single[["model", "batch", "config"]]).query("config != base and weight not in ['fp32', 'bf16']")
-on, speed = f"{machine['name']} ({machine['threads']} thread(s)), batch {single.batch.iloc[0]}", None
+on, speed = f"{machine['name']} ({threads}), batch {single.batch.iloc[0]}", None
 fastest = None
 if len(of_one):
     fastest = of_one.sort_values("p50").iloc[0]

@@ -103,6 +103,7 @@ from edgelib.kv.doctor import doctor
 from edgelib.kv.health import kv_health
 from edgelib.kv.scheme import kv_scheme
 from edgelib.models.twins import PLAIN, planted
+from edgelib.report.caches import loss_columns, loss_rows
 from edgelib.report.claims import caches as say_of
 from edgelib.report.claims.differences import difference_claims
 from edgelib.report.claims.openings import cache_opening, scope_claim
@@ -116,6 +117,8 @@ from edgelib.report.figures.kv import (
     state_ranges,
 )
 from edgelib.report.tables import cross, interval, marked, named, number
+
+# %% tags=["hide-input"]
 from edgelib.stats.family import compare
 from edgelib.stats.ladder import attribute, attribution_table, recoveries, recovery_table
 from edgelib.study.kv_grid import EXACT, FLOAT, plans_of
@@ -227,13 +230,14 @@ panels(parts, parts_of_loss, (7.2, 3.6), label="Points of simulated accuracy los
 plt.show()
 
 # %% [markdown]
-# Parts of one colour may have either sign: a factor that seems to help hides the harm of another one. Two of the four experiments in
-# words, on every twin; a part is said only where the loss itself is shown.
+# Parts of one colour may have either sign: a factor that seems to help hides the harm of another one. {numref}`tab-losses-parts` has
+# two of the four experiments, on every twin; parts are given only where the loss itself is shown, and elsewhere the last column says
+# how large a loss one such test finds four times in five.
 
 # %% tags=["hide-input"]
 told = {"cause": cache_label(f"{P.format}-one"), "delivery": "scales that are lost"}
-claims = {(t, game): say_of.attribution_claim(attributions[t, game]) for t in everywhere for game in told}
-say(f"on {twin}, {told[game]}: {claim}" for (twin, game), claim in claims.items())
+caption = f"Points of simulated accuracy lost on each twin, and the parts of a loss that is shown, {100 * P.level:g} % paired bootstrap intervals over images."
+show(loss_rows(attributions, told), caption, "tab-losses-parts", loss_columns())
 
 # %% [markdown]
 # ## Doses
@@ -347,8 +351,9 @@ told = [
     {"twin": t, "cache": c, "cause": d.cause, "remedy": d.remedy or "", "line": d.line}
     for (t, c), d in diagnoses.items()
 ]
-work.save("doctor", pd.DataFrame(told))
-say(f"on {twin}: {diagnosis.line}" for (twin, _), diagnosis in diagnoses.items())
+told = work.save("doctor", pd.DataFrame(told))
+columns = {"Twin": "twin", "Cache": named("cache", {c: cache_label(c) for c in told.cache}), "What it says": "line"}
+show(told, "What the doctor says of caches, and what it tries.", "tab-doctor", columns)
 
 # %% [markdown]
 # It runs on a few prompts in seconds, so it is what to try first on a model of your own. A diagnosis should agree with the ladder above, which needed labels and many runs. Where they disagree, trust the ladder: the doctor

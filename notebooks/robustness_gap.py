@@ -292,11 +292,20 @@ caption = (
 show(twin_scores, caption, "tab-twin-scores", columns)
 
 # %% [markdown]
-# {numref}`fig-dose` draws the table against the dose. A line that stays level says that the format does not mind these outliers; a
-# line that falls says where it starts to.
+# {numref}`fig-dose` draws what the outliers take, paired with the reference image by image. A line that stays at zero says that the
+# format does not mind these outliers; a line that falls says where it starts to.
 
-# %% mystnb={"figure": {"caption": "Dose and damage: simulated clean accuracy (top) and robustness gap (bottom) against the strength of planted outliers in weights (left) or activations (right). Strength 1 is the plain model; a gap that cannot be estimated, because the model guesses, is left out. Bars: bootstrap intervals over images.", "name": "fig-dose"}, "image": {"alt": "Four line charts: accuracy and gap against outlier strength for weight and activation twins."}}
-dose_panels(twin_scores, twin_gaps)
+# %% mystnb={"figure": {"caption": "Dose and damage: simulated clean accuracy of each configuration minus that of the reference, in points, against the strength of planted outliers. Strength 1 is the plain model. Bars: paired bootstrap intervals over images.", "name": "fig-dose"}, "image": {"alt": "Small line charts, one per configuration: difference in clean accuracy against outlier strength, a line for weights and one for activations."}}
+taken = severity_differences(planted, reference, **boot).query("severity == 0").rename(columns={"value": "effect"})
+dose_panels(work.save("twin_losses", by_dose(taken)), "Points", 100)
+plt.show()
+
+# %% [markdown]
+# What corruption adds to that is the gap, in {numref}`fig-dose-gap`. A model that guesses has nothing left to lose, so its gap cannot
+# be estimated and its line ends where it starts to guess.
+
+# %% mystnb={"figure": {"caption": "Robustness gap of each configuration against the plain reference, in log odds, by the strength of planted outliers. Above zero: corruption costs more. A gap that cannot be estimated is left out. Bars: paired bootstrap intervals over images.", "name": "fig-dose-gap"}, "image": {"alt": "Small line charts, one per configuration: robustness gap against outlier strength, a line for weights and one for activations."}}
+dose_panels(twin_gaps[twin_gaps.scale == "logit"], "Gap (log odds)")
 plt.show()
 
 # %% [markdown]

@@ -334,7 +334,9 @@ _ = work.save("language", language.table("effect", "low", "high", "p", "mde", "n
 # %% tags=["hide-input"]
 one, both = (f"{label(P.translation_config)} calibrated on {mix} questions" for mix in P.translation_mixes)
 spoken = difference_claims(language, both, "accuracy in translation", first=one, where="on {twin}, ")
-say(spoken)
+table, columns = verdicts(language, {"Twin": "twin"})
+caption = f"Accuracy in translation, {escaped(one)} minus {escaped(both)}, paired by image."
+show(table, caption, "tab-language", columns)
 
 # %% [markdown]
 # ## Worse pictures

@@ -17,7 +17,7 @@ from edgelib.models.architectures import architecture
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.devices import projection_text
 from edgelib.report.figures.palette import label
-from edgelib.report.tables import Column
+from edgelib.report.tables import Column, interval, number
 from edgelib.study.costs import deployment_memory, writer_needs
 
 
@@ -112,6 +112,27 @@ def projected_times(
 
     table = {"Device": [device.name for device in devices]}
     return pd.DataFrame(table | {label(c): [text(device, c) for device in devices] for c in works})
+
+
+def skipped_cases(machine: Mapping) -> pd.DataFrame:
+    """Return a line per case that was stopped early or not measured: Case, Why."""
+    lines = [(f"{line} (stopped)", "its median was not settled") for line in machine.get("unsettled", [])]
+    for line in machine.get("left_out", []):
+        case, _, why = str(line).partition(": ")
+        lines.append((case, why))
+    return pd.DataFrame(lines, columns=["Case", "Why"])
+
+
+def ratio_columns() -> dict[str, str | Column]:
+    """What a table of `speed_ratios` shows; `device` is its name."""
+
+    def inside(rows: pd.DataFrame) -> list[str]:
+        held = rows["measured"].between(rows["low"], rows["high"])
+        return ["inside" if yes else "outside" for yes in held]
+
+    columns: dict[str, str | Column] = {"Model": "model", "Weights": "weight", "Device": "device"}
+    columns |= {"Measured": number("measured", "{:.2f}"), "Projected": interval("projected", 1, 2)}
+    return columns | {"Interval": Column(inside, numeric=False), "Calibrated": number("calibrated", "{:.2f}")}
 
 
 def speed_ratios(points: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

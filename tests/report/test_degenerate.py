@@ -110,7 +110,10 @@ def test_the_chapter_on_the_gap(n, share):
     base.forest(table[table.scale == "logit"], base.long_axis(3), "Gap")
     drawn(robustness.gap_scales(table))
     dosed_scores = by_dose(rs_table(planted[planted.config != "fp32"], chance, **BOOT))
-    drawn(robustness.dose_panels(dosed_scores, by_dose(gap_table(planted, "fp32", chance, **BOOT))))
+    shown(dosed_scores, {"Clean": tables.interval("clean")})
+    drawn(robustness.dose_panels(by_dose(gap_table(planted, "fp32", chance, **BOOT)), "Gap"))
+    taken = severity_differences(planted, "fp32", **BOOT).rename(columns={"value": "effect"})
+    drawn(robustness.dose_panels(by_dose(taken), "Points", 100))
 
 
 def calibrated(n: int, share: float) -> pd.DataFrame:
@@ -149,7 +152,8 @@ def test_the_chapter_on_calibration(n, share):
     if (n, share) not in FIGURES:
         return
     drawn(base.panels({"accuracy": shares}, calibration.variance_dots, label="Share", legend=True))
-    drawn(calibration.size_panels(table, share))
+    means = table.assign(effect=0.0, low=-0.01, high=0.01).drop_duplicates(["config", "mix", "size"])
+    drawn(calibration.size_panels(table.assign(difference=table.accuracy - share), means))
     calibration.predicted_and_observed(fitted.runs, plt.subplots()[1])
     drawn()
 

@@ -11,7 +11,6 @@ from helpers import ROOT
 from matplotlib.colors import to_hex
 
 from edgelib.data.datasets import dataset
-from edgelib.errors import EdgelibError
 from edgelib.report.figures import base as figures
 from edgelib.report.figures import calibration, palette, robustness, vlm, world
 from edgelib.report.notebook import STYLE
@@ -95,14 +94,6 @@ def test_a_forest_keeps_order_and_effects(ax):
     assert [t.get_text() for t in ax.get_yticklabels()][0].startswith("W8A8") and ax.get_ylim() == (1.5, -0.5)
 
 
-def test_dose_response_survives_undefined_effects(ax):
-    table = pd.DataFrame(
-        {"config": "w4a8-minmax", "dose": [1, 8], "effect": [0.1, np.nan], "low": [0, -np.inf], "high": [0.2, np.inf]}
-    )
-    figures.dose_response(table, ax, "Gap")
-    assert len(ax.get_xticks()) == 2
-
-
 def test_an_image_grid_has_a_cell_per_image():
     figure = figures.image_grid(np.zeros((2, 3, 4, 4, 3), np.uint8), ["r1", "r2"], ["a", "b", "c"])
     assert len(figure.axes) == 6
@@ -133,25 +124,21 @@ def test_variance_dots_of_two_configurations_leave_out_undefined_shares(ax):
     assert len(ax.get_legend_handles_labels()[1]) == 2 and len(ax.lines[0].get_xdata()) == 2
 
 
-def test_accuracy_by_size_has_a_panel_per_mix():
-    runs = pd.DataFrame(
-        [
-            {"config": "w8a8-minmax", "mix": mix, "size": size, "seed": seed, "accuracy": 0.8 + 0.02 * seed}
-            for mix in ("balanced", "dark")
-            for size in (8, 64)
-            for seed in range(3)
-        ]
-    )
-    figure, axes = plt.subplots(1, 2, sharey=True)
-    calibration.accuracy_by_size(runs, axes, reference=0.9)
-    assert [ax.get_title(loc="left") for ax in axes] == ["balanced", "dark"]
-    assert len(axes[0].lines[0].get_xdata()) == 6 and list(axes[0].lines[1].get_ydata()) == pytest.approx([82, 82])
-    assert [t.get_text() for t in axes[1].get_xticklabels()] == ["8", "64"]
-    assert axes[0].get_ylabel() == "Accuracy (%)" and axes[1].get_xlabel() == "Calibration images"
-    assert axes[0].get_legend_handles_labels()[1] == ["W8A8 min-max", "unquantized"]
-    with pytest.raises(EdgelibError, match="1 axes for 2 mixes"):
-        calibration.accuracy_by_size(runs, axes[:1])
-    plt.close(figure)
+def test_sizes_are_differences_with_a_place_each():
+    means = pd.DataFrame(
+        [("w4a8-awq", mix, size, -0.1) for size in (8, 64) for mix in ("balanced", "dark")],
+        columns=["config", "mix", "size", "effect"],
+    ).assign(low=-0.2, high=0.0)
+    runs = pd.concat([means.assign(difference=-0.12), means.assign(difference=-0.08)])
+    figure = calibration.size_panels(runs, means)
+    dots, marks = figure.axes[0].lines[0], figure.axes[0].lines[1]
+    assert sorted(dots.get_ydata()) == pytest.approx([-12, -12, -8, -8])
+    assert list(marks.get_ydata()) == pytest.approx([-10, -10])
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in "os" and len(line.get_xdata()) == 2]
+    at = [x for line in drawn for x in line.get_xdata()]
+    assert len(at) == len(set(at)) == 4  # no two means share a place
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["8 images", "64 images"]
+    plt.close("all")
 
 
 def test_layers_stand_at_their_depth(ax):
@@ -232,17 +219,25 @@ def test_the_gap_has_a_panel_per_scale_and_kind():
     assert [ax.get_title(loc="left") for ax in figure.axes] == named
     log_odds, points = figure.axes[0], figure.axes[2]
     assert log_odds.lines[0].get_xdata() == pytest.approx([0.1]) and points.lines[0].get_xdata() == pytest.approx([10])
-    scores = GAPS[GAPS.scale == "logit"].assign(clean=0.9, clean_low=0.8, clean_high=0.95)
-    doses = robustness.dose_panels(scores, GAPS)
-    assert [ax.get_title(loc="left") for ax in doses.axes] == ["outliers in weights", ""]
-    assert list(doses.axes[0].lines[0].get_ydata()) == pytest.approx([90, 90])
+    plt.close("all")
+
+
+def test_doses_have_a_panel_per_configuration_and_a_line_per_kind():
+    own = GAPS[GAPS.scale == "logit"]
+    lost = own.iloc[:1].assign(kind="activation", dose=512.0, effect=np.nan, low=-np.inf, high=np.inf)
+    figure = robustness.dose_panels(pd.concat([own, lost]), "Points", 100)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["W4A8 min-max"]
+    weights, activations = (line for line in figure.axes[0].lines if line.get_marker() in "os")
+    assert list(weights.get_ydata()) == pytest.approx([10, 10])
+    assert list(activations.get_ydata()) == pytest.approx([10])  # what cannot be estimated is left out
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["outliers in weights", "outliers in activations"]
     plt.close("all")
 
 
 def test_doses_of_the_plain_model_alone_make_an_empty_figure():
     plain = GAPS[GAPS.kind == "plain"]
-    figure = robustness.dose_panels(plain.assign(clean=0.9, clean_low=0.8, clean_high=0.95), plain)
-    assert len(figure.axes) == 2 and not figure.legends
+    figure = robustness.dose_panels(plain[plain.scale == "logit"], "Gap")
+    assert len(figure.axes) == 1 and not figure.legends
     plt.close(figure)
 
 
@@ -275,8 +270,8 @@ def test_layers_and_sizes_have_panels():
     figure = calibration.layer_panels(layers)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["plain", "weight:8", "", ""]
     assert len(figure.axes[0].lines[0].get_xdata()) == 1
-    runs = pd.DataFrame({"config": "fp32", "mix": ["dark", "noise", "gray"], "size": 8, "accuracy": 0.8})
-    sizes = calibration.size_panels(runs, 0.9)
+    runs = pd.DataFrame({"config": ["a", "b", "c"], "mix": "dark", "size": 8, "difference": 0.0})
+    sizes = calibration.size_panels(runs, runs.assign(effect=0.0, low=0.0, high=0.0))
     assert [ax.axison for ax in sizes.axes] == [True, True, True, False]
     plt.close("all")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -215,27 +214,4 @@ def forest(
     ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", visible=True)
-    return ax
-
-
-def dose_response(table: pd.DataFrame, ax: Axes, label: str = "") -> Axes:
-    """Effect against dose on a logarithmic axis, one line per config (columns config, dose, effect, low, high).
-
-    An effect whose interval has no end (a model at the floor has nothing left to compare) is left out.
-    """
-    styles = looks(table["config"])
-    doses = sorted(table["dose"].unique())
-    table = table[np.isfinite(table[["effect", "low", "high"]]).all(axis=1)]
-    for k, (config, rows) in enumerate(table.groupby("config", sort=False)):
-        style, rows = styles[config], rows.sort_values("dose")
-        at = rows["dose"] * 1.06 ** (k - (len(styles) - 1) / 2)
-        spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["effect"].to_numpy())
-        look_of: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 5, "label": style.label}
-        ax.errorbar(at, rows["effect"], yerr=spread, **look_of)
-    ax.axhline(0, color=GREY, linewidth=1.0)
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(min(doses) / 1.3, max(doses) * 1.3)
-    ax.set_xticks(doses, [f"{d:g}" for d in doses])
-    ax.minorticks_off()
-    ax.set(ylabel=label)
     return ax

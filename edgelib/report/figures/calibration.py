@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgelib.errors import EdgelibError
-from edgelib.report.figures.base import legend_above
-from edgelib.report.figures.palette import BLACK, GREY, looks, readable, series
+from edgelib.report.figures.base import legend_above, panels
+from edgelib.report.figures.palette import BLACK, GREY, label, looks, readable, series
 
 
 def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = None) -> Axes:
@@ -46,44 +46,52 @@ def variance_dots(table: pd.DataFrame, ax: Axes, names: dict[str, str] | None = 
     return ax
 
 
-def accuracy_by_size(table: pd.DataFrame, axes: Sequence[Axes], reference: float | None = None) -> Sequence[Axes]:
-    """Accuracy against the number of calibration images, a panel per mix: a dot per seed, a line through their means.
+def size_panels(runs: pd.DataFrame, means: pd.DataFrame) -> Figure:
+    """Draw differences to the unquantized model by mix and number of calibration images, a panel per configuration.
 
-    table: columns mix, size, accuracy (a fraction), config, one row per run. reference: accuracy of the unquantized
-    model, a dashed line. Raises EdgelibError unless there is one axis per mix.
+    runs: columns config, mix, size, difference (a fraction), a small dot each. means: config, mix, size, effect, low,
+    high, the mean over the draws of one place with its interval. No two of them stand in one place.
     """
-    panels = list(table.groupby("mix", sort=False))
-    if len(panels) != len(axes):
-        raise EdgelibError(f"accuracy_by_size needs an axis per mix: got {len(axes)} axes for {len(panels)} mixes")
-    styles, sizes = looks(table["config"]), sorted(table["size"].unique())
-    for ax, (mix, panel) in zip(axes, panels, strict=True):
-        for k, (config, rows) in enumerate(panel.groupby("config", sort=False)):
-            style, dodge = styles[config], 1.05 ** (k - (panel["config"].nunique() - 1) / 2)
-            means = 100 * rows.groupby("size")["accuracy"].mean()
-            ax.plot(rows["size"] * dodge, 100 * rows["accuracy"], style.marker, color=style.colour, ms=3, alpha=0.45)
-            ax.plot(means.index * dodge, means, style.marker, ls="-", color=style.colour, ms=5, label=style.label)
-        if reference is not None:
-            ax.axhline(100 * reference, color=BLACK, linestyle="--", linewidth=1.0, label="unquantized")
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        ax.minorticks_off()
-        ax.set(title=readable(str(mix)), xlabel="Calibration images")
-    axes[0].set_ylabel("Accuracy (%)")
-    return axes
-
-
-def size_panels(runs: pd.DataFrame, reference: float, columns: int = 2) -> Figure:
-    """Draw `accuracy_by_size`, a panel per mix, on one scale."""
-    mixes = runs["mix"].nunique()
-    rows = -(-mixes // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7.2, 2.5 * rows), sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[mixes:]:
-        ax.set_axis_off()
-    accuracy_by_size(runs, axes.flat[:mixes], reference)
-    for ax in axes.flat[: mixes - columns]:
-        ax.set_xlabel("")
-    legend_above(figure)
+    mixes, sizes = list(dict.fromkeys(means["mix"])), list(dict.fromkeys(means["size"]))
+    groups = {label(config): (config, rows) for config, rows in means.groupby("config", sort=False)}
+    figure = panels(
+        {name: rows for name, (_, rows) in groups.items()},
+        _by_mix,
+        (7.2, 1.2 + 2.2 * -(-len(groups) // 2)),
+        y_label="Points",
+        columns=2,
+        sharex=True,
+        legend=True,
+        mixes=mixes,
+        sizes=sizes,
+        runs=runs,
+    )
+    figure.supxlabel("Calibration mix" if groups else figure.get_supxlabel(), fontsize=10)
     return figure
+
+
+def _by_mix(means: pd.DataFrame, ax: Axes, mixes: Sequence[str], sizes: Sequence, runs: pd.DataFrame) -> None:
+    """A group of places per mix, one per size, each with its draws as dots and their mean with its interval."""
+    own = runs[runs["config"] == means["config"].iloc[0]]
+    for k, size in enumerate(sizes):
+        style, shift = series(k), 0.24 * (k - (len(sizes) - 1) / 2)
+        dots, rows = own[own["size"] == size], means[means["size"] == size]
+        values = 100 * rows[["effect", "low", "high"]]
+        spread = np.abs([values["effect"] - values["low"], values["high"] - values["effect"]])
+        ax.plot(
+            dots["mix"].map(mixes.index) + shift + 0.09,
+            100 * dots["difference"],
+            ".",
+            color=style.colour,
+            ms=4,
+            alpha=0.6,
+        )
+        look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 5, "linestyle": ""}
+        ax.errorbar(rows["mix"].map(mixes.index) + shift, values["effect"], yerr=spread, label=f"{size} images", **look)
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    slanted: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(mixes)), [readable(mix) for mix in mixes], **slanted)
+    ax.set_xlim(-0.6, len(mixes) - 0.4)
 
 
 def layer_panels(layers: pd.DataFrame) -> Figure:

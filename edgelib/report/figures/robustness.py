@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
@@ -12,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from edgelib.corruptions import corrupt
-from edgelib.report.figures.base import dose_response, forest, heat_map, image_grid, legend_above, panels
-from edgelib.report.figures.palette import label, readable
+from edgelib.report.figures.base import forest, heat_map, image_grid, panels
+from edgelib.report.figures.palette import GREY, label, readable, series
 
 SCALES = {
     "logit": ("above chance", "log odds"),
@@ -62,21 +64,44 @@ def _gap(table: pd.DataFrame, ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(3))  # more would run together with those of the next panel
 
 
-def dose_panels(scores: pd.DataFrame, gaps: pd.DataFrame) -> Figure:
-    """Draw clean accuracy (top) and the gap (bottom) against the dose, a column per kind of outlier but "plain".
+def dose_panels(table: pd.DataFrame, y_label: str, scale: float = 1.0) -> Figure:
+    """Draw an effect with its interval against the dose, a panel per configuration and a line per kind of outlier.
 
-    scores, gaps: of `rs_table` and `gap_table` with the columns kind and dose (`by_dose`).
+    table: columns config, kind, dose, effect, low, high (`by_dose`); the kind "plain" starts every line. An effect
+    whose interval has no end (a model that guesses has nothing left to compare) is left out.
     """
-    kinds = [kind for kind in dict.fromkeys(gaps["kind"]) if kind != "plain"]
-    low, high = 100 * scores["clean_low"], 100 * scores["clean_high"]
-    accuracy = scores.assign(effect=100 * scores["clean"], low=low, high=high)
-    figure, axes = plt.subplots(2, max(len(kinds), 1), figsize=(6.8, 5.2), sharey="row", squeeze=False)
-    for column, kind in enumerate(kinds):
-        for ax, table in ((axes[0, column], accuracy), (axes[1, column], gaps[gaps["scale"] == "logit"])):
-            dose_response(table[table["kind"].isin(["plain", kind])], ax)
-        axes[0, column].set(title=f"outliers in {kind}s", ylim=(0, 100))
-    axes[0, 0].set_ylabel("Clean accuracy (%)")
-    axes[1, 0].set_ylabel("Gap (log odds)")
-    legend_above(figure, 4)
-    figure.supxlabel("Outlier strength (times the usual size; 1: plain model)", fontsize=10)
-    return figure
+    doses = sorted(table["dose"].unique())
+    kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind != "plain"]
+    shown = {"kinds": kinds, "doses": doses, "scale": scale, "sharex": True, "legend": True}
+    x_label = "Outlier strength (times the usual size; 1: plain model)"
+    names = table["config"].map(label)
+    return panels(
+        table.groupby(names, sort=False),
+        _kinds,
+        (7.2, 2.8),
+        label=x_label,
+        y_label=y_label,
+        columns=min(4, max(1, names.nunique())),
+        **shown,
+    )
+
+
+def _kinds(table: pd.DataFrame, ax: Axes, kinds: Sequence[str], doses: Sequence[float], scale: float) -> None:
+    """A line per kind of outlier, each from the plain model on."""
+    known = table[np.isfinite(table[["effect", "low", "high"]]).all(axis=1)]
+    for k, kind in enumerate(kinds):
+        style, rows = series(k), known[known["kind"].isin(["plain", kind])].sort_values("dose")
+        values = scale * rows[["effect", "low", "high"]]
+        spread = np.abs([values["effect"] - values["low"], values["high"] - values["effect"]])
+        at = rows["dose"] * 1.12 ** (k - (len(kinds) - 1) / 2)
+        look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 5, "linewidth": 1.2}
+        ax.errorbar(at, values["effect"], yerr=spread, label=f"outliers in {kind}s", **look)
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(min(doses) / 1.6, max(doses) * 1.6)
+    ticks: list[float] = []
+    for dose in doses:
+        if not ticks or dose >= 8 * ticks[-1]:  # closer ones would run together
+            ticks.append(dose)
+    ax.set_xticks(ticks, [f"{dose:g}" for dose in ticks])
+    ax.minorticks_off()
