@@ -1,4 +1,4 @@
-"""Tables of the chapter on caches and of cases that were not measured: a row each, parts only of a loss that is shown."""
+"""Tables of caches and of cases that were not measured: a row each, parts only of a loss that is shown."""
 
 from __future__ import annotations
 
