@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from edgelib.cli.base import app, one_paragraph
 from edgelib.errors import EdgelibError, choose, did_you_mean
+from edgelib.ground.records import shown as quoted
 
 if TYPE_CHECKING:
     from edgelib.devices.measurements import Measurements
@@ -171,11 +173,11 @@ def _asked(model: str, images: str | None, kernels: str | None, batch: str | Non
 
 def _batches(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not (part.isdecimal() and 1 <= int(part) <= _LARGEST_BATCH)]
-    if wrong or len(parts) > _MOST_BATCHES or len(set(parts)) < len(parts):
+    plain = [part for part in parts if re.fullmatch("[1-9][0-9]{0,4}", part) and int(part) <= _LARGEST_BATCH]
+    if plain != parts or len(parts) > _MOST_BATCHES or len(set(parts)) < len(parts):
         raise EdgelibError(
             f"batch must be up to {_MOST_BATCHES} different whole numbers from 1 to {_LARGEST_BATCH} with commas "
-            f"between them, such as 1,4; got {text!r}"
+            f"between them, such as 1,4; got {quoted(text)}"
         )
     return tuple(int(part) for part in parts)
 

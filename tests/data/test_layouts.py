@@ -348,6 +348,12 @@ def test_images_may_stand_in_a_table_itself(tmp_path):
     assert len(data.images) == 2 and close(data.images[[0]][0], VQA.images[0])
 
 
+def test_labels_in_other_digits_are_names(tmp_path):
+    rows = [("a.png", "²"), ("b.png", "٣"), ("a.png", "1" * 5000)]
+    data = dataset(write_table(tmp_path, "test.csv", ",", "utf-8", ("image", "label"), rows))
+    assert set(data.class_names) == {"²", "٣", "1" * 5000} and len(data) == 3
+
+
 def test_labels_may_stand_in_a_table(tmp_path):
     rows = [("a.png", "cat"), ("b.png", "ant")]
     file = write_table(tmp_path, "test.csv", ",", "utf-8", ("file_name", "label"), rows)

@@ -224,3 +224,6 @@ def test_flat_validation_images_are_labelled_by_a_file(inner, name, content, tmp
     if name == "val.txt":
         (tmp_path / name).write_text("ILSVRC2012_val_00000001.JPEG 1000\n")
         assert "gives ILSVRC2012_val_00000001.JPEG the label '1000'" in says(dataset, tmp_path, "val")
+    for damaged in ("", content[: len(content) // 2], content.replace("0", "²"), "\n".join("²٣9")):
+        (tmp_path / name).write_text(damaged, encoding="utf-8")
+        assert f"{name} gives ILSVRC2012_val_0000000" in says(dataset, tmp_path, "val")

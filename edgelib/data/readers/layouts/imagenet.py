@@ -119,13 +119,14 @@ def _labels(file: Path, images: Sequence[str]) -> dict[str, int]:
     place = {synset: i for i, synset in enumerate(_synsets())}
     lines = [line for line in text_of(file).splitlines() if line.strip()]
     if file.name == _SOLUTION:
-        pairs = [line.split(",")[:2] for line in lines[1:]]
-        found = {f"{image}.JPEG": text.split()[0] for image, text in pairs}
-    elif len(lines[0].split()) == 1:
+        pairs = [(line.partition(",")[0], line.partition(",")[2].split()[:1]) for line in lines[1:]]
+        found = {f"{image}.JPEG": "".join(text) for image, text in pairs}
+    elif all(len(line.split()) == 1 for line in lines[:1]):
         found = {f"ILSVRC2012_val_{i:08d}.JPEG": line.strip() for i, line in enumerate(lines, 1)}
     else:
-        found = {line.split()[0].rpartition("/")[2]: line.split()[1] for line in lines}
-    labels = {image: place.get(text, int(text) if text.isdigit() else -1) for image, text in found.items()}
+        found = {line.split()[0].rpartition("/")[2]: "".join(line.split()[1:2]) for line in lines}
+    number = re.compile("[0-9]{1,4}")
+    labels = {image: place.get(text, int(text) if number.fullmatch(text) else -1) for image, text in found.items()}
     wrong = next((i for i in images if not 0 <= labels.get(i, -1) < len(place)), None)
     if wrong is not None:
         raise EdgelibError(

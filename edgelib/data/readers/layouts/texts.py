@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import io
 import json
+import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,6 +43,7 @@ from edgelib.tasks.benchmarks import task_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _IMAGES = (*IMAGE_COLUMNS, "file_name", "filename", "image_path", "path", "file")
+_WHOLE = re.compile(r"\s*[0-9]{1,18}\s*")  # a whole number in the digits of a file
 _LONGEST_PATH = 1024  # a longer cell holds the image itself
 
 
@@ -101,7 +103,7 @@ def _read(file: Path, split: str, options: Options) -> Labelled | Asked:
         return _questions(table, cells, file, split, options)
     label = pick_column(table.columns, options.label_column, LABEL_COLUMNS, "label", where)
     values = table[label].to_numpy()
-    numbers = all(isinstance(v, int | np.integer) or (isinstance(v, str) and v.strip().isdigit()) for v in values)
+    numbers = all(isinstance(v, int | np.integer) or (isinstance(v, str) and _WHOLE.fullmatch(v)) for v in values)
     values = np.array([int(v) for v in values]) if numbers else values
     told = first_given(options.class_names, read_names_file(file.parent))
     if told is None and not numbers:
