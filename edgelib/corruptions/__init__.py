@@ -3,9 +3,8 @@
 After Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations" (ICLR
 2019). The arithmetic follows two published implementations: PyPI `imagecorruptions` 1.1.2 for the "imagenet-c" table,
 `make_cifar_c.py` of hendrycks/robustness for "cifar-c". Their quirks are kept where published scores depend on them
-(results are truncated, not rounded; see `notes` of each entry of CORRUPTIONS). Two of the nineteen are refused:
-`frost` pastes six photographs whose licence is not known, and `spatter` is steps of OpenCV (Canny's edges, distances,
-equalisation) that no other library repeats; files of ImageNet-C and CIFAR-10-C that hold them are read as they are.
+(results are truncated, not rounded; see `notes` of each entry of CORRUPTIONS). All nineteen are made. One differs from
+the published files by design: `frost` pastes photographs there, whose licence is not known, and is drawn here.
 
 Randomness follows the image: its key is a hash of (corruption, seed, the bytes of the image). Hence
 corrupt(batch)[i] equals corrupt(batch[i:i+1])[0] bit for bit, equal images get equal noise, and no batch size, order,
@@ -21,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgelib.corruptions import blur, digital, gaussian, geometry, noise, snow, weather  # noqa: F401  (fill CORRUPTIONS)
+from edgelib.corruptions import blur, digital, gaussian, geometry, noise, weather  # noqa: F401  (fill CORRUPTIONS)
 from edgelib.corruptions.chunks import in_chunks
 from edgelib.corruptions.registry import CORRUPTIONS, FAMILIES, SEVERITIES, TABLES, Corruption
 from edgelib.errors import EdgelibError, choose

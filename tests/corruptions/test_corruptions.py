@@ -24,7 +24,7 @@ from edgelib.corruptions.blur import _shared_taps, disk_kernel, motion_blurred, 
 from edgelib.corruptions.digital import _coded_by_pillow
 from edgelib.corruptions.jpeg import jpeg_round_trip
 from edgelib.corruptions.noise import gaussian_quantiles, poisson_tables
-from edgelib.corruptions.weather import hazed, plasma
+from edgelib.corruptions.weather.fog import hazed, plasma
 from edgelib.errors import EdgelibError
 from edgelib.ground.randomness import address, keys_for
 

@@ -13,7 +13,7 @@ from edgelib.corruptions.gaussian import FINE, smoothed
 from edgelib.corruptions.geometry.elastic import affine_matrices, displacements, warped
 from edgelib.corruptions.geometry.glass import shuffled
 from edgelib.corruptions.geometry.zoom import POINT, enlarged
-from edgelib.corruptions.snow import flakes
+from edgelib.corruptions.weather.snow import flakes
 from edgelib.ground.randomness import address, bits, keys_for
 
 SMALL = torch.randint(0, 256, (2, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ import torch
 
 from edgelib.corruptions import CORRUPTIONS, corrupt
 from edgelib.corruptions.blur import motion_blurred
-from edgelib.corruptions.weather import hazed
+from edgelib.corruptions.weather.fog import hazed
 from edgelib.errors import EdgelibError
 from edgelib.formats.gguf.codec import KINDS, gguf_encode
 from edgelib.ground.paths import find_root

@@ -1,4 +1,4 @@
-"""Weather: haze over the image, and light."""
+"""Fog: haze of a random height map over the image."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def plasma(keys: Tensor, size: int, decay: float) -> Tensor:
     return grid.sub_(low).div_(high - low)
 
 
+def map_side(images: Tensor, name: str) -> int:
+    """Return the side of the square map that covers the images: their longer side, rounded up to a power of two.
+
+    name: of the corruption that asks. Raises EdgelibError for images whose longer side needs a map beyond 8,192, or one
+    that does not fit into memory.
+    """
+    size = 1 << (max(images.shape[2:]) - 1).bit_length()
+    if size > _LARGEST_MAP:
+        height, width = images.shape[2:]
+        raise EdgelibError(
+            f"{name} on images of {width:,} x {height:,} pixels needs a map of {size:,} x {size:,}, and none larger "
+            f"than {_LARGEST_MAP:,} x {_LARGEST_MAP:,} is drawn; shrink or cut the images to at most {_LARGEST_MAP:,} "
+            f"pixels a side, or leave out {name}"
+        )
+    if size > _LARGE_MAP:
+        needed = _MAP_BYTES * size * size * len(images)
+        require_free(needed, f"the map of {size:,} x {size:,} of {name}", f"shrink the images, or leave out {name}")
+    return size
+
+
 def hazed(images: Tensor, amount: float, maps: Tensor) -> Tensor:
     """Return uint8 images under the haze of maps [n, >= H, >= W] in [0, 1], rescaled so that the peak value stays."""
     height, width = images.shape[2:]
@@ -74,41 +94,4 @@ def fog(images, level, keys):
     Raises EdgelibError for images whose longer side needs a map beyond 8,192, or one that does not fit into memory.
     """
     amount, decay = level
-    size = 1 << (max(images.shape[2:]) - 1).bit_length()
-    if size > _LARGEST_MAP:
-        height, width = images.shape[2:]
-        raise EdgelibError(
-            f"fog on images of {width:,} x {height:,} pixels needs a map of {size:,} x {size:,}, and none larger than "
-            f"{_LARGEST_MAP:,} x {_LARGEST_MAP:,} is drawn; shrink or cut the images to at most {_LARGEST_MAP:,} "
-            "pixels a side, or leave out fog"
-        )
-    if size > _LARGE_MAP:
-        needed = _MAP_BYTES * size * size * len(images)
-        require_free(needed, f"the map of {size:,} x {size:,} of fog", "shrink the images, or leave out fog")
-    return hazed(images, amount, plasma(keys, size, decay))
-
-
-@lru_cache
-def brightness_table(shift: float) -> np.ndarray:
-    """Return uint8 [65536]: at 256 * peak + value the new value of a channel of a pixel whose largest channel is peak.
-
-    With hue and saturation fixed the channels of a pixel stay in proportion: value * V' / V, V' = min(V + shift, 1).
-    """
-    peak, value = np.arange(256)[:, None], np.arange(256)
-    lighter = np.clip(peak / 255 + shift, 0, 1)
-    ratio = np.where(value >= peak, 1, 1 - (peak - value) / np.maximum(peak, 1))
-    return np.trunc(lighter * ratio * 255).astype(np.uint8).ravel()
-
-
-@corruption(
-    "weather",
-    "added to V of HSV, in units of the full range",
-    imagenet_c=(0.1, 0.2, 0.3, 0.4, 0.5),
-    cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3),
-    source="imagecorruptions 1.1.2 and make_cifar_c.py of hendrycks/robustness, by scikit-image's HSV",
-)
-def brightness(images, shift, _keys):
-    """v V' / V with V the largest channel of the pixel and V' = min(V + 255 shift, 255); truncated to integers."""
-    table = torch.from_numpy(brightness_table(shift)).to(images.device)
-    place = (images.amax(dim=1, keepdim=True).to(torch.int32) << 8) + images.to(torch.int32)
-    return table.index_select(0, place.flatten()).view(images.shape)
+    return hazed(images, amount, plasma(keys, map_side(images, "fog"), decay))
