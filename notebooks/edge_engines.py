@@ -87,7 +87,7 @@ P = validate(globals(), EdgeEngines)
 
 # %% tags=["hide-input"]
 from edgelib.report.notebook import conclude, facts, foot, say, setup, show
-from edgelib.report.tables import cross, escaped, interval, named, number, verdicts
+from edgelib.report.tables import cross, escaped, interval, moved_answers, named, number, verdicts
 
 work = setup("edge_engines", P.results)
 boot = {"n_boot": P.n_bootstrap, "level": P.level, "seed": P.seed}
@@ -200,6 +200,7 @@ say(condition_claim(plain))
 chance = 0.5 if next(iter(study.sets.values())).task.yes_no else 0.0
 gaps = robustness_gaps(plain, others, reference, chance, cluster="image_id", **boot)
 ways = {"unit": "log odds", "scale": 1, "digits": 2, "less": "narrows", "more": "widens"}
+ways["counts"] = moved_answers(plain, reference)
 table, columns = verdicts(gaps, {"Decoder + vision": named("config", pairs)}, **ways)
 show(table, f"Robustness gap against {pairs[reference]}, paired bootstrap over images.", "tab-pair-gaps", columns)
 

@@ -108,7 +108,7 @@ from edgelib.report.figures.base import accuracy_by_severity, difference_by_seve
 from edgelib.report.figures.palette import label, looks, readable
 from edgelib.report.figures.robustness import accuracy_heat, corrupted_picture, dose_panels, gap_scales
 from edgelib.report.notebook import conclude, facts, foot, say, setup, show
-from edgelib.report.tables import escaped, interval, named, spread, verdicts
+from edgelib.report.tables import escaped, interval, moved_answers, named, spread, verdicts
 from edgelib.stats.family import against, compare
 from edgelib.stats.gap import by_dose, dosed, dosed_gaps, gap_table, robustness_gaps, rs_table
 from edgelib.stats.outcomes import cell_table, corruption_costs, severity_differences, severity_table
@@ -235,14 +235,15 @@ work.save_figure("gap", ax.figure)
 plt.show()
 
 # %% [markdown]
-# {numref}`tab-gaps` counts the tests together. The sentences below it count the verdicts, and hold each configuration against a
+# {numref}`tab-gaps` counts the tests together. Only answers that differ from the reference's carry an effect, and the table counts
+# them: a gap of a configuration that changes a handful of clean answers rests on that handful. The sentences below it count the verdicts, and hold each configuration against a
 # reference that guesses until its clean accuracy is the same.
 
 # %% tags=["hide-input", "full-width"]
 tests = robustness_gaps(main, others, reference, chance, **boot)
 caption = f"Robustness gap against {label(reference)}, {100 * P.level:g} % intervals; a gap that widens costs more under corruption."
 ways = {"unit": "log odds", "scale": 1, "digits": 2, "less": "narrows", "more": "widens"}
-table, columns = verdicts(tests, {"Configuration": named()}, **ways)
+table, columns = verdicts(tests, {"Configuration": named()}, counts=moved_answers(main, reference), **ways)
 show(table, caption, "tab-gaps", columns)
 say([gap_summary(tests.named(label)), matched_claim(tests)])
 

@@ -124,7 +124,7 @@ from edgelib.report.claims.openings import answers_opening, scope_claim
 from edgelib.report.figures.base import forest, long_axis, panels
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.figures.vlm import disagreements, question_samples, share_dots, sub_task_panels
-from edgelib.report.tables import escaped, interval, named, number, verdicts
+from edgelib.report.tables import escaped, interval, moved_answers, named, number, verdicts
 from edgelib.stats.family import Family, compare
 from edgelib.stats.gap import gap_table, robustness_gaps
 from edgelib.stats.outcomes import accuracy_table, changed_answers
@@ -357,7 +357,7 @@ plt.show()
 say(condition_claim(worse))
 widened = robustness_gaps(worse, others, reference, chance, cluster="image_id", **boot)
 ways = {"unit": "log odds", "scale": 1, "digits": 2, "less": "narrows", "more": "widens"}
-table, columns = verdicts(widened, {"Configuration": named()}, **ways)
+table, columns = verdicts(widened, {"Configuration": named()}, counts=moved_answers(worse, reference), **ways)
 show(table, f"Robustness gap against {label(reference)}, paired bootstrap over images.", "tab-answer-gaps", columns)
 
 # %% [markdown]
@@ -377,10 +377,11 @@ rows.groupby("task", sort=False)[["tokens", "logprob", "margin"]].mean().round(3
 # ## Takeaways
 
 # %% tags=["remove-input"]
-summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"))
+points = {task: name for task, name in NAMES.items() if TASKS[task].unit == "%"}
+alike = [f"{label(config)} on {points[task]}" for task, config in tests if task in points]
+summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"), alike)
 shown = difference_claims(tests, label(reference), "{task}", words=NAMES, keys=tests.settled())
 say([*[summary, *shown][:4], *spoken[:1]])
-points = {task: name for task, name in NAMES.items() if TASKS[task].unit == "%"}
 conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, P.vqa, "answers"))
 
 # %% [markdown]

@@ -121,12 +121,13 @@ def verdicts(
     scale: float = 100.0,
     digits: int = 1,
     pairs: Mapping[Key, Sequence] | None = None,
+    counts: Mapping[str, Mapping[Key, int]] | None = None,
     **ways: str,
 ) -> tuple[pd.DataFrame, dict[str, str | Column]]:
     """Return a table of a family of tests and the columns to show: keys, difference, Holm's p, power, verdict.
 
     pairs: the outcomes that were compared, as `compare` takes them; the table then says how many of them differ, which
-    are the answers that carry the effect.
+    are the answers that carry the effect. counts: title -> such numbers by key, where they were counted elsewhere.
 
     keys: title -> column of the parts of a key, by the names of the family. ways: what the family's verdicts `less` and
     `more` are called. The power is the difference that one such test, not corrected, finds four times in five.
@@ -137,8 +138,24 @@ def verdicts(
     if pairs is not None:
         rows["differ"] = [int((np.asarray(pairs[key][0]) != np.asarray(pairs[key][1])).sum()) for key in family]
         columns |= {"Answers that differ": number("differ", "{:,.0f}")}
+    for title, by_key in (counts or {}).items():
+        rows[title] = [by_key[key] for key in family]
+        columns |= {title: number(title, "{:,.0f}")}
     columns |= {"Holm p": number("p_holm", "{:.3f}"), "Verdict": "verdict"}
     return rows, columns | {f"One test finds, {unit}": number("mde", f"{{:.{digits}f}}", scale, missing="not defined")}
+
+
+def moved_answers(rows: pd.DataFrame, reference: str, value: str = "correct") -> dict[str, dict[str, int]]:
+    """Count the answers that carry a gap: {title: {config: how many differ from the reference's}}, clean and corrupted.
+
+    rows: config, item, corruption, severity and `value`, one answer each.
+    """
+    keys = ["item", "corruption", "severity"]
+    wide = rows.pivot(index=keys, columns="config", values=value)
+    differ = wide.drop(columns=reference).ne(wide[reference], axis=0)
+    clean = differ.index.get_level_values("severity") == 0
+    sides = {"Clean answers that differ": differ[clean], "Corrupted answers that differ": differ[~clean]}
+    return {title: side.sum().astype(int).to_dict() for title, side in sides.items()}
 
 
 def spread(rows: pd.DataFrame, across: str, value: str) -> pd.DataFrame:

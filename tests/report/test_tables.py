@@ -12,6 +12,7 @@ from edgelib.report.tables import (
     escaped,
     interval,
     marked,
+    moved_answers,
     myst_table,
     named,
     number,
@@ -108,3 +109,23 @@ def test_rows_are_spread_over_columns_in_their_order():
     rows = pd.DataFrame({"c": ["b", "b", "a", "a"], "s": [5, 1, 5, 1], "x": [1.0, 2, 3, 4], "low": 0.0, "high": 9.0})
     wide = spread(rows, "s", "x")
     assert list(wide.c) == ["b", "a"] and list(wide.x_1) == [2, 4] and list(wide.x_5_high) == [9, 9]
+
+
+WRONG = {("w4", 0): {1}, ("w4", 3): {0, 2}}
+
+
+def test_answers_that_carry_a_gap_are_counted_clean_and_corrupted():
+    rows = pd.DataFrame(
+        [
+            (config, item, corruption, severity, float(item not in WRONG.get((config, severity), ())))
+            for config in ("fp32", "w4")
+            for corruption, severity in (("clean", 0), ("fog", 3), ("snow", 3))
+            for item in range(4)
+        ],
+        columns=["config", "item", "corruption", "severity", "correct"],
+    )
+    counted = moved_answers(rows, "fp32")
+    assert counted == {"Clean answers that differ": {"w4": 1}, "Corrupted answers that differ": {"w4": 4}}
+    family = compare({"w4": ([1.0, 0.0], [1.0, 1.0])})
+    shown, _ = selected(*verdicts(family, {"Configuration": named()}, counts=counted))
+    assert shown["Corrupted answers that differ"][0] == "4" and shown["Clean answers that differ"][0] == "1"

@@ -55,8 +55,12 @@ def difference_claims(
     return claims
 
 
-def difference_summary(family: Family) -> str:
-    """Count the verdicts on several differences to one reference and name the clearest; keys: what is compared."""
+def difference_summary(family: Family, alike: Iterable[Key] | None = None) -> str:
+    """Count the verdicts on several differences to one reference and name the clearest; keys: what is compared.
+
+    alike: keys whose points are hundredths of a score, all by default; where no loss is found, the largest loss that
+    their intervals leave possible is said.
+    """
     known = [family[key].effect for key in family.settled()]
     lose, gain = sum(effect < 0 for effect in known), sum(effect > 0 for effect in known)
     # in standard errors, because benchmarks count in different points
@@ -65,8 +69,10 @@ def difference_summary(family: Family) -> str:
     if not any(test.effect for test in family.tests.values()):
         return f"none of {len(family)} comparisons with the reference differs at all: {count_text(test)} say the same"
     finds = f", one such test finds {100 * test.mde:.1f} points four times in five" if not known else ""
+    ends = [-100 * family[key].interval[0] for key in (family if alike is None else alike)]
+    within = f"; no interval reaches a loss of more than {max(0.0, *ends):.1f} points" if ends and not lose else ""
     return (
         f"{lose} of {len(family)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
         f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+.1f} points "
-        f"({interval_text(test.interval, test.level, 100)}, {count_text(test)}{finds})"
+        f"({interval_text(test.interval, test.level, 100)}, {count_text(test)}{finds}){within}"
     )
