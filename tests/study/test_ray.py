@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import warnings
 
 import pandas as pd
 import pytest
+import torch
+from helpers import ROOT
 from small_tasks import Shared, die_once, multiply, sleep_once
 from toy_study import Toy
 
+from edgelib.chapters.params import check
+from edgelib.chapters.robustness_gap import RobustnessGap
+from edgelib.chapters.table import read
 from edgelib.errors import EdgelibError
 from edgelib.study.executors import Cluster, Patience, StartError, run_tasks
 from edgelib.study.store import CellStore
@@ -28,23 +32,25 @@ NAMES = ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON
 SLOW_START = {"RAY_agent_register_timeout_ms": "240000"}
 
 
+MEMORY = 100 * 2**20
+
+
 @pytest.fixture(scope="module")
 def nodes():
-    """Two nodes with room for one worker each; the second is the one that can leave."""
+    """A cluster of two nodes with room for one worker each."""
     from ray.cluster_utils import Cluster as Nodes
 
     before = {name: os.environ.get(name) for name in NAMES}
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     os.environ |= SLOW_START
-    memory = 100 * 2**20
     cluster = Nodes(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": memory},
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": MEMORY},
     )
-    second = cluster.add_node(num_cpus=1, object_store_memory=memory)
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    yield cluster, second
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
     for name, value in before.items():
@@ -82,27 +88,56 @@ def test_a_poisoned_cell_on_a_cluster_is_named_at_the_end(nodes, tmp_path):
     assert check_store(CellStore(tmp_path)).cells == 7
 
 
-def test_a_node_that_leaves_changes_nothing(nodes, tmp_path):
-    cluster, second = nodes
-    slow = Toy(places=16, n=10, cut=4, trouble=dict.fromkeys(range(16), "slow"))
-    alone, shared = CellStore(tmp_path / "alone"), CellStore(tmp_path / "shared")
-    expected = sweep(Toy(places=16, n=10), alone, progress=False)
-    gone = []
+def swept_while_a_node_leaves(cluster, study, store, cells: int) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of a sweep by two actors, one of whose nodes is ended once so many cells are stored; its warnings.
+
+    Another node joins first where the last test ended one.
+    """
+    if not cluster.worker_nodes:
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    second, gone, done = next(iter(cluster.worker_nodes)), [], threading.Event()
 
     def leave() -> None:
-        while not any(shared.folder.rglob("*.parquet")):
-            time.sleep(0.05)
-        time.sleep(1)
+        while sum(1 for _ in store.folder.rglob("*.parquet")) < cells and not done.wait(0.05):
+            pass
         cluster.remove_node(second, allow_graceful=False)
-        gone.append(time.monotonic())
+        gone.append(not done.is_set())
 
     thread = threading.Thread(target=leave)
     thread.start()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        rows = sweep(slow, shared, executor="ray", workers=2, progress=False)
-    ended = time.monotonic()
-    thread.join()
-    assert gone and gone[0] < ended
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            rows = sweep(study, store, executor="ray", workers=2, progress=False)
+    finally:
+        done.set()
+        thread.join()
+    assert gone == [True], "the sweep was over before the node was ended"
+    return rows, [str(warning.message) for warning in told]
+
+
+def test_a_node_that_leaves_changes_nothing(nodes, tmp_path):
+    slow = Toy(places=16, n=10, cut=4, trouble=dict.fromkeys(range(16), "slow"))
+    alone, shared = CellStore(tmp_path / "alone"), CellStore(tmp_path / "shared")
+    expected = sweep(Toy(places=16, n=10), alone, progress=False)
+    rows, _ = swept_while_a_node_leaves(nodes, slow, shared, cells=4)
     pd.testing.assert_frame_equal(rows, expected)
     assert bytes_of(alone) == bytes_of(shared)
+
+
+def test_the_published_grid_loses_a_node_midway_and_ends_with_the_same_bytes(nodes, tmp_path):
+    """Every model, twin, configuration, corruption and severity of the published grid, on few images."""
+    values = read(ROOT / "params" / "robustness_gap.yaml")[1] | {"n_images": 4, "n_calibration": 8}
+    study = check(values, RobustnessGap).study()
+    assert len(study.variants) == 37 and len(study.conditions) == 31
+    alone, shared = CellStore(tmp_path / "alone"), CellStore(tmp_path / "shared")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each of the two workers has
+    try:
+        expected = sweep(study, alone, progress=False)
+        rows, told = swept_while_a_node_leaves(nodes, study, shared, cells=len(list(study.cells())) // 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert any("its Ray worker was lost" in text and "given to another worker" in text for text in told), told
+    pd.testing.assert_frame_equal(rows, expected)
+    assert bytes_of(alone) == bytes_of(shared) and len(bytes_of(alone)) == 667

@@ -33,8 +33,22 @@ def grid():
 
 
 @pytest.fixture(scope="module")
-def rows(grid, tmp_path_factory):
-    return sweep(grid, CellStore(tmp_path_factory.mktemp("store")), progress=False)
+def one_thread():
+    """Workers have one thread of torch each, so what is compared with them has one, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return CellStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def rows(grid, store, one_thread):
+    return sweep(grid, store, progress=False)
 
 
 def test_the_grid_is_complete_and_in_order(grid, rows):
@@ -51,10 +65,14 @@ def test_cells_are_what_evaluate_says(grid, rows):
     assert cell.margin.to_numpy() == pytest.approx(alone.margin.to_numpy(), abs=1e-6)
 
 
-def test_several_workers_give_the_same_rows(grid, rows, tmp_path):
-    spread = sweep(grid, CellStore(tmp_path), executor="thread", workers=2, progress=False)
-    pd.testing.assert_frame_equal(spread, rows, check_exact=False, atol=1e-6)
-    assert (spread.prediction == rows.prediction).all()
+@pytest.mark.parametrize("executor", ["thread", pytest.param("process", marks=pytest.mark.slow)])
+def test_several_workers_store_the_same_bytes_as_one(grid, store, rows, tmp_path, executor):
+    """Those of Ray are compared on a cluster."""
+    spread = CellStore(tmp_path)
+    pd.testing.assert_frame_equal(sweep(grid, spread, executor=executor, workers=2, progress=False), rows)
+    names = [store.name(grid.spec(*cell)) for cell in grid.cells()]
+    assert sorted(names) == list(spread.files.names(".parquet"))
+    assert all(spread.files.read(name) == store.files.read(name) for name in names)
 
 
 def test_a_second_run_computes_nothing(grid, rows, tmp_path, monkeypatch):
