@@ -101,9 +101,17 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
         return self.sets[place.task].task.instruction if self.instruction is None else self.instruction
 
     def _identity(self, variant: AnswerVariant) -> list:
-        chosen = scheme(variant.config)
-        calibration = self.calibrations[variant.mix].fingerprint if chosen.needs_calibration else None
-        return [variant.twin, chosen.to_dict(), calibration]
+        known = self._identities
+        if variant not in known:
+            chosen = scheme(variant.config)
+            calibration = self.calibrations[variant.mix].fingerprint if chosen.needs_calibration else None
+            known[variant] = [variant.twin, chosen.to_dict(), calibration]
+        return known[variant]
+
+    @cached_property
+    def _identities(self) -> dict[AnswerVariant, list]:
+        """What every variant is: to read a scheme's name takes longer than to read a stored cell."""
+        return {}
 
     @cached_property
     def _shared(self) -> dict:

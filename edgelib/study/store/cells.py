@@ -17,7 +17,9 @@ from edgelib.study.store.folders import Files, Local, StoreError, files_at
 from edgelib.study.store.sealed import Damaged, seal, spec_text, unseal
 
 ENDING = ".parquet"
-_READERS = {True: 2, False: 16}  # threads that read at once, from a folder of this machine or over a network
+# Threads that read at once and cells that each takes at a time, from a folder of this machine and over a network: to
+# hand over one cell of a folder takes as long as to read it.
+_READERS = {True: (2, 64), False: (16, 1)}
 
 
 class CellStore:
@@ -77,8 +79,11 @@ class CellStore:
 
         What is damaged is in `damaged` then, and `tell` says it.
         """
-        with ThreadPoolExecutor(_READERS[isinstance(self.files, Local)]) as pool:
-            yield from pool.map(self._load, specs)
+        readers, at_once = _READERS[isinstance(self.files, Local)]
+        parts = [specs[start : start + at_once] for start in range(0, len(specs), at_once)]
+        with ThreadPoolExecutor(readers) as pool:
+            for tables in pool.map(lambda some: [self._load(spec) for spec in some], parts):
+                yield from tables
 
     def remove(self, spec: Mapping) -> None:
         """Take the cell of a spec away, if it is there."""
