@@ -286,7 +286,7 @@ plt.show()
 planted = dosed(rows[rows.model == subject], reference, P.twin_configs, P.twin_severities, PLAIN)
 twin_gaps = work.save("twin_gaps", by_dose(gap_table(planted, reference, chance, **boot)))
 twin_scores = work.save("twin_scores", by_dose(rs_table(planted[planted.config != reference], chance, **boot)))
-columns = {"twin": "twin", "config": named()} | shares
+columns = {"Twin": "twin", "Configuration": named()} | shares
 caption = (
     "Simulated scores of the plain model (plain:1) and its twins, kind:strength, with bootstrap intervals over images."
 )

@@ -44,6 +44,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("article table[id]")) {
     for (const cell of table.querySelectorAll("tbody td")) {
       if (/^\S+ \([^()]* to [^()]*\)/.test(text(cell))) cell.classList.add("interval");
+      if (text(cell).length > 80) cell.classList.add("long");
     }
     if (!table.tHead || !table.tBodies.length || !table.caption) continue;
     [...table.tHead.rows[0].cells].forEach((title, place) => {

@@ -135,7 +135,7 @@ def scatter(
         shape=alt.Shape(colour, type="nominal", scale=shapes, legend=None), tooltip=tooltip
     )
     spans = [(side, title, ends) for side, title, ends in (("x", x, x_ends), ("y", y, y_ends)) if ends]
-    bars = [base.mark_rule().encode(**_span(*span)) for span in spans]
+    bars = [base.mark_rule(strokeOpacity=0.4).encode(**_span(*span)) for span in spans]
     size = {"width": "container", "height": 320, "autosize": alt.AutoSizeParams(type="fit-x", contains="padding")}
     chart = alt.layer(*bars, points, background="transparent").add_params(menu, kept).properties(**size)
     chart = chart.transform_filter(alt.datum[choose] == menu)

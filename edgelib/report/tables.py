@@ -43,7 +43,7 @@ class Column:
 
 def named(column: str = "config", names: Mapping[str, str] | None = None) -> Column:
     """Configurations by their labels, or other keys by `names`."""
-    return Column(lambda rows: [escaped((names or {}).get(key) or label(key)) for key in rows[column]], numeric=False)
+    return Column(lambda rows: [(names or {}).get(key) or label(key) for key in rows[column]], numeric=False)
 
 
 def interval(value: str = "effect", scale: float = 100.0, digits: int = 1, missing: str = "") -> Column:

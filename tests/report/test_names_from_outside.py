@@ -86,6 +86,7 @@ def test_a_chart_keeps_names_in_its_data(name):
         y="y",
         colour="c",
         choose="d",
+        group="c",
         tooltip=["c"],
         looks=[Look("#000000", "#000000", "o", name)],
     )
@@ -150,9 +151,9 @@ UNRULY = ["two\n\n# lines", "a|b", "cost $1$ and $2$", "x" * 5000, "{raw}`html`"
 @pytest.mark.parametrize("name", UNRULY, ids=["lines", "bar", "dollars", "long", "role", "list", "tab"])
 def test_a_cell_stays_one_cell_of_bounded_length(name):
     rows = pd.DataFrame({"config": [name], "x": [1]})
-    text = myst_table(*selected(rows, {"Name": named(), "x": number("x")})[:1], "Sizes.", "tab-x", {"Name": str})
+    text = myst_table(*selected(rows, {"Name": named(), "x": number("x")})[:1], "Sizes.", "tab-x")
     [line] = [line for line in text.splitlines() if line.startswith("| ") and "Name" not in line and "---" not in line]
-    assert len(re.findall(r"(?<!\\)\|", line)) == 3 and len(line) < 700
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3 and len(line) < 3100
     assert not re.search(r"(?<!\\)[$`]", line)
 
 

@@ -36,7 +36,7 @@ def one_model_claim(machine: Mapping, evaluated: ModelFacts) -> str:
     if timed is None:
         return (
             f"Not one model: files and answers are those of {own}, times those of public dimensions with random "
-            "weights. For your own, time it with `edgelib measure FOLDER --model` and name the folder as `measurements`"
+            "weights. For your own, time it with edgelib measure FOLDER --model and name the folder as measurements"
         )
     if timed["weights"] == evaluated.weights:
         return f"One model: files, answers and times are all of {own} (weights {evaluated.weights[:8]})"

@@ -103,5 +103,5 @@ def engines_opening(
     )
     ship = taken or reference
     made = [c for c in commands(*pairs[ship])[0].split(" && ") if c.startswith("llama-quantize")]
-    advice = "run " + " and ".join(f"`{command}`" for command in made) if made else f"ship {base}"
+    advice = f"run {' and '.join(made)}" if made else f"ship {base}"
     return Opening(answer, number, f"{advice}, and read below what these names really hold for a model of your widths")

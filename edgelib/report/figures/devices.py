@@ -44,7 +44,7 @@ def roofline_panels(table: pd.DataFrame, device: Device) -> Figure:
     """
     span = (
         min(0.2, table["intensity"].min() / 2),
-        table["intensity"].max() * 20,
+        table["intensity"].max() * 100,
     )  # names of roofs stand beyond the points
     kernels = {config: series(k) for k, config in enumerate(dict.fromkeys(table["config"]))}
     labels: dict[str, Any] = {
