@@ -104,6 +104,7 @@ from edgelib.report.claims.differences import difference_summary
 from edgelib.report.claims.openings import scope_claim
 from edgelib.report.claims.runs import recommendation_claim
 from edgelib.report.figures.base import forest, panels
+from edgelib.report.figures.palette import readable
 from edgelib.stats.family import compare
 from edgelib.stats.gap import robustness_gaps
 from edgelib.stats.outcomes import accuracy_table
@@ -158,11 +159,12 @@ rows = pair_up.placed(study.score(sweep(study, CellStore(work.results), executor
 plain, weighed = rows[rows.config.isin(P.pairs)], rows[rows.mix != NO_MIX]
 scores = accuracy_table(plain, ["config", "place"], cluster="image_id", **boot)
 scores = work.save("accuracy", scores.assign(config=scores.config.map(pairs)))
-shown = cross(scores, "config", "place", interval("accuracy"), "Decoder + vision")
+words = {place: readable(place) for place in scores.place.unique()}
+shown = cross(scores.assign(place=scores.place.map(words)), "config", "place", interval("accuracy"), "Decoder + vision")
 caption = (
     f"Simulated accuracy (%) of {escaped(study.model.name)} with {100 * P.level:g} % bootstrap intervals over images."
 )
-show(shown, caption, "tab-pairs", numeric=list(scores.place.unique()))
+show(shown, caption, "tab-pairs", numeric=list(words.values()))
 
 # %% [markdown]
 # A row reads across the conditions and a column down the pairs. What a condition costs is shared by all pairs; what a pair costs is
@@ -185,7 +187,9 @@ plt.show()
 # column says how large a loss one such test would have found.
 
 # %% tags=["hide-input", "full-width"]
-table, columns = verdicts(tests, {"Condition": "place", "Decoder + vision": named("config", pairs)}, pairs=sides)
+table, columns = verdicts(
+    tests, {"Condition": named("place", words), "Decoder + vision": named("config", pairs)}, pairs=sides
+)
 caption = f"Simulated accuracy minus that of {pairs[reference]}, {100 * P.level:g} % paired bootstrap intervals over images, in points."
 show(table, caption, "tab-pair-verdicts", columns)
 say(condition_claim(plain))
@@ -274,7 +278,8 @@ budget = pair_up.with_tokens(seen)
 if seen:
     means = accuracy_table(budget, ["tokens", "config", "place"], cluster="image_id", **boot)
     means["row"] = means.tokens.astype(str) + " tokens, " + means.config.map(pairs)
-    shown = cross(work.save("tokens", means), "row", "place", interval("accuracy"), "Image, decoder + vision")
+    means = work.save("tokens", means).assign(place=means.place.map(words))
+    shown = cross(means, "row", "place", interval("accuracy"), "Image, decoder + vision")
     caption = "Simulated accuracy (%) by tokens of an image and files of the model."
     show(shown, caption, "tab-image-tokens", numeric=list(means.place.unique()))
 say("" if seen else "No number of image tokens was asked for.")
@@ -346,12 +351,12 @@ facts("compared", pairs=len(pairs), questions=len(asked), images=len(asked.image
 # %% tags=["remove-input"]
 over_all = pair_up.by_config(plain, others, reference)
 whole = compare({P.pairs[config]: pair for config, pair in over_all.items()}, ["decoder", "vision"], **options)
-say([difference_summary(tests.named(lambda place, config: f"{pairs[config]} ({place})"))])
+say([difference_summary(tests.named(lambda place, config: f"{pairs[config]} ({words[place]})"))])
 conclude(say_of.engines_opening(whole, choice, P.pairs, sizes), scope_claim(P.model, P.questions, "answers"))
 
 # %% [markdown]
 # **What this does not show.** In a narrow model most rows fall back to wider types than the name says; {numref}`tab-types` counts those of this one, and a wide
-# model may lose more under the same name. Engine agreement is about the next token after a prompt, not about long answers. Times are those of one machine.
+# model may lose more under the same name. No outliers were planted here; {doc}`vlm_accuracy` asks what they cost. Engine agreement is about the next token after a prompt, not about long answers. Times are those of one machine.
 #
 # **Rerun it.**
 #

@@ -133,6 +133,7 @@ def test_a_page_is_right(browser, html, page, look):
     silent = "return [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).map(i => i.src)"
     assert not browser.execute_script(silent), "figures without alternative text"
     assert not browser.execute_script(WRAPPED), "an interval is broken over two lines"
+    assert not browser.execute_script(WALLS), "a list of sentences that say the same of many things; make it a table"
     figures = [] if mode == "dark" else browser.execute_script(FIGURES)
     assert not [fault for address, wide in figures for fault in faults_of(browser, address, wide)]
     if look == LOOKS[1 + pages().index(page) % 2]:  # one look a page, in turns: it takes its time
@@ -153,6 +154,15 @@ WRAPPED = r"""
   return [...document.querySelectorAll('article tbody td')]
     .filter(cell => /^\S+ \([^()]* to [^()]*\)$/.test(cell.textContent.trim()) && lines(cell) > 1)
     .map(cell => cell.textContent).slice(0, 3);
+"""
+# Lists that computed cells show in which more than four sentences share most of their words.
+WALLS = r"""
+  const words = item => new Set(item.textContent.toLowerCase().split(/[^a-z]+/).filter(word => word.length > 2));
+  const alike = (a, b) => [...a].filter(word => b.has(word)).length >= 0.6 * new Set([...a, ...b]).size;
+  return [...document.querySelectorAll('.cell_output ul')].filter(list => {
+    const said = [...list.children].map(words);
+    return said.some(one => said.filter(other => alike(one, other)).length > 4);
+  }).map(list => list.textContent.slice(0, 100));
 """
 FIGURES = """
   return [...document.querySelectorAll('article img')].filter(i => i.currentSrc.endsWith('.svg') && i.clientWidth)

@@ -230,7 +230,7 @@ def test_changed_answers_are_said_with_the_margin_of_the_reference():
 
 def test_conditions_and_open_sub_tasks_are_said():
     rows = pd.DataFrame({"corruption": ["clean", "fog", "fog"], "severity": [0, 3, 3], "score": [1.0, 0.5, 0.25]})
-    assert answers.condition_claim(rows).endswith("clean 0 100.0 %, fog 3 37.5 %.")
+    assert answers.condition_claim(rows).endswith("severity: clean: 100.0 %, fog 3: 37.5 %.")
     said = answers.nothing_settled_claim(Family({"a": difference(0, -1, 1), "b": difference(0.1, -1, 1)}))
     assert "over 2 tests" in said and "a difference of 3 points of MME" in said
 

@@ -38,5 +38,8 @@ def nothing_settled_claim(family: Family) -> str:
 def condition_claim(rows: pd.DataFrame) -> str:
     """Say the mean score (columns corruption, severity, score) of each condition of the images, in their order."""
     means = rows.groupby(["corruption", "severity"], sort=False)["score"].mean()
-    parts = [f"{readable(name)} {severity} {100 * mean:.1f} %" for (name, severity), mean in means.items()]
-    return f"Mean simulated accuracy over configurations: {', '.join(parts)}."
+    parts = [
+        f"{readable(name)}{f' {severity}' if severity else ''}: {100 * mean:.1f} %"
+        for (name, severity), mean in means.items()
+    ]
+    return f"Mean simulated accuracy over configurations, by corruption and severity: {', '.join(parts)}."
