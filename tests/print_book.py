@@ -52,10 +52,11 @@ for (const e of article.querySelectorAll(kinds)) {
   const room = upright - Math.max(0, left(e)), width = wide(e);
   if (width <= room + 1) continue;
   const holder = e.closest("figure, .pst-scrollable-table-container") || e;
-  if (room / width >= least) { e.style.zoom = room / width; e.dataset.fitted = "smaller"; }
+  const shrink = (room - 4) / width;  // borders and rounded letters do not shrink with the rest
+  if (shrink >= least) { e.style.zoom = shrink; e.dataset.fitted = "smaller"; }
   else {
     holder.classList.add("turned"); holder.style.width = turned + "px";
-    e.style.zoom = Math.min(1, turned / wide(e)); e.dataset.fitted = "turned";
+    e.style.zoom = Math.min(1, (turned - 4) / wide(e)); e.dataset.fitted = "turned";
   }
   const after = e.getBoundingClientRect();
   const most = e.dataset.fitted === "turned" ? turned : upright;
