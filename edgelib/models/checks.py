@@ -207,7 +207,12 @@ def require_finite(module: nn.Module, folder: Path) -> None:
             )
 
 
-def reason_of(error: Exception, advice: str = "") -> str:
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is that of a library: any but an interrupt, so that a panic of Rust counts too."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def reason_of(error: BaseException, advice: str = "") -> str:
     """What an error of a library says, on one line, and advice; of a package that lacks, the command that brings it."""
     text = " ".join(str(error).split())
     if not isinstance(error, ImportError):

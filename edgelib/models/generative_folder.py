@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from edgelib.errors import EdgelibError
-from edgelib.models.checks import reason_of, require_known_tokens, require_whole
+from edgelib.models.checks import is_fault, reason_of, require_known_tokens, require_whole
 from edgelib.models.families.writers import HOW_TO_ADD, loader_of
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.preprocess import LARGEST_SIDE
@@ -60,7 +60,9 @@ def load_processor(folder: Path) -> Any:
         with quiet_transformers():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             getattr(processor, "tokenizer", str)("a")  # some settings of wrong type show only now
-    except Exception as error:  # transformers and tokenizers raise their own types
+    except BaseException as error:  # transformers and tokenizers raise their own types; Rust's panics are no Exception
+        if not is_fault(error):
+            raise
         raise EdgelibError(f"the processor of {folder} does not load: {reason_of(error, _COPY_PROCESSOR)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise EdgelibError(

@@ -14,6 +14,7 @@ from edgelib.ground.modules import converted
 from edgelib.ground.records import shown
 from edgelib.ground.separate import separated
 from edgelib.models.checks import (
+    is_fault,
     reason_of,
     require_baseline,
     require_finite,
@@ -218,7 +219,9 @@ def load_tokenizer(folder: Path) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             tokenizer("a")  # some settings of wrong type show only now
             return tokenizer
-    except Exception as error:  # transformers and tokenizers raise their own types
+    except BaseException as error:  # transformers and tokenizers raise their own types; Rust's panics are no Exception
+        if not is_fault(error):
+            raise
         raise EdgelibError(
             f"the tokenizer of {folder} does not load: {reason_of(error, 'copy its files from the repository')}"
         ) from None
@@ -229,15 +232,22 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
 
     try:
         module = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+        preprocess = from_timm(timm.data.resolve_model_data_config(module))
+    except EdgelibError:
+        raise
     except Exception as error:  # timm checks little: any type may come out of a wrong configuration
         raise EdgelibError(f"{folder} does not load as a timm model: {reason_of(error)}") from None
     names = _label_names(config, module.num_classes, folder)
-    preprocess = from_timm(timm.data.resolve_model_data_config(module))
     patches = getattr(module, "patch_embed", None)
     require_fit(
         preprocess, getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None, folder
     )
-    return TimmClassifier(name=name, module=module, preprocess=preprocess, label_names=names)
+    model = TimmClassifier(name=name, module=module.eval(), preprocess=preprocess, label_names=names)
+    try:
+        model.probe()  # some settings of wrong type or size show only now
+    except Exception as error:
+        raise EdgelibError(f"{folder} holds a timm model that cannot read an image: {reason_of(error)}") from None
+    return model
 
 
 def _label_names(config: dict, outputs: int, folder: Path) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ def from_timm(config: dict) -> Preprocess:
             f"to {LARGEST_SIDE:,} pixels a side; copy the file from the model's repository"
         )
     height, width = sides
-    colours = {f"image_{key}": list(config[key]) for key in ("mean", "std")}
+    colours = {f"image_{key}": list(v) if isinstance(v := config[key], tuple) else v for key in ("mean", "std")}
     if config.get("crop_mode") == "squash":
         resize: tuple[int, int] | int = (math.floor(height / crop_pct), math.floor(width / crop_pct))
     else:
