@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
+from typing import ClassVar
 
 import pandas as pd
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
     conditions: of every plain variant. twin_conditions: of the twins, None for the same. calibrations: sets that
     variants name by number.
     """
+
+    most_kept: ClassVar[float] = 5 * 2**28  # two copies of CLIP ViT-B/32: more save no more than a run of the reference
 
     models: dict[str, ZeroShotModel]
     variants: tuple[Variant, ...]

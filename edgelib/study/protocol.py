@@ -6,9 +6,10 @@ finished cell is that of its study, so the engine can change and cells stay.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import pandas as pd
 from torch import nn
@@ -23,10 +24,12 @@ Built = TypeVar("Built")
 class Study(ABC, Generic[Variant, Place, Built]):
     """What `sweep` asks of a study. Variants and places are values that can be keys; processes get copies of a study.
 
-    Attributes: variants, all of them, each once.
+    Attributes: variants, all of them, each once. most_kept: bytes of copies of networks that a worker keeps at once,
+    beside half of the memory that is free, which no study goes beyond.
     """
 
     variants: tuple[Variant, ...]
+    most_kept: ClassVar[float] = math.inf
 
     @abstractmethod
     def cells(self) -> Iterator[tuple[Variant, Place]]:

@@ -189,12 +189,15 @@ def _joined(marks: Sequence[dict], tables: Sequence[pa.Table]) -> pd.DataFrame:
 
 
 def _groups(study: Study, wanted: Sequence, copies: int = 1) -> Iterator[list]:
-    """Cut the variants into groups of which `copies` fit half of the memory that is free to this process now."""
-    free = free_bytes()
+    """Cut the variants into groups of which `copies` fit half of the memory that is free to this process now.
+
+    No group holds more than the study keeps, and each at least one variant: what a group shares is made for each.
+    """
+    most = min(free_bytes() / 2, copies * study.most_kept)
     group, used = [], 0
     for variant in wanted:
         size = copies * sum(p.numel() * p.element_size() for p in study.module(variant).parameters())
-        if group and used + size > free / 2:
+        if group and used + size > most:
             yield group
             group, used = [], 0
         group.append(variant)

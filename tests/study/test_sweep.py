@@ -104,6 +104,13 @@ def test_groups_fit_half_of_the_memory_of_this_process(grid, monkeypatch, varian
     assert max(map(len, groups)) == min(variants, len(grid.variants))
 
 
+def test_groups_of_classifiers_stay_small_however_much_memory_is_free(grid, monkeypatch):
+    one = sum(p.numel() * p.element_size() for p in grid.module(grid.variants[0]).parameters())
+    monkeypatch.setattr(module, "free_bytes", lambda: 100 * one)
+    monkeypatch.setattr(ClassifierGrid, "most_kept", 2.5 * one)
+    assert {len(group) for group in module._groups(grid, grid.variants[:4], copies=3)} == {2}
+
+
 def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
     one_at_a_time = lambda grid, wanted, copies=1: ([v] for v in wanted)  # noqa: E731 (as if memory held one copy)
     monkeypatch.setattr(module, "_groups", one_at_a_time)
