@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -289,6 +292,15 @@ def test_the_world_is_shown_by_class_training_and_attribute(ax):
     bars = world.accuracy_bars(table, figures.long_axis(2))
     assert [patch.get_height() for patch in bars.patches] == [80, 80]
     plt.close("all")
+
+
+@pytest.mark.parametrize("text", ["\x02\x16\x7f\x1b", "老味道", "😀\ud7ff", "tab\tand\x0bmore\x1c"], ids=ascii)
+def test_answers_in_letters_that_the_font_lacks_are_marked(text):
+    figure = vlm.question_gallery([np.zeros((4, 4, 3), np.uint8)], [f"is it {text}?"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="svg")
+    assert "is it" in figure.axes[0].get_title(loc="left")
 
 
 def test_questions_are_shown_with_answers_and_disagreements():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,18 +12,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from edgelib.data.questions import QuestionSet
 from edgelib.report.figures.base import forest
 from edgelib.report.figures.palette import GREY, looks
 
+_LACKING = "\N{REPLACEMENT CHARACTER}"
+
 
 def question_gallery(
     images: Sequence[np.ndarray], texts: Sequence[str], columns: int = 4, width: float = 7.2
 ) -> Figure:
-    """Draw uint8 images [H, W, 3], each with its text below, wrapped to the width of its column."""
+    """Draw uint8 images [H, W, 3], each with its text below, wrapped to the width of its column.
+
+    A letter that the font lacks, as those of other scripts and what is no letter at all, is a mark in its place.
+    """
     rows = -(-len(images) // columns)
     letters = int(15.5 * width / columns)
+    known = get_font(findfont(FontProperties())).get_charmap()
+    texts = ["".join(c if ord(c) in known or c in string.whitespace else _LACKING for c in text) for text in texts]
     wrapped = ["\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters)) for text in texts]
     lines = max(text.count("\n") + 1 for text in wrapped)
     figure, axes = plt.subplots(
