@@ -93,14 +93,24 @@ def _forecast(study: Any, cells: Any, workers: int) -> None:
     from edgelib.study.forecast import forecast
 
     table = forecast(study, cells, workers=workers)
-    shown = table.assign(
+    timed = table["seconds"].notna()
+    shown = table[["executor", "workers", "cells", "missing"]].assign(
         seconds=[f"{s:.1f}" for s in table["seconds"]],
+        at_least=[f"{s:.1f}" for s in table["at_least"]],
+        longest=[f"{s:.1f}" for s in table["longest"]],
         memory=[f"{b / 2**20:.0f} MiB" for b in table["memory"]],
         stored=[f"{b / 2**20:.2f} MiB" for b in table["stored"]],
+        binds=[
+            f"{name}, {share:.0%}" if name else "-" for name, share in zip(table["binds"], table["share"], strict=True)
+        ],
     )
     print(shown.to_string(index=False))
-    unknown = "; nan: cells of this grid cannot be tried in part" if table["seconds"].isna().any() else ""
-    print(f"predicted from a small sample on this machine{unknown}; nothing was stored, drop --dry-run to begin")
+    unknown = "" if timed.all() else "; nan: cells of this grid cannot be tried in part"
+    print(
+        f"projected from a small sample on this machine{unknown}; longest: the longest task; at_least: no order of "
+        "tasks is quicker; a worker of ray counts as one more core like this one's; nothing was stored, drop --dry-run "
+        "to begin"
+    )
 
 
 def _summary(name: str, rows: Any, means: Any, score: str) -> str:

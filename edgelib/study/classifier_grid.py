@@ -155,6 +155,13 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
         """The grid of some of the images."""
         return replace(self, data=self.data.subset(range(start, stop)))
 
+    def stages(self, condition: Condition) -> Iterator[str]:
+        """Reading and corrupting, batch by batch."""
+        for _, images in self.data.batches(self.batch_size):
+            yield "reading"
+            condition.apply(images, self.seed, self.table)
+            yield "corrupting"
+
     def items(self, condition: Condition) -> int:
         """Images of the set."""
         return len(self.data)
@@ -187,9 +194,17 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
         }
 
     def _identity(self, variant: Variant) -> list:
-        chosen = scheme(variant.config)
-        calibration = self.calibrations[variant.draw].fingerprint if chosen.needs_calibration else None
-        return [variant.twin, chosen.to_dict(), calibration]
+        known = self._identities
+        if variant not in known:
+            chosen = scheme(variant.config)
+            calibration = self.calibrations[variant.draw].fingerprint if chosen.needs_calibration else None
+            known[variant] = [variant.twin, chosen.to_dict(), calibration]
+        return known[variant]
+
+    @cached_property
+    def _identities(self) -> dict[Variant, list]:
+        """What every variant is: to read a scheme's name takes longer than to read a stored cell."""
+        return {}
 
 
 def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:

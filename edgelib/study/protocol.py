@@ -78,6 +78,13 @@ class Study(ABC, Generic[Variant, Place, Built]):
         """Items of a place, for studies that have `part`; 0 where cells cannot be cut."""
         return 0
 
+    def stages(self, place: Place) -> Iterator[str]:
+        """Do what all variants share of a place, yielding the name of each step when it is done, for those who time it.
+
+        Nothing where a study does not tell it apart from the variants' own work.
+        """
+        yield from ()
+
     def for_thread(self) -> Study[Variant, Place, Built]:
         """The study for one more thread of this process; itself where evaluating changes no shared network."""
         return self
