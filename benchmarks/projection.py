@@ -60,7 +60,10 @@ def places_of(grid: ClassifierGrid) -> dict:
 
 def shown(table: Table, what: str, made) -> None:
     """A row: the seconds of a plan by part, and what binds it."""
-    parts = [sum(v for k, v in made.parts.items() if k.startswith(word)) for word in ("read", "corr", "run", "buil")]
+    parts = [
+        sum(v for k, v in made.parts.items() if k.startswith(word))
+        for word in ("reading", "corrupting", "running", "building")
+    ]
     waiting = made.parts["waiting for the last task"]
     table.row(what, made.seconds, *parts, waiting, made.longest, f"  {made.binds}, {made.share:.0%}")
 
