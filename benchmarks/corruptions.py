@@ -41,8 +41,8 @@ def import_peer():
     sys.modules.update({"scipy.ndimage.interpolation": old, "pkg_resources": resources})
     np.float_ = np.float64
     smooth = skimage.filters.gaussian
-    skimage.filters.gaussian = lambda image, sigma, multichannel=False: smooth(
-        image, sigma, channel_axis=-1 if multichannel else None
+    skimage.filters.gaussian = lambda image, sigma, multichannel=False, **options: smooth(
+        image, sigma, channel_axis=-1 if multichannel else None, **options
     )
     try:
         import imagecorruptions

@@ -19,9 +19,9 @@ from helpers import REFERENCE
 from PIL import Image
 from scipy import stats
 
-from edgelib.corruptions import CORRUPTIONS, FAMILIES, TABLES, corrupt, table_for
+from edgelib.corruptions import CORRUPTIONS, FAMILIES, TABLES, corrupt, digital, table_for
 from edgelib.corruptions.blur import _shared_taps, disk_kernel, motion_blurred, motion_taps
-from edgelib.corruptions.digital import _coded_by_pillow
+from edgelib.corruptions.digital import _coded_by_pillow, _coded_by_torchvision
 from edgelib.corruptions.jpeg import jpeg_round_trip
 from edgelib.corruptions.noise import gaussian_quantiles, poisson_tables
 from edgelib.corruptions.weather.fog import hazed, plasma
@@ -328,7 +328,25 @@ def test_jpeg_by_arithmetic_equals_pillow(kind, size):
     elif kind == "black and white":  # the largest coefficients
         images = (images > 127).to(torch.uint8) * 255
     for quality in (1, 7, 25, 49, 50, 80, 95, 100):
-        assert torch.equal(jpeg_round_trip(images, quality), _coded_by_pillow(images, quality))
+        expected = _coded_by_pillow(images, quality)
+        assert torch.equal(jpeg_round_trip(images, quality), expected)
+        assert not digital._torchvision_agrees() or torch.equal(_coded_by_torchvision(images, quality), expected)
+
+
+def test_large_pictures_are_coded_alike_without_torchvisions_codec(monkeypatch):
+    images = random_images(2, 140, 130)
+    expected = corrupt(images, "jpeg_compression", 3)
+
+    def missing(images, quality):
+        raise RuntimeError("encode_jpeg: torchvision not compiled with libjpeg support")
+
+    monkeypatch.setattr(digital, "_coded_by_torchvision", missing)
+    digital._torchvision_agrees.cache_clear()
+    try:
+        assert not digital._torchvision_agrees()
+        assert torch.equal(corrupt(images, "jpeg_compression", 3), expected)
+    finally:
+        digital._torchvision_agrees.cache_clear()
 
 
 @pytest.mark.parametrize("table", TABLES)

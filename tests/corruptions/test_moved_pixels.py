@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from edgelib.corruptions import CORRUPTIONS, corrupt
+from edgelib.corruptions import CORRUPTIONS, corrupt, gaussian
 from edgelib.corruptions.gaussian import FINE, smoothed
 from edgelib.corruptions.geometry.elastic import affine_matrices, displacements, warped
 from edgelib.corruptions.geometry.glass import shuffled
@@ -26,6 +26,30 @@ def test_smoothing_is_scipys_within_a_tenth_of_a_level(sigma, mode, scipy_mode):
     theirs = ndimage.gaussian_filter(SMALL.numpy().astype(float), (0, 0, sigma, sigma), mode=scipy_mode)
     ours = smoothed(SMALL.flatten(0, 1), sigma, mode).view(SMALL.shape).numpy() / 2**FINE
     assert np.abs(ours - theirs).max() < 0.1
+
+
+@pytest.mark.parametrize("mode", ["edge", "symmetric"])
+@pytest.mark.parametrize("size", [(20, 24), (33, 64), (70, 17)], ids=str)
+@pytest.mark.parametrize("sigma", [2, 2.24, 6])
+def test_smoothing_by_products_of_matrices_is_that_by_sums_bit_for_bit(sigma, size, mode, monkeypatch):
+    planes = torch.randint(-256, 257, (3, *size), generator=torch.Generator().manual_seed(0))
+    images = (planes & 255).to(torch.uint8)[None]
+    truncate = 3.0 if sigma > 3 and min(size) < 24 else 4.0
+    made = smoothed(planes, sigma, mode, truncate), gaussian.blurred(images, sigma)
+    monkeypatch.setattr(gaussian, "_products_are_exact", lambda device: False)
+    sums = smoothed(planes, sigma, mode, truncate), gaussian.blurred(images, sigma)
+    assert all(torch.equal(a, b) for a, b in zip(made, sums, strict=True))
+
+
+def test_products_of_matrices_are_left_alone_where_they_may_be_cut():
+    images, exact = SMALL, torch.get_float32_matmul_precision()
+    expected = gaussian.blurred(images, 3)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert not gaussian._products_are_exact(images.device)
+        assert torch.equal(gaussian.blurred(images, 3), expected)
+    finally:
+        torch.set_float32_matmul_precision(exact)
 
 
 @pytest.mark.parametrize("mode, scipy_mode", [("reflect", "mirror"), ("symmetric", "reflect")])
