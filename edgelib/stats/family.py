@@ -64,8 +64,10 @@ class Family:
     def verdict(self, key: Key, less: str = "less", more: str = "more") -> str:
         """Return which way a test is settled once all are counted: `less`, `more`, "open"; or "not estimated: why"."""
         test = self[key]
+        if why := getattr(test, "unknown", ""):
+            return f"not estimated: {why}"
         if not math.isfinite(test.effect):
-            return f"not estimated: {why}" if (why := getattr(test, "unknown", "")) else "not estimated"
+            return "not estimated"
         return (more if test.effect > 0 else less) if settled(test, self.adjusted[key]) else "open"
 
     def table(self, *columns: str, scale: float = 1.0) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from edgelib.stats.paired import (
 )
 
 AT_FLOOR = "at the level of guessing"
+TOO_FEW = "too few images for an interval"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Gap:
     at_floor is the share of the cells in which the config's accuracy is not clearly above chance: cells that can no
     longer show a loss.
     `scales` holds the same question asked on every scale (see `gap_table`). An interval of zero width means that the
-    two gave the same outcome on every image in every cell. Where the effect is NaN, `unknown` says why.
+    two gave the same outcome on every image in every cell. `unknown`: why nothing is known, else "".
     """
 
     config: str
@@ -171,7 +172,8 @@ def gap_table(
       clean accuracy above chance. Where the config beats the reference on clean images the map is extended
       linearly. For a control that was really evaluated, pass its name as `reference`.
     Where a scale is undefined (accuracy at or below chance; for log odds also models that are always right or always
-    wrong) effect is NaN and unknown says why, else it is ""; undefined replicates widen the interval.
+    wrong) effect is NaN and unknown says why, as it does where an interval has neither end; else it is "". Undefined
+    replicates widen the interval.
     chance: accuracy of guessing, 1 / classes, in [0, 1). configs: all but the reference by default.
     Raises EdgelibError as `cell_sums`, and for unknown configs, chance, level or n_boot out of range.
     """
@@ -191,6 +193,8 @@ def gap_table(
             nothing = constant and "logit" in scale
             summary = _summary(np.full_like(values, np.nan) if nothing else values, level, len(outcomes.sizes))
             unknown = (constant or AT_FLOOR) if np.isnan(summary["effect"]) else ""
+            if not unknown and np.isinf([summary["low"], summary["high"]]).all():
+                unknown = TOO_FEW
             table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared, unknown=unknown))
     return pd.DataFrame(table)
 

@@ -107,6 +107,7 @@ def test_rs_crowns_the_worst_model_where_the_logit_gap_sees_a_planted_loss():
     gap = g.robustness_gap(rows, "w3", "fp32", 0.1, n_boot=400)
     assert gap.effect == pytest.approx(0.5, abs=0.05) and gap.scales["effect"]["accuracy"] < 0
     assert gap.at_floor == 1.0 and gap.interval[1] == np.inf  # at the floor the size of the loss cannot be known
+    assert Family({"w3": gap}).verdict("w3") == f"not estimated: {g.TOO_FEW}"
 
 
 def test_no_gap_is_rarely_reported_and_the_scale_without_floor_is_fooled():

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from edgelib.report.claims.text import count_text, interval_text
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family
-from edgelib.stats.gap import AT_FLOOR
+from edgelib.stats.gap import AT_FLOOR, Gap
 from edgelib.stats.paired import holm, minimum_detectable_effect
 
 
@@ -20,7 +20,7 @@ def twin_name(config: str) -> str:
 
 def gap_summary(family: Family) -> str:
     """Count the verdicts on several gaps and name the one farthest from zero; keys: labels of the configurations."""
-    estimated = [name for name in family if math.isfinite(family[name].effect)]
+    estimated = [name for name in family if _known(family[name])]
     if not estimated:
         return f"no gap can be estimated ({_reasons(family)})"
     known = [family[name].effect for name in family.settled()]
@@ -44,9 +44,13 @@ def gap_summary(family: Family) -> str:
     )
 
 
+def _known(gap: Gap) -> bool:
+    return math.isfinite(gap.effect) and not gap.unknown
+
+
 def _reasons(family: Family) -> str:
     """Why some gaps of a family are not estimated, each reason once."""
-    why = [family[name].unknown or AT_FLOOR for name in family if not math.isfinite(family[name].effect)]
+    why = [family[name].unknown or AT_FLOOR for name in family if not _known(family[name])]
     return "; ".join(dict.fromkeys(why))
 
 
@@ -60,7 +64,8 @@ def matched_claim(family: Family) -> str:
     """Say how many gaps remain (Holm-corrected) against a reference that guesses until its clean accuracy is equal."""
     gaps = list(family.tests.values())
     matched = [gap.scales.loc["matched logit"] for gap in gaps]
-    estimated = sum(math.isfinite(row.effect) for row in matched)
+    ends = [(row.low, row.high) for row in matched if math.isfinite(row.effect) and not row.get("unknown", "")]
+    estimated = len(ends)
     if not estimated:
         return "no gap to a reference of the same clean accuracy can be estimated"
     adjusted = holm([row.p for row in matched])
@@ -71,7 +76,6 @@ def matched_claim(family: Family) -> str:
     ]
     wide = [minimum_detectable_effect(row.se, gap.level) for row, gap in zip(matched, gaps, strict=True) if row.se > 0]
     finds = f"; each of these tests finds {max(wide):.2f} log odds four times in five" if wide and not known else ""
-    ends = [(row.low, row.high) for row in matched if math.isfinite(row.effect)]
     finds += "" if known else _farthest(*zip(*ends, strict=True))
     more, less = sum(effect > 0 for effect in known), sum(effect < 0 for effect in known)
     return (

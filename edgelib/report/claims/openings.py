@@ -106,7 +106,7 @@ def gap_opening(
     tests: gaps by configuration. scores: of `rs_table`, the reference among them. costs: of `corruption_costs`; fog is
     named if it was asked for, else the first corruption. planted: scores on twins, of `by_dose`, with the plain model.
     """
-    estimated = {str(config): test for config, test in tests.tests.items() if math.isfinite(test.effect)}
+    estimated = {str(config): test for config, test in tests.tests.items() if not test.unknown}
     wider = [str(config) for config in tests.settled() if tests[config].effect > 0]
     base = scores.set_index("config").loc[reference]
     drop = (base["accuracy_drop_low"], base["accuracy_drop_high"])
