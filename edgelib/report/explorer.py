@@ -140,8 +140,8 @@ def scatter(
     chart = alt.layer(*bars, points, background="transparent").add_params(menu, kept).properties(**size)
     chart = chart.transform_filter(alt.datum[choose] == menu)
     # "</" would end the script that carries the data, "<!--" would hide its end.
-    spec = chart.to_dict() | {"usermeta": {"legend": _legend(rows, colour, group, styles, domain)}}
-    spec = json.dumps(spec, sort_keys=True).replace("<", "\\u003c")
+    whole = chart.to_dict() | {"usermeta": {"legend": _legend(rows, colour, group, styles, domain)}}
+    spec = json.dumps(whole, sort_keys=True).replace("<", "\\u003c")
     return _HTML.format(name=name, label=html.escape(label), spec=spec, remembered=REMEMBERED)
 
 

@@ -72,7 +72,7 @@ def dose_panels(table: pd.DataFrame, y_label: str, scale: float = 1.0) -> Figure
     """
     doses = sorted(table["dose"].unique())
     kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind != "plain"]
-    shown = {"kinds": kinds, "doses": doses, "scale": scale, "sharex": True, "legend": True}
+    shown: dict[str, Any] = {"kinds": kinds, "doses": doses, "scale": scale, "sharex": True, "legend": True}
     x_label = "Outlier strength (times the usual size; 1: plain model)"
     names = table["config"].map(label)
     return panels(
