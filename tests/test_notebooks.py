@@ -14,12 +14,14 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from edgelib.chapters.table import CHAPTERS
 from edgelib.models.load import EMBEDDED
 from edgelib.report.notebook import NARROW
 from edgelib.report.publish import Chapter, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-HOSTILE = "<img src=x onerror=alert(1)>$x_1$"  # what a folder may be called
+HOSTILE = "<img src=x onerror=alert(1)>$x_1$"  # what a folder and a device may be called
+NAMED_SO = ("embedded_world", "pareto")  # chapters of which the model, and a device where there are some, are called so
 TAG = re.compile(r"<img src=x", re.IGNORECASE)
 SHOWN = ("text/html", "text/markdown", "image/svg+xml")
 
@@ -27,13 +29,15 @@ pytestmark = pytest.mark.book
 
 
 def smoke_parameters(chapter: str, folder: Path) -> dict:
-    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own.
-
-    The model of the chapter that is about models is a copy in a folder with a hostile name.
-    """
+    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own, in some with hostile names."""
     values = yaml.safe_load((ROOT / "tests" / "smoke" / f"{chapter}.yaml").read_text())
-    if chapter == "embedded_world":
-        values["model"] = str(shutil.copytree(EMBEDDED / "scenes-clip", folder / HOSTILE))
+    fields = CHAPTERS[chapter].model_fields
+    if chapter in NAMED_SO:
+        values["model"] = str(shutil.copytree(EMBEDDED / fields["model"].default, folder / HOSTILE))
+    if chapter in NAMED_SO and "devices" in fields:
+        device = yaml.safe_load((ROOT / "edgelib" / "devices" / "known" / "jetson-nano.yaml").read_text())
+        (folder / "hostile.yaml").write_text(yaml.safe_dump(device | {"name": HOSTILE, "order": 1}))
+        values |= {"device_table": str(folder / "hostile.yaml"), "devices": [*values["devices"], "hostile"]}
     return values | {"results": str(folder / "results")}
 
 
