@@ -21,7 +21,7 @@ from edgelib.report.publish import Chapter, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HOSTILE = "<img src=x onerror=alert(1)>$x_1$"  # what a folder and a device may be called
-NAMED_SO = ("embedded_world", "efficiency", "pareto")  # chapters of which the model, and a device where there are some, are called so
+NAMED_SO = ("embedded_world", "efficiency", "pareto")  # chapters whose model and device are called so
 TAG = re.compile(r"<img src=x", re.IGNORECASE)
 SHOWN = ("text/html", "text/markdown", "image/svg+xml")
 
