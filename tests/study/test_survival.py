@@ -172,12 +172,15 @@ PARAMETERS = dict(
     workers=2,
 )
 
+LONG = ["fog", "gaussian_noise", "shot_noise", "contrast", "pixelate", "snow"]  # a sweep that a signal finds at work
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's process table")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_the_command_with_a_word_and_without_children(tmp_path, number):
-    (tmp_path / "robustness_gap.yaml").write_text(yaml.safe_dump(PARAMETERS | {"results": str(tmp_path / "results")}))
+    own = PARAMETERS | {"corruptions": LONG, "n_images": 48, "results": str(tmp_path / "results")}
+    (tmp_path / "robustness_gap.yaml").write_text(yaml.safe_dump(own))
     command = [sys.executable, "-c", "from edgelib.cli import main; main()", "sweep", "robustness_gap.yaml"]
     with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
         while not any((tmp_path / "results").rglob("*.parquet")):

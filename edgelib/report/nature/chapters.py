@@ -15,7 +15,7 @@ HARMED = 0.05  # level of the p-values, corrected for their number by the chapte
 
 def chapters_section(found: Found) -> str:
     """What the configurations and the caches cost a model with this decoder, MyST."""
-    told = found.graft
+    told = found.graft or {}
     scores, differences = found.chapter("vlm_accuracy", "scores"), found.chapter("vlm_accuracy", "differences")
     changed, caches = found.chapter("vlm_accuracy", "changed"), found.chapter("fp8_kv_ablation", "recovery")
     right = scores[(scores.task == "vqa") & (scores.score == "accuracy")].set_index("config")
