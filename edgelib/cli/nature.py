@@ -22,7 +22,7 @@ def nature(
     passages: Annotated[int, typer.Option(help="Test passages of 256 tokens, at most 44.")] = 44,
     calibration: Annotated[int, typer.Option(help="Calibration passages, at most 36.")] = 36,
     images: Annotated[int, typer.Option(help="Images that the twins are asked about.")] = 24,
-    twins: Annotated[str | None, typer.Option(help="Twins by commas, as in plain,activation:32+spike:256.")] = None,
+    twins: Annotated[str | None, typer.Option(help="Twins by commas, as in plain,activation:8+spike:16.")] = None,
     schemes: Annotated[
         str | None, typer.Option(help="Schemes by commas, or none; the published ones by default.")
     ] = None,
