@@ -27,8 +27,8 @@ from edgelib.devices.shapes import encoder
 from edgelib.devices.table import devices
 from edgelib.devices.workload import encode_work
 from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
-from edgelib.study.cost.makespan import plan
-from edgelib.study.cost.probe import RUNNING, probe
+from edgelib.study.plan.makespan import plan
+from edgelib.study.plan.probe import RUNNING, probe
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 

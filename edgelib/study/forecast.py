@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from edgelib.study.cost.makespan import Plan, plan
-from edgelib.study.cost.probe import Costs, probe
 from edgelib.study.executors import EXECUTORS
+from edgelib.study.plan.makespan import Plan, plan
+from edgelib.study.plan.probe import Costs, probe
 from edgelib.study.protocol import Study
 from edgelib.study.store import CellStore
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as some
 from toy_study import Toy
 
 from edgelib.errors import EdgelibError
-from edgelib.study.cost.makespan import BUILDING, STARTING, WAITING, plan
-from edgelib.study.cost.probe import RUNNING
 from edgelib.study.forecast import forecast
+from edgelib.study.plan.makespan import BUILDING, STARTING, WAITING, plan
+from edgelib.study.plan.probe import RUNNING
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 
