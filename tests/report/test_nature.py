@@ -10,7 +10,7 @@ from helpers import ROOT
 
 from edgelib.errors import EdgelibError
 from edgelib.report.nature.page import page
-from edgelib.report.nature.sentences import ranking_sentence
+from edgelib.report.nature.sentences import ranking_advice, ranking_sentence
 from edgelib.report.nature.tables import mean_interval
 from edgelib.stats.ranks import RankAgreement
 from edgelib.study.nature.chapters import keep_chapters
@@ -25,17 +25,18 @@ def test_the_page_is_what_its_tables_say():
 
 
 @pytest.mark.parametrize(
-    ("rho", "within", "said"),
+    ("rho", "within", "said", "advised"),
     [
-        ((0.2, 1.0), (0.6, 1.0), "formats and methods as"),
-        ((0.2, 1.0), (0.4, 1.0), "not shown to tell which method"),
-        ((-0.2, 1.0), (0.6, 1.0), "not shown to rank formats"),
-        ((-0.2, 1.0), (0.4, 1.0), "No ranking"),
+        ((0.2, 1.0), (0.6, 1.0), "formats and methods as", "bits and method on a twin"),
+        ((0.2, 1.0), (0.4, 1.0), "not shown to tell which method", "bits on a twin, and the method"),
+        ((-0.2, 1.0), (0.6, 1.0), "not shown to rank formats", "bits and method on a decoder"),
+        ((-0.2, 1.0), (0.4, 1.0), "No ranking", "bits and method on a decoder"),
     ],
     ids=["both", "formats", "methods", "neither"],
 )
-def test_the_verdict_follows_the_intervals(rho, within, said):
-    assert said in ranking_sentence(replace(AGREED, rho_interval=rho, within_interval=within))
+def test_the_verdict_follows_the_intervals(rho, within, said, advised):
+    found = replace(AGREED, rho_interval=rho, within_interval=within)
+    assert said in ranking_sentence(found) and advised in ranking_advice(found)
 
 
 def test_an_interval_holds_its_mean():

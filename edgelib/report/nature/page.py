@@ -18,6 +18,7 @@ from edgelib.report.nature.sentences import (
     method_sentences,
     nature_sentences,
     range_sentence,
+    ranking_advice,
     ranking_sentence,
 )
 from edgelib.report.nature.tables import LEVEL, NATURE, Found, mean_interval
@@ -60,8 +61,8 @@ def _opening(found: Found) -> str:
         f"{len(found.schemes)} schemes with a Spearman correlation of {agreement.rho:.2f} "
         f"({interval_text(agreement.rho_interval, LEVEL, digits=2)}).",
         "",
-        "**Do this:** choose the number of bits on a twin, and the method among those of equal bits on a decoder of "
-        "the size that you ship: `edgelib nature ./my-decoder --out nature` makes these tables for yours.",
+        f"**Do this:** {ranking_advice(agreement)}: `edgelib nature ./my-decoder --out nature` makes these tables for "
+        "yours.",
         ":::",
     ]
     return "\n".join(lines)

@@ -33,6 +33,16 @@ def ranking_sentence(agreement: RankAgreement) -> str:
     return "No ranking of a twin is shown to carry over to a real decoder."
 
 
+def ranking_advice(agreement: RankAgreement) -> str:
+    """What to choose on a twin and what on the decoder that is shipped: only what the twin is shown to rank."""
+    ships = "on a decoder of the size that you ship"
+    if agreement.rho_interval[0] <= 0:
+        return f"read the twins for causes, and choose bits and method {ships}"
+    if agreement.within_interval[0] <= 0.5:
+        return f"choose the number of bits on a twin, and the method among those of equal bits {ships}"
+    return f"choose bits and method on a twin, and measure the choice {ships}"
+
+
 def nature_sentences(found: Found) -> list[str]:
     """What stands out in the real decoder, and which twin is nearest in each part."""
     own = found.states[NATURE]
