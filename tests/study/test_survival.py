@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -182,7 +183,10 @@ def test_a_signal_ends_the_command_with_a_word_and_without_children(tmp_path, nu
     own = PARAMETERS | {"corruptions": LONG, "n_images": 48, "results": str(tmp_path / "results")}
     (tmp_path / "robustness_gap.yaml").write_text(yaml.safe_dump(own))
     command = [sys.executable, "-c", "from edgelib.cli import main; main()", "sweep", "robustness_gap.yaml"]
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
+    # Under nohup, signals to ignore are inherited, and edgelib then goes on as it was asked to.
+    usual = functools.partial(signal.signal, number, signal.SIG_DFL)
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=usual, **pipes) as run:
         while not any((tmp_path / "results").rglob("*.parquet")):
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.02)
