@@ -39,20 +39,19 @@ def nature(
     Started again after it was stopped, it goes on from the last cell that was done.
     """
     from edgelib.report.nature.page import page as page_of
-    from edgelib.study.nature.chapters import keep_chapters
+    from edgelib.study.nature.chapters import keep_chapters, read_chapters
     from edgelib.study.nature.run import Nature, measure
 
     if (graft is None) != (chapters is None):
         raise EdgelibError("--graft and --chapters go together: the model, and the folder of its chapters' tables")
-
+    kept = read_chapters(chapters, graft) if graft is not None and chapters is not None else {}
     given = {"twins": twins, "schemes": schemes, "caches": caches}
     lists: dict[str, Any] = {name: _listed(text) for name, text in given.items() if text is not None}
     asked = Nature(decoder, model, passages=passages, calibration=calibration, images=images, seed=seed)
     asked = replace(asked, **lists)
     folder = measure(asked, out, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(f"wrote the tables of {decoder} against the twins of {model} into {folder}")
-    if graft is not None and chapters is not None:
-        keep_chapters(chapters, graft, folder)
+    keep_chapters(kept, folder)
     if page is not None:
         page.write_text(page_of(folder), encoding="utf-8")
         print(f"wrote the page {page}")

@@ -8,9 +8,7 @@ from edgelib.kv.scheme import kv_scheme
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.text import interval_text, names_text
 from edgelib.report.nature.tables import LEVEL, Found
-from edgelib.report.tables import escaped, myst_table
-
-HARMED = 0.05  # level of the p-values, corrected for their number by the chapters
+from edgelib.report.tables import escaped, myst_table, with_interval
 
 
 def chapters_section(found: Found) -> str:
@@ -41,13 +39,12 @@ def chapters_section(found: Found) -> str:
 
 def _configs_sentence(differences: pd.DataFrame) -> str:
     own = differences[differences.task == "vqa"]
-    worse = own[(own.p_holm < HARMED) & (own.effect < 0)].sort_values("effect")
+    worse = own[(own.p_holm < 1 - LEVEL) & (own.effect < 0)].sort_values("effect")
     most = 100 * own.mde.max()
     if worse.empty:
         return f"No configuration is shown to lose answers; a loss of {most:.1f} points would have been seen."
     told = [f"{scheme(row.config).label} ({-100 * row.effect:.1f} points)" for row in worse.itertuples()]
-    verb = "loses" if len(told) == 1 else "lose"
-    return f"Shown to {'' if len(told) > 1 else 'be one that '}{verb} answers: {names_text(told, most=9)}."
+    return f"{names_text(told, most=9)} {'is' if len(told) == 1 else 'are'} shown to lose answers."
 
 
 def _caches_sentence(caches: pd.DataFrame) -> str:
@@ -67,13 +64,13 @@ def _configs_table(right: pd.DataFrame, differences: pd.DataFrame, changed: pd.D
     shown = pd.DataFrame(
         {
             "Configuration": [scheme(name).label for name in right.index],
-            "VQA accuracy, %": [_spread(row.value, row.low, row.high) for row in right.itertuples()],
+            "VQA accuracy, %": [with_interval(row.value, row.low, row.high) for row in right.itertuples()],
             "Change, points": [
-                _spread(*lost.loc[name, ["effect", "low", "high"]]) if name in lost.index else ""
+                with_interval(*lost.loc[name, ["effect", "low", "high"]]) if name in lost.index else ""
                 for name in right.index
             ],
             "Answers changed, %": [
-                _spread(*moved.loc[name, ["accuracy", "low", "high"]]) if name in moved.index else ""
+                with_interval(*moved.loc[name, ["accuracy", "low", "high"]]) if name in moved.index else ""
                 for name in right.index
             ],
         }
@@ -87,7 +84,7 @@ def _caches_table(caches: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
             "Cache": [kv_scheme(name).label for name in own.cache],
-            "Change, points": [_spread(row.effect, row.low, row.high) for row in own.itertuples()],
+            "Change, points": [with_interval(row.effect, row.low, row.high) for row in own.itertuples()],
             "Within the margin": ["shown" if safe else "not shown" for safe in own.non_inferior],
             "Bytes a token": own.bytes_per_token.map("{:,.0f}".format).to_numpy(),
         }
@@ -95,7 +92,3 @@ def _caches_table(caches: pd.DataFrame) -> str:
     caption = f"What each key-value cache costs the graft's answers, with {100 * LEVEL:g} % intervals over images."
     numbers: dict = {c: str for c in ("Change, points", "Bytes a token")}
     return myst_table(shown, caption, "tab-nature-graft-caches", numbers)
-
-
-def _spread(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"

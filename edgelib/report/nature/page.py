@@ -203,7 +203,7 @@ def _rerun(found: Found) -> str:
             "",
             f"Made by `{told['command']}` with {versions}; the decoder's tensors have the SHA-256 "
             f"`{told['decoder_sha256'][:16]}`…, the seed is {told['seed']}. Where a decoder was published in 4 bits, "
-            "its dequantized weights are the reference; a scheme on that grid would look free, and none of these is.",
+            "its dequantized weights are the reference, and a scheme on that very grid looks free.",
             "The text ships with the package: novels of Jane Austen and the Jargon File, both in the public domain.",
             "",
             "```console",

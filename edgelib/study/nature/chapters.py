@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,25 +15,26 @@ from edgelib.ground.paths import whole_file
 
 TABLES = {
     "vlm_accuracy": ("scores", "differences", "changed"),
-    "fp8_kv_ablation": ("recovery", "states"),
+    "fp8_kv_ablation": ("recovery",),
 }
 RECORD, KEPT = "graft.json", "chapters.yaml"
 HALVES = ("tower", "decoder", "decoder_sha256", "steps", "scenes", "layer", "explained")
 
 
-def keep_chapters(results: str | os.PathLike, graft: str | os.PathLike, out: str | os.PathLike) -> Path:
-    """Copy the tables of the chapters in TABLES to `out` as <chapter>-<table>.csv, and say of what model they are.
+def read_chapters(results: str | os.PathLike, graft: str | os.PathLike) -> dict[str, str]:
+    """Return what to keep by file name: <chapter>-<table>.csv of the chapters in TABLES, and of what model they are.
 
     results: folder that the chapters saved to, results/<chapter> for each. graft: the model, as `edgelib graft` writes
-    it. Returns `out`. Raises EdgelibError where a table or the record of the graft is missing.
+    it. Raises EdgelibError where a table or the record of the graft is missing.
     """
-    results, graft, out = Path(results), Path(graft), Path(out)
+    results, graft = Path(results), Path(graft)
     if not (graft / RECORD).is_file():
         raise EdgelibError(
-            f"{graft} holds no {RECORD}: it is no graft; make one by edgelib graft {graft} --decoder ..."
+            f"{graft} is no graft: it holds no {RECORD}; make one by edgelib graft {graft} --decoder ..."
         )
     record = json.loads((graft / RECORD).read_text(encoding="utf-8"))
-    tables = {}
+    told = {key: record[key] for key in HALVES if key in record} | {"edgelib": version("edgelib")}
+    texts = {KEPT: yaml.safe_dump(told, sort_keys=False)}
     for chapter, names in TABLES.items():
         for name in names:
             file = results / chapter / f"{name}.csv"
@@ -41,10 +43,12 @@ def keep_chapters(results: str | os.PathLike, graft: str | os.PathLike, out: str
                     f"{file} is not there: run papermill notebooks/{chapter}.ipynb out.ipynb -p model {graft} -p "
                     f"results {results}"
                 )
-            tables[f"{chapter}-{name}.csv"] = file.read_text(encoding="utf-8")
-    out.mkdir(parents=True, exist_ok=True)
-    told = {key: record[key] for key in HALVES if key in record} | {"edgelib": version("edgelib")}
-    for name, text in (tables | {KEPT: yaml.safe_dump(told, sort_keys=False)}).items():
-        with whole_file(out / name) as place:
+            texts[f"{chapter}-{name}.csv"] = file.read_text(encoding="utf-8")
+    return texts
+
+
+def keep_chapters(texts: Mapping[str, str], out: str | os.PathLike) -> None:
+    """Write what `read_chapters` returned into the folder `out`, each file whole."""
+    for name, text in texts.items():
+        with whole_file(Path(out) / name) as place:
             place.write_text(text, encoding="utf-8")
-    return out
