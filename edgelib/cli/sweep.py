@@ -90,7 +90,7 @@ def sweep(
 
 
 def _forecast(study: Any, cells: Any, workers: int) -> None:
-    from edgelib.study.forecast import forecast
+    from edgelib.study.plan.forecast import forecast
 
     table = forecast(study, cells, workers=workers)
     timed = table["seconds"].notna()

@@ -21,6 +21,7 @@ from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
 from edgelib.quant.scheme import calibration_of, needs_of, scheme, scheme_for
 from edgelib.source import code_version
+from edgelib.study.identity import identity
 from edgelib.study.protocol import Study
 
 NO_MIX = "none"  # the mix of a variant that needs no calibration
@@ -101,17 +102,7 @@ class AnswerGrid(Study[AnswerVariant, Place, dict]):
         return self.sets[place.task].task.instruction if self.instruction is None else self.instruction
 
     def _identity(self, variant: AnswerVariant) -> list:
-        known = self._identities
-        if variant not in known:
-            chosen = scheme(variant.config)
-            calibration = self.calibrations[variant.mix].fingerprint if chosen.needs_calibration else None
-            known[variant] = [variant.twin, chosen.to_dict(), calibration]
-        return known[variant]
-
-    @cached_property
-    def _identities(self) -> dict[AnswerVariant, list]:
-        """What every variant is: to read a scheme's name takes longer than to read a stored cell."""
-        return {}
+        return identity(variant.twin, variant.config, lambda: self.calibrations[variant.mix].fingerprint)
 
     @cached_property
     def _shared(self) -> dict:

@@ -24,6 +24,7 @@ from edgelib.observe.calibrate import calibrate
 from edgelib.quant.quantize import quantize
 from edgelib.quant.scheme import calibration_of, needs_of, scheme
 from edgelib.source import code_version
+from edgelib.study.identity import identity
 from edgelib.study.protocol import Study
 
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")  # whose versions can move an outcome
@@ -194,17 +195,7 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
         }
 
     def _identity(self, variant: Variant) -> list:
-        known = self._identities
-        if variant not in known:
-            chosen = scheme(variant.config)
-            calibration = self.calibrations[variant.draw].fingerprint if chosen.needs_calibration else None
-            known[variant] = [variant.twin, chosen.to_dict(), calibration]
-        return known[variant]
-
-    @cached_property
-    def _identities(self) -> dict[Variant, list]:
-        """What every variant is: to read a scheme's name takes longer than to read a stored cell."""
-        return {}
+        return identity(variant.twin, variant.config, lambda: self.calibrations[variant.draw].fingerprint)
 
 
 def shared_spec(data: Dataset, prompts: str | Sequence[str], seed: int, table: str | None) -> dict:

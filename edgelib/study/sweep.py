@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow as pa
 
 from edgelib.errors import EdgelibError, choose
-from edgelib.ground.memory import free_bytes
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, Cluster, Patience, StartError, run_tasks
 from edgelib.study.filling import Failure, Filled, Job, Shard, fill, shard_spec
+from edgelib.study.plan.groups import grouped
 from edgelib.study.protocol import Study
 from edgelib.study.store import CellStore, StoreError
 
@@ -129,7 +129,7 @@ def _run(study: Study, store: CellStore, tasks: list[tuple], failures: list[Fail
     wanted = set().union(*(todo for _, todo, _ in tasks))
     here = how["executor"] == "process" or how["executor"] == "ray" and (how["cluster"] or Cluster()).where is None
     copies = how["workers"] if here else 1  # on other machines, each worker has the memory of one
-    for group in _groups(study, [v for v in study.variants if v in wanted], copies=copies):
+    for group in grouped(study, [v for v in study.variants if v in wanted], copies=copies):
         members = set(group)
         own = [(p, todo, shard) for p, some, shard in tasks if (todo := [v for v in some if v in members])]
         own.sort(key=lambda task: -study.effort(*task[:2]))
@@ -186,21 +186,3 @@ def _joined(marks: Sequence[dict], tables: Sequence[pa.Table]) -> pd.DataFrame:
     lengths = [t.num_rows for t in tables]
     lead = {name: pd.Series([mark[name] for mark in marks]).repeat(lengths).array for name in marks[0]}
     return rows.assign(**lead)[[*lead, *tables[0].column_names]]
-
-
-def _groups(study: Study, wanted: Sequence, copies: int = 1) -> Iterator[list]:
-    """Cut the variants into groups of which `copies` fit half of the memory that is free to this process now.
-
-    No group holds more than the study keeps, and each at least one variant: what a group shares is made for each.
-    """
-    most = min(free_bytes() / 2, copies * study.most_kept)
-    group, used = [], 0
-    for variant in wanted:
-        size = copies * sum(p.numel() * p.element_size() for p in study.module(variant).parameters())
-        if group and used + size > most:
-            yield group
-            group, used = [], 0
-        group.append(variant)
-        used += size
-    if group:
-        yield group

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from toy_study import Toy
 
 from edgelib.errors import EdgelibError
-from edgelib.study.forecast import forecast
+from edgelib.study.plan.forecast import forecast
 from edgelib.study.plan.makespan import BUILDING, STARTING, WAITING, plan
 from edgelib.study.plan.probe import RUNNING
 from edgelib.study.store import CellStore
@@ -75,7 +75,7 @@ def test_what_cannot_be_is_refused(tasks, workers, text):
 
 
 def test_the_table_counts_what_is_missing_and_stores_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgelib.study.forecast._seconds_to_start", lambda: 0.5)  # seconds of this test
+    monkeypatch.setattr("edgelib.study.plan.forecast._seconds_to_start", lambda: 0.5)  # seconds of this test
     study, store = Toy(places=10, n=40, cut=20), CellStore(tmp_path)
     for workers, ray in ((2, 2), (64, 20)):  # ten places of two shards
         table = forecast(study, store, workers=workers).set_index("executor")

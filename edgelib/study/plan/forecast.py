@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 
 from edgelib.study.executors import EXECUTORS
+from edgelib.study.plan.groups import grouped, network_bytes
 from edgelib.study.plan.makespan import Plan, plan
 from edgelib.study.plan.probe import Costs, probe
 from edgelib.study.protocol import Study
@@ -26,8 +27,8 @@ def forecast(study: Study, store: CellStore, *, workers: int = 2) -> pd.DataFram
     and a task cost; the tasks of the sweep then go to the workers in their order. NaN for studies whose cells cannot be
     cut. at_least: no order is quicker. longest: seconds of the longest task, a place or a shard of it. binds: the part
     that takes most of the time, and share, its share of it: reading, corrupting, running models, building models,
-    starting, or waiting for the last task. memory: bytes in all workers, of what is loaded and a copy of the network
-    per variant. stored: bytes of the files.
+    starting, or waiting for the last task. memory: bytes in all workers, of what is loaded and the copies of networks
+    that are kept together. stored: bytes of the files.
     Threads and processes share the cores of this machine, so no more of them are counted; a worker of ray counts as one
     more core like its own. Evaluates that sample and stores nothing.
     """
@@ -39,7 +40,8 @@ def forecast(study: Study, store: CellStore, *, workers: int = 2) -> pd.DataFram
         places.setdefault(place, []).append(variant)
     loaded = psutil.Process().memory_info().rss
     variants = list(dict.fromkeys(variant for variant, _ in missing))
-    copies = sum(p.numel() * p.element_size() for v in variants for p in study.module(v).parameters())
+    groups = [[network_bytes(study, v) for v in group] for group in grouped(study, variants)]
+    copies = max(map(sum, groups), default=0)
     costs = probe(study, places, workers) if missing else Costs([], [], 0.0, 0.0)
     starting = _seconds_to_start() if missing else 0.0
     cores, rows = os.cpu_count() or 1, []
