@@ -94,9 +94,17 @@ def weights_outside_linears(module: nn.Module) -> dict[str, list[str]]:
         elif own_way(layer):
             found[name] = [key for key, p in own if p.dim() > 1]
         elif not isinstance(layer, nn.modules.conv._ConvNd):
-            stacks = [key for key, p in own if p.dim() > 2 and p.shape[0] > 1 and min(p.shape[-2:]) > 1]
+            flat = _holds_experts(layer, name)
+            stacks = [k for k, p in own if p.dim() > 2 - flat and (flat or p.shape[0] > 1) and min(p.shape[-2:]) > 1]
             found |= {name: stacks} if stacks else {}
     return found
+
+
+def _holds_experts(layer: nn.Module, name: str) -> bool:
+    """Whether a layer is of the experts of a mixture, whose matrices may stand below one another in two dimensions."""
+    said = f"{name}.{type(layer).__name__}".lower()
+    known = isinstance(layer, nn.Linear | nn.Embedding) or any(word in said for word in ("router", "gate", "quant"))
+    return "expert" in said and not known
 
 
 class SeparateAttention(nn.Module):

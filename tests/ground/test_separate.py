@@ -165,6 +165,15 @@ def test_tables_convolutions_and_single_numbers_are_no_stacks():
     assert weights_outside_linears(layer) == {"": ["stack"]}
 
 
+def test_experts_that_stand_below_one_another_are_weights_too():
+    from transformers import DbrxConfig
+    from transformers.models.dbrx.modeling_dbrx import DbrxFFN
+
+    config = DbrxConfig(d_model=8, ffn_config={"ffn_hidden_size": 6, "moe_num_experts": 3, "moe_top_k": 2})
+    held = weights_outside_linears(nn.ModuleDict({"ffn": DbrxFFN(config)}))
+    assert [key.rpartition(".")[2] for keys in held.values() for key in keys] == ["w1", "v1", "w2"]
+
+
 def test_a_linear_with_a_forward_of_its_own_is_none():
     class Router(nn.Linear):
         def forward(self, x):
