@@ -103,6 +103,7 @@ from edgelib.report.claims.answers import condition_claim
 from edgelib.report.claims.differences import difference_summary
 from edgelib.report.claims.openings import scope_claim
 from edgelib.report.claims.runs import recommendation_claim
+from edgelib.report.claims.text import points_text
 from edgelib.report.figures.base import forest, panels
 from edgelib.report.figures.palette import readable
 from edgelib.stats.family import compare
@@ -327,7 +328,7 @@ say([recommendation_claim(choice, lambda setting: pairs[setting["config"]])])
 columns = {"Decoder + vision": named("config", pairs), "Both, kB": number("bytes", "{:,.1f}", 1e-3)}
 columns |= {"Accuracy, %": number("mean", "{:.1f}", 100), "Holm p": number("p_holm", "{:.3f}")}
 columns |= {"Within the margin": "verdict", "Make it": "make"}
-caption = f"Every pair against its strongest rival, margin {100 * P.margin:g} points, smallest first, and the commands that make it."
+caption = f"Every pair against its strongest rival, margin {points_text(P.margin)}, smallest first, and the commands that make it."
 show(work.save("choice", tables.choice_table(choice.table, P.pairs)), caption, "tab-choice", columns)
 
 # %% [markdown]

@@ -247,7 +247,6 @@ columns = {"Configuration": named(), "Clean, %": interval("accuracy"), "Corrupte
 columns |= {"Packed, MiB": number("bytes", scale=1 / ship.MIB), "P(on frontier)": number("probability", "{:.2f}")}
 caption = f"Probability of being on the frontier of clean accuracy, corrupted accuracy and bytes; {P.n_bootstrap:,} draws of images and calibration sets."
 show(table, caption, "tab-frontier", columns)
-say([claim.frontier_claim(sure, names, ["bytes"])])
 
 # %% [markdown]
 # ## Three tiers
@@ -283,8 +282,7 @@ record = ship.decision_record(tables, options, names, commands, caveats, **boot,
 _ = write_record(record, work.folder / "decision.json")
 wanted = ship.wanted_tiers(P.tiers, P.budgets, known)
 decisions = ship.tier_decisions(record, wanted, **asked)
-claims = [claim.tier_claim(*found, names, name) for name, found in decisions.items()]
-say(claims)
+say(claim.tier_claim(*found, names, name) for name, found in decisions.items())
 
 # %% mystnb={"figure": {"caption": "Projected time of one image on the device of each tier; the part over the tier's budget is shaded. Rings: shipped; a dotted ring ships only if a time taken on the device is within the budget, because the upper end of its interval is not. Bars: intervals of the projection.", "name": "fig-tiers"}, "image": {"alt": "One panel per tier: projected time of each configuration on a logarithmic axis with its interval, the time over the budget shaded."}}
 panels = {}
@@ -341,8 +339,8 @@ clean, corrupted = outcome_tables(mixed_outcomes(study, subject, formats)).value
 pairs = {"clean accuracy": clean, "corrupted accuracy": corrupted}
 pairs = {quantity: (t["mix"].iloc[:, 0], t[uniform].iloc[:, 0]) for quantity, t in pairs.items()}
 tests = compare(pairs, ["quantity"], level=P.level, seed=P.seed)
-verdict = claim.allocation_claim(chosen, label(uniform), total(losses, uniform), tests)
-say([verdict])
+mixed = (chosen, label(uniform), total(losses, uniform), tests)
+say([claim.allocation_claim(*mixed)])
 
 # %% [markdown]
 # A smaller sum need not be a higher accuracy: divergences of single layers are added as if layers did not interact. The sentence
@@ -384,8 +382,7 @@ say([f"not available: {line}" for line in unknown])
 # ## Sanity
 #
 # What must hold in every run: every configuration saw every image, the mix keeps its budget, no choice of formats has a smaller sum
-# than the bound, and what is shipped fits and is within the margin of all that fits. The table repeats how often each configuration
-# is on the frontier.
+# than the bound, and what is shipped fits and is within the margin of all that fits.
 
 # %%
 assert rows.groupby(["config", "run", "corruption", "severity"]).item.nunique().eq(len(study.data)).all()
@@ -394,14 +391,15 @@ for found in (ends for both in decisions.values() for ends in both):
     assert {choice.config for choice in found.tied} <= set(found.kept) <= set(found.fits)
     pairs = [(c, k, o) for c in found.criteria for k in found.kept for o in found.fits if k != o]
     assert all(record.effects[c][k][o] > -found.margin for c, k, o in pairs)
-sure.table[["probability"]].rename(index=names).map("{:.2f}".format)
+facts("checked", decisions=2 * len(decisions), devices=len(record.devices), layers=len(losses))
 
 # %% [markdown]
 # ## Takeaways
 
 # %% tags=["remove-input"]
-points = [*claims[: len(P.tiers)], claim.frontier_claim(sure, names, ["bytes"]), verdict]
-say(points)
+tiers = {name: decisions[name] for name in P.tiers}
+points = [claim.tiers_claim(tiers, names), claim.frontier_claim(sure, names, ["bytes"])]
+say([*points, claim.allocation_claim(*mixed, brief=True)])
 tier = next(iter(P.tiers))
 opening = claim.decision_opening(*decisions[tier], record, limits[tier])
 conclude(opening, scope_claim(P.model, P.dataset))

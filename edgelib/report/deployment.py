@@ -23,8 +23,8 @@ from edgelib.devices.deploy.memory import MIB, PARTS
 from edgelib.devices.deploy.runtimes import NO_KERNEL, doubts
 from edgelib.devices.device import GIB, Device
 from edgelib.quant.scheme import scheme
-from edgelib.report.claims.choices import caveat_text, certainty_text, choice_text, open_text
-from edgelib.report.claims.text import spread_text
+from edgelib.report.claims.choices import caveat_text, chance_text, choice_text, open_text
+from edgelib.report.claims.text import points_text, spread_text
 
 DRAWS = 400
 
@@ -163,7 +163,10 @@ def memory_rows(devices: Mapping[str, Sequence], labels: Mapping[str, str], scal
 def deployment_guide(
     record: DecisionRecord, devices: Iterable[str], *, margin: float, order, latency_ms: float | None = None
 ) -> pd.DataFrame:
-    """Return a line per device: what to ship there, how sure that is, what to beware of, why not the others."""
+    """Return a line per device: what to ship there, how sure that is, what to beware of, why not the others.
+
+    The memory of configurations that are tied is that of the largest.
+    """
     labels = {config.key: config.label for config in record.configs}
     caveats = {config.key: config.caveats for config in record.configs}
     lines = []
@@ -185,8 +188,8 @@ def deployment_guide(
             line
             | {
                 "Ship": choice_text(found, labels),
-                "How sure": certainty_text(found),
-                "Memory, GiB": f"{min(c.memory for c in found.tied) / GIB:.2f}",
+                f"P(within {points_text(margin)})": chance_text(found),
+                "Memory, GiB": f"{max(c.memory for c in found.tied) / GIB:.2f}",
                 "Time, ms": spread_text(first.latency_ms, first.low, first.high),
                 "Runtime": ", ".join(dict.fromkeys(starred(choice.runtime) for choice in found.tied)),
                 "Beware": "; ".join(beware),

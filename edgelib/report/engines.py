@@ -84,6 +84,9 @@ def commands(decoder: str, vision: str) -> tuple[str, str]:
     return " && ".join(made) or "nothing to make: the converter writes F16", run
 
 
+ANY = "any"  # what a step that all files share has for the name of a file
+
+
 def type_columns() -> dict[str, str | Column]:
     """What a table of `held_types` shows."""
     columns: dict[str, str | Column] = {"File": _files(), "Part": "part", "Type": _files("type"), "Tensors": "tensors"}
@@ -95,19 +98,24 @@ def ladder_table(ladders: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `engine_ladders` to show: the steps before any rounding once, since all names share them."""
     shared = ladders["step"].isin(["preprocessing", "vision", "engine", "cache"])
     rows = ladders[~shared | (ladders["mix"] == ladders["mix"].iloc[0])]
-    return rows.assign(mix=rows["mix"].mask(shared.loc[rows.index], "any"))
+    return rows.assign(mix=rows["mix"].mask(shared.loc[rows.index], ANY))
 
 
 def ladder_columns() -> dict[str, str | Column]:
     """What a table of `engine_ladders` shows."""
     columns: dict[str, str | Column] = {"Decoder": _files("mix"), "Step": _steps()}
     columns |= {"Same token, %": number("top1", "{:.0f}", 100), "At least, %": number("top1_low", "{:.0f}", 100)}
-    return columns | {"KL, nats": number("kl", "{:.0e}"), "Bound, points": number("bound", "{:.1g}", 100)}
+    kl = Column(lambda rows: [f"{value:.0e}" if value else "0" for value in rows["kl"]])
+    return columns | {"KL, nats": kl, "Bound, points": number("bound", "{:.1g}", 100)}
 
 
 def times_columns() -> dict[str, str | Column]:
     """What a table of `engine_times` shows."""
-    columns: dict[str, str | Column] = {"File": _files(), "Cache": "cache", "MB": number("file_bytes", "{:,.0f}", 1e-6)}
+    columns: dict[str, str | Column] = {
+        "File": _files(),
+        "Cache": _files("cache"),
+        "MB": number("file_bytes", "{:,.0f}", 1e-6),
+    }
     return columns | {f"{what.capitalize()}, tokens/s": _rates(what) for what in ("prompt", "decode")}
 
 
@@ -120,8 +128,9 @@ def choice_table(found: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> p
 def times_caption(times: pd.DataFrame) -> str:
     """Where, of what and how often the times of `engine_times` were taken, and how busy the machine was."""
     first = times.iloc[0]
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     return (
-        f"Measured on {escaped(first.machine)}, {first.threads} thread(s), {escaped(first.model)}, prompts of "
+        f"Measured on {escaped(first.machine)}, {threads}, {escaped(first.model)}, prompts of "
         f"{first.prompt_tokens} tokens: medians of {first.repeats} runs, with the slowest and the fastest. Other "
         f"programs took {100 * first.others:.0f} % of the machine meanwhile."
     )
@@ -161,11 +170,11 @@ def budget_columns() -> dict[str, str | Column]:
 
 
 def _files(column: str = "mix") -> Column:
-    return Column(lambda rows: [file_name(name) for name in rows[column]], numeric=False)
+    return Column(lambda rows: [name if name == ANY else file_name(name) for name in rows[column]], numeric=False)
 
 
 def _steps() -> Column:
-    return Column(lambda rows: [text.replace("->", "→") for text in rows["changes"]], numeric=False)
+    return Column(lambda rows: [text.replace("->", "→").replace("`", "") for text in rows["changes"]], numeric=False)
 
 
 def _rates(what: str) -> Column:

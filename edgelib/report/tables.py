@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from edgelib.report.claims.text import as_written, spread_text, without_tags
+from edgelib.report.claims.text import as_written, fixed, spread_text, without_tags
 from edgelib.report.figures.palette import label
 from edgelib.stats.family import Family, Key
 
@@ -20,8 +20,8 @@ def with_interval(value: float, low: float, high: float, scale: float = 100.0, d
     """ "93.1 (92.0 to 94.1)" from fractions; "not defined" for NaN; an end that is infinite is "open"."""
     if pd.isna(value):
         return "not defined"
-    ends = [f"{scale * end:.{digits}f}" if math.isfinite(end) else "open" for end in (low, high)]
-    return f"{scale * value:.{digits}f} ({' to '.join(ends)})"
+    ends = [fixed(scale * end, digits) if math.isfinite(end) else "open" for end in (low, high)]
+    return f"{fixed(scale * value, digits)} ({' to '.join(ends)})"
 
 
 def escaped(text: object) -> str:

@@ -15,10 +15,12 @@ from edgelib.report import deployment
 from edgelib.report.claims.choices import (
     caveat_text,
     certainty_text,
+    chance_text,
     choice_text,
     decision_opening,
     points_text,
     tier_claim,
+    tiers_claim,
 )
 from edgelib.report.figures.choices import tier_panels
 
@@ -53,7 +55,7 @@ def test_a_record_is_made_of_outcomes_and_costs(record):
 
 def test_a_recommendation_carries_its_caveat_with_its_number(record):
     guide = deployment.deployment_guide(record, ["board"], margin=0.01, order="speed").iloc[0]
-    assert guide["Ship"] == "W4A8-MINMAX or W8A8-MINMAX (tied in speed)"
+    assert guide["Ship"] == "W4A8-MINMAX or W8A8-MINMAX (tied in speed)" and guide["Memory, GiB"] == "1.00"
     assert guide["Beware"] == "W4A8-MINMAX: 51.0 instead of 89.0 % with planted outliers (activation:128), in elsewhere"
     assert "W3A8-MINMAX: " in guide["Why not the others"] and "FP32: slower" in guide["Why not the others"]
     opening = decision_opening(*(decide(record, "board", end=e) for e in ("upper", "middle")), record, "8 GB")
@@ -77,12 +79,22 @@ def test_a_time_whose_upper_end_is_over_the_budget_is_not_called_sure(record):
     assert "would do, and then W3A8-MINMAX is -" in said
     narrow = [decide(record, "board", latency_ms=7, memory=0.85 * GIB, end=end) for end in ("upper", "middle")]
     assert "time it on the device" in tier_claim(*narrow, LABELS, "mine")
+    opening = decision_opening(*narrow, record, "0.85 GB and 7 ms")
+    assert f"once you have timed it there: it may take up to {narrow[1].tied[0].high:.0f} ms" in opening.answer
+    both = tiers_claim({"mine": (sure, middle), "narrow": narrow}, LABELS)
+    assert both.startswith("ship W3A8-MINMAX on Board; ") and both.endswith(
+        "on Board only once a time taken there is within the budget"
+    )
 
 
 def test_a_probability_stands_beside_whether_it_is_shown(record):
     found = decide(record, "board", margin=0.5)
     assert certainty_text(found) == "within 50 points of the best with probability 1.00 (shown)"
-    assert choice_text(found, LABELS) == "W3A8-MINMAX" and points_text(0.01) == "1 point"
+    assert (
+        chance_text(found) == "1.00, shown"
+        and choice_text(found, LABELS) == "W3A8-MINMAX"
+        and points_text(0.01) == "1 point"
+    )
     assert caveat_text(Caveat(kind="mix", where="gray", drop=0.2, chapter="c")) == (
         "20.0 points lost calibrated on gray, in c"
     )

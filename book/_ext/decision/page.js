@@ -196,10 +196,10 @@ function everyDevice(record, values, asked) {
     count += 1;
     const first = found.tied[0];
     const sizes = Math.max(...found.tied.map(choice => choice.total));
-    const late = ends[0].tied.length ? "" : "; no upper end of a time is within the budget";
-    return [link, choiceText(record, found), certaintyText(found) + late, fixed(sizes / GIB, 2), spread(first.latency_ms, first.low, first.high), ...fate];
+    const late = ends[0].tied.length ? "" : "; time it first: no upper end is within the budget";
+    return [link, choiceText(record, found), chanceText(found) + late, fixed(sizes / GIB, 2), spread(first.latency_ms, first.low, first.high), ...fate];
   });
-  const titles = ["Device", "Ship", "How sure", "Memory in all, GiB", "Time, ms", ...(values.config ? [labelOf(record, values.config)] : [])];
+  const titles = ["Device", "Ship", `P(within ${points(asked.margin)})`, "Memory in all, GiB", "Time, ms", ...(values.config ? [labelOf(record, values.config)] : [])];
   const able = record.devices.length === 1 ? "1 device" : `${record.devices.length} devices`;
   const sentence = `Something can be shipped on ${count} of ${able}.${where(values.config)} Choose one for costs, commands and reasons.`;
   return {sentence, nodes: [table("What to ship, device by device", titles, rows)]};

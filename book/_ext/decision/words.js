@@ -56,9 +56,17 @@ function choiceText(record, found) {
 }
 
 function certaintyText(found) {
+  return `within ${points(found.margin)} of the best with probability ${probability(found)} (${found.shown ? "shown" : "observed, not shown"})`;
+}
+
+/* The same for a column whose title names the margin. */
+function chanceText(found) {
+  return `${probability(found)}, ${found.shown ? "shown" : "observed"}`;
+}
+
+function probability(found) {
   const least = Math.min(...found.tied.map(choice => choice.p_within));
-  const worst = found.tied.length > 1 ? "at least " : "";
-  return `within ${points(found.margin)} of the best with probability ${worst}${fixed(least, 2)} (${found.shown ? "shown" : "observed, not shown"})`;
+  return `${found.tied.length > 1 ? "at least " : ""}${fixed(least, 2)}`;
 }
 
 function openText(count) {

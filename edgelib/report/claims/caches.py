@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from edgelib.report.claims.text import count_text, interval_text, p_text
+from edgelib.report.claims.text import count_text, interval_text, p_text, points_text
 from edgelib.stats.ladder import Attribution, Recovery
 from edgelib.stats.paired import settled
 
@@ -15,11 +15,11 @@ def recovery_claim(recovery: Recovery, name: str, baseline: str, quantity: str =
     """Say whether a setting is shown to lose less of a quantity than the margin, and how sure it is."""
     test = recovery.test
     numbers = (
-        f"difference {100 * test.effect:+.1f} points, {interval_text(test.interval, 1 - 2 * recovery.alpha, 100)} "
+        f"difference {100 * test.effect:+z.1f} points, {interval_text(test.interval, 1 - 2 * recovery.alpha, 100)} "
         f"points, Holm-adjusted {p_text(recovery.adjusted)}, n = {test.n:,} items"
     )
     shown = "is shown to lose" if recovery.non_inferior else "is not shown to lose"
-    return f"{name} {shown} less than {100 * test.margin:g} points of {quantity} against {baseline} ({numbers})"
+    return f"{name} {shown} less than {points_text(test.margin)} of {quantity} against {baseline} ({numbers})"
 
 
 def lost(attribution: Attribution) -> bool:
@@ -54,6 +54,15 @@ def largest_loss_claim(attributions: Mapping[tuple[str, str], Attribution]) -> s
         )
     return (
         f"the largest loss of the ladder is on {key[0]}, in the experiment on {key[1]}: "
+        f"{attribution_claim(attributions[key])}"
+    )
+
+
+def fault_claim(attributions: Mapping[tuple[str, str], Attribution]) -> str:
+    """Say what the planted fault costs where it costs most: scales that are lost between writing and reading."""
+    key = max(attributions, key=lambda key: attributions[key].total.effect)
+    return (
+        f"a fault planted on purpose, scales that are lost between writing and reading, costs most on {key[0]}: "
         f"{attribution_claim(attributions[key])}"
     )
 

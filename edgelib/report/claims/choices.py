@@ -19,8 +19,10 @@ _UNITS = {"bytes": (2**20, "MiB"), "latency_ms": (1, "ms"), "energy_mj": (1, "mJ
 
 
 def amount(column: str, value: float) -> str:
-    """A value of a cost column with its unit: "225 MiB", "12.5 ms"."""
+    """A value of a cost column with its unit: "225 MiB", "2.56 GiB", "12.5 ms"."""
     scale, unit = _UNITS.get(column, (1, column))
+    if column == "bytes" and value >= 2**30:
+        return f"{value / 2**30:,.2f} GiB"
     shown = value / scale
     return f"{shown:,.0f} {unit}" if abs(shown) >= 100 else f"{shown:.3g} {unit}"
 
@@ -38,10 +40,18 @@ def certainty_text(found: Decision) -> str:
 
     The best is that of what fits.
     """
-    least = min(choice.p_within for choice in found.tied)
     shown = "shown" if found.shown else "observed, not shown"
-    worst = "at least " if len(found.tied) > 1 else ""
-    return f"within {points_text(found.margin)} of the best with probability {worst}{least:.2f} ({shown})"
+    return f"within {points_text(found.margin)} of the best with probability {_probability(found)} ({shown})"
+
+
+def chance_text(found: Decision) -> str:
+    """The same for a column whose title names the margin: "0.91, shown" or "at least 0.45, observed"."""
+    return f"{_probability(found)}, {'shown' if found.shown else 'observed'}"
+
+
+def _probability(found: Decision) -> str:
+    least = min(choice.p_within for choice in found.tied)
+    return f"{'at least ' if len(found.tied) > 1 else ''}{least:.2f}"
 
 
 def open_text(images: int) -> str:
@@ -90,6 +100,20 @@ def tier_claim(sure: Decision, middle: Decision, labels: Mapping[str, str], tier
     return f"{where}: nothing fits ({'; '.join(shown)}{rest})"
 
 
+def tiers_claim(decisions: Mapping[str, tuple[Decision, Decision]], labels: Mapping[str, str]) -> str:
+    """Name what to ship in each tier in one sentence, and where only a time taken on the device decides.
+
+    decisions: tier -> (decision by the upper end of the time, decision by its middle).
+    """
+    said, late = [], []
+    for sure, middle in decisions.values():
+        said.append(f"{choice_text(sure if sure.tied else middle, labels)} on {sure.name}")
+        if middle.tied and not sure.tied:
+            late.append(sure.name)
+    first = f"; on {names_text(dict.fromkeys(late), len(late))} only once a time taken there is within the budget"
+    return f"ship {'; '.join(said)}{first if late else ''}"
+
+
 def decision_opening(sure: Decision, middle: Decision, record: DecisionRecord, limits: str) -> Opening:
     """Open the chapter on choosing: what to ship on one device, what it scores there, and what to do first.
 
@@ -123,11 +147,12 @@ def decision_opening(sure: Decision, middle: Decision, record: DecisionRecord, l
         if sure.tied
         else f"time it on the device before you decide: {first.source} {time} ms, whose upper end is over the budget"
     )
-    return Opening(f"ship {choice_text(found, labels)} {where}", number, "; ".join([first_do, *beware[:1]]))
+    late = "" if sure.tied else f", once you have timed it there: it may take up to {first.high:,.0f} ms"
+    return Opening(f"ship {choice_text(found, labels)} {where}{late}", number, "; ".join([first_do, *beware[:1]]))
 
 
 def frontier_claim(frontier: Frontier, labels: Mapping[str, str], costs: Sequence[str]) -> str:
-    """Say which configurations are on the frontier for sure, and how large it is.
+    """Say which configurations are on the frontier for sure, and how many may be.
 
     costs: columns of the frontier; a configuration that alone has the least of one is on it whatever its accuracy, so
     it is named apart.
@@ -135,24 +160,24 @@ def frontier_claim(frontier: Frontier, labels: Mapping[str, str], costs: Sequenc
     table = frontier.table
     cheapest = {c: table.index[table[c] == table[c].min()] for c in costs}
     given = list(dict.fromkeys(configs[0] for configs in cheapest.values() if len(configs) == 1))
-    apart = f", beside {', '.join(labels[c] for c in given)}, which nothing undercuts" if given else ""
+    apart = f"{names_text([labels[c] for c in given])}, which nothing undercuts, is on the frontier; " if given else ""
     table = table.drop(index=given)
     sure = [labels[c] for c in table.index[table["probability"] >= 0.95]]
     open_ = int(((table["probability"] > 0.05) & (table["probability"] < 0.95)).sum())
-    named = ", ".join(sure) if sure else "none"
+    known = f"{names_text(sure, len(sure))} {'is' if len(sure) == 1 else 'are'}" if sure else "none is shown to be"
     runs = f" and {frontier.n_runs} calibration draws" if frontier.n_runs > 1 else ""
-    size = interval_text(frontier.hypervolume_interval, frontier.level, 100, 0)
     return (
-        f"{len(sure)} of {len(table)} configurations are on the frontier in at least 95 % of resamplings ({named}) and "
-        f"{open_} may or may not be{apart}; the frontier dominates {100 * frontier.hypervolume:.0f} % of the box from "
-        f"the worst to the best value of every criterion ({size}, n = {frontier.n_items:,} images{runs})"
+        f"{apart}of {len(table)} {'others' if given else 'configurations'}, {known} on the frontier in at least "
+        f"95 % of resamplings, and {open_} may or may not be (n = {frontier.n_items:,} images{runs})"
     )
 
 
-def allocation_claim(allocation: Allocation, uniform: str, uniform_loss: float, tests: Family) -> str:
+def allocation_claim(
+    allocation: Allocation, uniform: str, uniform_loss: float, tests: Family, brief: bool = False
+) -> str:
     """Say whether a mix of formats beats the uniform scheme of the same bytes, on its own loss and in accuracy.
 
-    tests: by quantity, mixed minus uniform.
+    tests: by quantity, mixed minus uniform. brief: only the verdict, for where the tests have been told before.
     """
     least = f"summed divergence {100 * allocation.loss / uniform_loss:.0f} % of it" if uniform_loss > 0 else ""
     parts = difference_claims(tests, uniform, "{quantity}", first="the mix")
@@ -162,4 +187,6 @@ def allocation_claim(allocation: Allocation, uniform: str, uniform_loss: float, 
     n = allocation.formats.nunique()
     kind = f"a mix of {n} formats" if n > 1 else f"the best choice, {label(allocation.formats.iloc[0])} everywhere,"
     mix = f"at no more than {amount('bytes', allocation.budget)} of weights, {kind}"
+    if brief:
+        return f"{mix} {verdict} {uniform} in accuracy"
     return f"{mix} {verdict} {uniform} ({least or 'which moves no probability'}): {'; '.join(parts)}"

@@ -26,7 +26,7 @@ def difference_claim(
     among = " once all tests are counted" if settled(difference) else ""
     return (
         f"the {quantity} of {first} and {second} cannot be told apart{among} "
-        f"(difference {100 * difference.effect:+.1f} points, {support}; {power})"
+        f"(difference {100 * difference.effect:+z.1f} points, {support}; {power})"
     )
 
 
@@ -73,6 +73,6 @@ def difference_summary(family: Family, alike: Iterable[Key] | None = None) -> st
     within = f"; no interval reaches a loss of more than {max(0.0, *ends):.1f} points" if ends and not lose else ""
     return (
         f"{lose} of {len(family)} comparisons with the reference show a loss and {gain} a gain (Holm-corrected); "
-        f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+.1f} points "
+        f"the clearest difference, against its standard error, is that of {clearest}, {100 * test.effect:+z.1f} points "
         f"({interval_text(test.interval, test.level, 100)}, {count_text(test)}{finds}){within}"
     )

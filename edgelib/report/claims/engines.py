@@ -95,10 +95,11 @@ def engines_opening(
             else f"{base} is the only pair that is shown to keep the answers within {within}"
         )
     worst = min(tests, key=lambda key: tests[key].interval[0])
+    worst = pairs[taken] if taken is not None and pairs[taken] in tests.tests else worst
     test = tests[worst]
     number = (
         f"the loss that stays possible is {max(0.0, -100 * test.interval[0]):.1f} points over all conditions "
-        f"({pair_name(*worst)}: {100 * test.effect:+.1f} points against {base}, "
+        f"({pair_name(*worst)}: {100 * test.effect:+z.1f} points against {base}, "
         f"{interval_text(test.interval, test.level, 100)})"
     )
     ship = taken or reference

@@ -215,7 +215,7 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
         key = min((key for key in cells if key[0] in tasks), key=lambda key: tests[key].interval[0])
         possible = (
             f"the loss that stays possible is {max(0.0, -100 * tests[key].interval[0]):.1f} points of "
-            f"{tasks[key[0]]} ({label(key[1])}: {100 * tests[key].effect:+.1f} points, "
+            f"{tasks[key[0]]} ({label(key[1])}: {100 * tests[key].effect:+z.1f} points, "
             f"{interval_text(tests[key].interval, tests[key].level, 100)})"
         )
         number = f"{number}; on the plain model {possible}" if number else possible
@@ -248,7 +248,7 @@ def cache_opening(
     own, failed = recovered[plain], [twin for twin, r in recovered.items() if not r.non_inferior]
     margin = points_text(own.test.margin)
     numbers = (
-        f"{name} differs from the exact cache by {100 * own.test.effect:+.1f} points of accuracy "
+        f"{name} differs from the exact cache by {100 * own.test.effect:+z.1f} points of accuracy "
         f"({interval_text(own.test.interval, 1 - 2 * own.alpha, 100)}, margin {margin})"
     )
     hurt = [twin for twin in failed if twin != plain]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from edgelib.report.claims.text import interval_text, p_text
+from edgelib.report.claims.text import interval_text, p_text, points_text
 from edgelib.report.figures.palette import label
 from edgelib.stats.predictor import Prediction
 from edgelib.stats.ranks import RankStability
@@ -114,7 +114,7 @@ def recommendation_claim(
     describe: the columns of a setting -> its name in the sentence.
     """
     r = recommendation
-    bound = f"at most {100 * r.margin:g} points less {quantity} than every other one"
+    bound = f"at most {points_text(r.margin)} less {quantity} than every other one"
     counts = f"n = {r.n:,} scored items, {r.n_runs} {'run' if r.n_runs == 1 else 'runs'} per setting"
     if r.choice is None or r.rival is None:
         return (
@@ -123,6 +123,6 @@ def recommendation_claim(
         )
     return (
         f"the cheapest of {r.n_settings} settings that is shown to have {bound} is {describe(r.choice)} "
-        f"(difference to {describe(r.rival)}, its strongest rival, {100 * r.effect:+.1f} points, "
+        f"(difference to {describe(r.rival)}, its strongest rival, {100 * r.effect:+z.1f} points, "
         f"{interval_text(r.interval, r.level, 100)} points, Holm-adjusted {p_text(r.adjusted)}, {counts})"
     )

@@ -56,14 +56,19 @@ def p_texts(p: float, adjusted: float | None) -> str:
     return p_text(p) if adjusted is None else f"{p_text(p)}, Holm-adjusted {p_text(adjusted)}"
 
 
+def fixed(value: float, digits: int = 1) -> str:
+    """A number with so many decimals: "1.2"; what rounds to zero has no sign."""
+    return f"{value:z.{digits}f}"
+
+
 def interval_text(interval: tuple[float, float], level: float, scale: float = 1.0, digits: int = 1) -> str:
     """An interval as text: "95 % interval 1.2 to 3.4"; one end, or no interval, where the other is infinite."""
-    low, high = (scale * x + 0.0 for x in interval)
+    low, high = (scale * x for x in interval)
     if not (math.isfinite(low) and math.isfinite(high)):
-        known = f"above {low:.{digits}f}" if math.isfinite(low) else f"below {high:.{digits}f}"
+        known = f"above {fixed(low, digits)}" if math.isfinite(low) else f"below {fixed(high, digits)}"
         none = "no interval: too few images to say"
         return f"{100 * level:g} % interval {known}" if math.isfinite(low) or math.isfinite(high) else none
-    return f"{100 * level:g} % interval {low:.{digits}f} to {high:.{digits}f}"
+    return f"{100 * level:g} % interval {fixed(low, digits)} to {fixed(high, digits)}"
 
 
 def spread_text(value: float, low: float, high: float, digits: int = 3) -> str:

@@ -77,14 +77,32 @@ def parts_of_loss(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def loss_by_amplitude(table: pd.DataFrame, ax: Axes, largest: float) -> Axes:
-    """Accuracy difference in points against the largest state (columns cache, amplitude, effect, low, high)."""
-    looks = cache_looks(table["cache"])
+def dose_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Part rows (columns kind, cache) into panels of one kind of outlier and at most two caches: name -> rows.
+
+    More lines than two lie on each other where all of them stay at zero.
+    """
+    caches, groups = list(dict.fromkeys(table["cache"])), {}
+    for first in range(0, len(caches), 2):
+        pair = caches[first : first + 2]
+        numbers = "/".join(dict.fromkeys(cache_label(cache).partition(",")[0] for cache in pair))
+        own = table[table["cache"].isin(pair)]
+        groups |= {f"{kind}: {numbers}": rows for kind, rows in own.groupby("kind", sort=False)}
+    return groups
+
+
+def loss_by_amplitude(table: pd.DataFrame, ax: Axes, largest: float, looks: dict[str, dict] | None = None) -> Axes:
+    """Accuracy difference in points against the largest state (columns cache, amplitude, effect, low, high).
+
+    looks: of `cache_looks`, where several panels share them.
+    """
+    shown = list(dict.fromkeys(table["cache"]))
+    looks = looks or cache_looks(shown)
     for k, (cache, rows) in enumerate(table.groupby("cache", sort=False)):
         rows = rows.sort_values("amplitude")
         value = 100 * rows["effect"].to_numpy()
         spread = np.abs(100 * rows[["low", "high"]].to_numpy().T - value)
-        at = rows["amplitude"] * 1.05 ** (k - (len(looks) - 1) / 2)
+        at = rows["amplitude"] * 1.05 ** (k - (len(shown) - 1) / 2)
         ax.errorbar(at, value, yerr=spread, markersize=5, elinewidth=1.0, **looks[cache])
     ax.axhline(0, color=GREY, linewidth=1.0)
     ax.axvline(largest, color=GREY, linestyle=":", linewidth=1.2)
