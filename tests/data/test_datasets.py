@@ -331,6 +331,18 @@ def test_other_files_in_class_folders_are_named_in_a_warning(tmp_path):
         assert len(dataset(tmp_path)) == 10
 
 
+def test_a_folder_around_everything_is_not_searched(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_folders(tmp_path / "work") / "ant")
+    for name in ("../..", "/", "~"):
+        assert "a data set lies in a folder of its own" in message(dataset, name)
+
+
+def test_one_folder_is_no_class(tmp_path):
+    write_folders(tmp_path / "download")
+    assert "one folder, 'download', and others in it, ant, bee, cat" in message(dataset, tmp_path)
+    assert len(dataset(tmp_path / "download")) == 10
+
+
 # Labels, class names, columns
 
 

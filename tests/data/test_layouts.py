@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
 
 import official
 import pytest
@@ -77,6 +78,80 @@ def test_what_vqav2_lacks_is_named(tmp_path):
     assert "is not JSON" in says(dataset, root, "val")
 
 
+@pytest.mark.parametrize("ending", [".png", ".JPG", ".JPEG"])
+def test_images_that_end_otherwise_than_named_are_read_and_told(ending, tmp_path):
+    root = write_vqa(tmp_path, VQA)
+    for file in (root / "val2014").iterdir():
+        file.rename(file.with_suffix(ending))
+    with pytest.warns(UserWarning, match=f"4 of 4 images .*{ending} for COCO_val2014_0+458.jpg"):
+        data = dataset(root, "val")
+    assert same_pixels(data, VQA)
+
+
+def changed(root, kind: str, **fields) -> None:
+    """Change fields of the first record of VQAv2's questions or annotations."""
+    [file] = root.glob(f"*_{kind}.json")
+    held = json.loads(file.read_text())
+    held[kind][0] |= fields
+    file.write_text(json.dumps(held))
+
+
+IDS = {
+    "an image named by text": ("questions", {"image_id": "../../x"}, "expected the number of an image"),
+    "an image below zero": ("questions", {"image_id": -5}, "expected the number of an image"),
+    "half an image": ("questions", {"image_id": 0.5}, "record 1 .* as 'image_id', expected a whole number"),
+    "a list for an id": ("annotations", {"question_id": [1]}, "record 1 .* as 'question_id'"),
+    "an id twice": ("questions", {"question_id": 459000}, "has question_id 459000 more than once"),
+    "no question": ("questions", {"question": None}, "must hold texts"),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_fields_of_vqav2_that_cannot_be_are_named(case, tmp_path):
+    kind, fields, words = IDS[case]
+    changed(write_vqa(tmp_path, VQA), kind, **fields)
+    with pytest.raises(EdgelibError, match=words) as error:
+        dataset(tmp_path, "val")
+    assert "\n" not in str(error.value)
+
+
+def test_archives_that_lie_packed_are_named(tmp_path):
+    for name in ("val2014.zip", "v2_Questions_Val_mscoco.zip"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert "unpack v2_Questions_Val_mscoco.zip, val2014.zip" in says(dataset, tmp_path)
+    assert "'val2014.zip' is an archive" in says(dataset, tmp_path / "val2014.zip")
+    write_vqa(tmp_path, VQA, images=None)
+    assert "unpack v2_Questions_Val_mscoco.zip, val2014.zip; say where" in says(dataset, tmp_path, "val")
+
+
+def test_what_tools_leave_beside_the_files_changes_nothing(tmp_path):
+    root = write_vqa(tmp_path / "VQAv2" / "VQAv2", VQA)
+    for name in ("__MACOSX/._v2_OpenEnded_mscoco_val2014_questions.json", "VQAv2/.DS_Store", "VQAv2/val2014/._a.jpg"):
+        (tmp_path / "VQAv2" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "VQAv2" / name).write_bytes(b"\0\5\x16\7")
+    (root / "v2_mscoco_val2014_complementary_pairs.json").write_text("[[458000, 459000]]")
+    (root / "val2014.zip").write_bytes(b"PK")
+    assert same_pixels(dataset(tmp_path / "VQAv2", "val"), VQA)
+
+
+def test_one_folder_with_the_files_of_two_benchmarks_is_asked_by_name(tmp_path):
+    write_pope(write_vqa(tmp_path, VQA), POPE)
+    assert dataset(tmp_path, "val").task is TASKS["vqa"]
+    assert dataset(f"{tmp_path}:pope").task is TASKS["pope"]
+    assert "no files of a benchmark of that name (vqa, pope," in says(dataset, f"{tmp_path}:mme")
+
+
+@pytest.mark.parametrize("held", [3, None, ["a.jpg"], "", "x" * 5000, "a\0.jpg"], ids=repr)
+def test_what_can_name_no_file_is_named(held, tmp_path):
+    write_pope(tmp_path, POPE)
+    file = tmp_path / "coco_pope_random.json"
+    first, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(first) | {"image": held}), *lines]))
+    assert "record 1 of coco_pope_random.json" in says(dataset, tmp_path)
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "is a pointer that Git LFS has left" in says(dataset, tmp_path)
+
+
 @pytest.mark.parametrize("where", ["under", "beside", "given", "one file"])
 def test_pope_is_read_from_its_own_lines(where, tmp_path):
     root = write_pope(tmp_path / "coco", POPE, "val2014" if where in ("under", "one file") else None)
@@ -136,7 +211,11 @@ def test_broken_texts_of_mme_are_named(content, words, tmp_path):
     write_mme(tmp_path, MME)
     next((tmp_path / "OCR").glob("*.txt")).write_text(content)
     assert words in says(dataset, tmp_path)
-    next((tmp_path / "OCR").glob("*.png")).unlink()
+    picture = next((tmp_path / "OCR").glob("*.png"))
+    picture.with_suffix(".jpg").write_bytes(picture.read_bytes())
+    assert "two images for the questions" in says(dataset, tmp_path)
+    for image in (picture, picture.with_suffix(".jpg")):
+        image.unlink()
     assert "has no image beside it" in says(dataset, tmp_path)
 
 
@@ -179,6 +258,8 @@ def test_llava_bench_is_read_and_scored_against_the_answers_that_it_ships(tmp_pa
     assert data.rows["gpt_answer"].tolist() == ["The volcano number 0.", "The volcano number 1."]
     said = data.task.answer_scores(["the Volcano, number 0", "a"], data.rows["gpt_answer"])
     assert said["score"].tolist() == [1, 0]
+    (tmp_path / "answers_gpt4.jsonl").unlink()
+    assert "looks like LLaVA-Bench (in the wild) without answers_gpt4.jsonl" in says(dataset, tmp_path)
 
 
 def test_easy_vqa_is_read_as_its_repository_holds_it(tmp_path):
@@ -191,6 +272,11 @@ def test_easy_vqa_is_read_as_its_repository_holds_it(tmp_path):
     assert torch.equal(data.images[[0]][0], VQA.images[1])
     assert dataset(tmp_path, "train").rows["answer"][0] == ["circle"]
     assert data.task.answer_scores(["No."], data.rows["answer"])["score"][0] == 1
+    shutil.copytree(tmp_path / "data", tmp_path / "easy_vqa" / "data")  # as in its repository
+    assert len(dataset(tmp_path)) == len(data)
+    for rows, words in (([["q", "a", "../x"]], "names an image '../x'"), ([["q", "b", 0]], "more than once")):
+        (tmp_path / "data" / "test" / "questions.json").write_text(json.dumps(rows))
+        assert words in says(dataset, tmp_path / "data" if rows[0][2] else tmp_path)
 
 
 def test_the_official_folders_are_never_class_folders(tmp_path):
@@ -203,6 +289,19 @@ def test_the_official_folders_are_never_class_folders(tmp_path):
 
 
 # --- as the hub lays them out
+
+
+def test_a_folder_of_the_hubs_cache_is_read_as_its_snapshot(tmp_path):
+    cache = tmp_path / "datasets--lmms-lab--MME"
+    write_mme(cache / "snapshots" / "0a1b", MME)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0a1b")
+    (cache / "blobs").mkdir()
+    assert len(dataset(cache)) == len(MME)
+    (cache / "snapshots" / "2c3d").mkdir()
+    assert len(dataset(cache)) == len(MME)
+    (cache / "refs" / "main").write_text("4e5f")
+    assert "with the snapshots 0a1b, 2c3d; point to one" in says(dataset, cache)
 
 
 def hub_folder(root, task):

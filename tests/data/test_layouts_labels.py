@@ -155,6 +155,9 @@ def test_corrupted_cifar_has_a_split_for_each_condition(name, classes, tmp_path)
     assert torch.equal(data.images[range(4)], torch.from_numpy(pixels[8:12]).permute(0, 3, 1, 2))
     assert len(dataset(root, "jpeg_compression:5", 2)) == 2
     assert "did you mean 'fog:3'" in says(dataset, root, "fogg:3")
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "labels.npy", np.arange(7))
+    assert f"several data sets ({name}, other)" in says(dataset, tmp_path, "fog:3")
     np.save(root / "labels.npy", np.arange(7))
     assert "got 20 images and" in says(dataset, root, "fog:1")
 
@@ -197,6 +200,8 @@ def test_corrupted_imagenet_has_a_split_for_each_condition(tmp_path):
     data = dataset(tmp_path / "ImageNet-C", "fog:3")
     assert data.class_names[0] == "tench" and data.rows["item"][0].startswith("weather/fog/3/n01440764/")
     assert "present: fog:1, fog:3" in says(dataset, tmp_path / "ImageNet-C")
+    write_synsets(tmp_path / "ImageNet-C" / "again" / "fog" / "3")
+    assert "holds fog:3 more than once (again/fog/3, weather/fog/3)" in says(dataset, tmp_path / "ImageNet-C", "fog:3")
 
 
 LABELS = {

@@ -45,6 +45,12 @@ def read_class_folders(
     where = f"image folder {root.name!r}"
     refuse_columns(options, where)
     refuse_images(options, where)
+    inside = [f.name for f in sub_folders(folder / classes[0])] if len(classes) == 1 else []
+    if inside:
+        raise EdgelibError(
+            f"{where} has one folder, {classes[0]!r}, and others in it, {', '.join(inside[:4])}; if these are the "
+            "classes or splits, point to it"
+        )
     class_names = folder_names(first_given(options.class_names, read_names_file(root), named), classes, where)
     files, labels = [], []
     for label, name in enumerate(classes):

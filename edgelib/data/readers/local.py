@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgelib.data.readers.folders import class_folders
+from edgelib.data.readers.folders import class_folders, sub_folders
 from edgelib.data.readers.hub import open_saved
-from edgelib.data.readers.layouts.table import LAYOUT_NAMES, recognised
+from edgelib.data.readers.layouts.files import ARCHIVES, to_unpack
+from edgelib.data.readers.layouts.table import LAYOUT_NAMES, kinds, recognised
 from edgelib.data.readers.npz import open_npz
 from edgelib.data.readers.parquet import open_parquet
 from edgelib.data.readers.sources import Source
@@ -22,11 +23,19 @@ _LAYOUTS = (
 
 
 def open_path(path: Path, config: str | None = None) -> Source:
-    """Open a file or folder by what it holds; `config` chooses among the configurations of parquet files.
+    """Open a file or folder by what it holds.
+
+    config: which of the configurations of parquet files, or of the benchmarks whose files lie in one folder ("pope").
+    A folder of the hub's cache is read as its snapshot.
 
     Raises EdgelibError naming the accepted layouts if there is none, and what a folder looks like that is part of one.
     """
-    path = path.resolve()
+    path = _snapshot(path.resolve())
+    if path in (*Path.cwd().parents, Path.home()):
+        raise EdgelibError(
+            f"the folder {str(path)!r} holds the one in which this process works, or is a home; a data set lies in a "
+            "folder of its own: point to that"
+        )
     if not path.is_file() and ((path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()):
         return open_saved(path)
     files = [path] if path.is_file() else sorted(path.glob("*.npz"))
@@ -37,7 +46,13 @@ def open_path(path: Path, config: str | None = None) -> Source:
     if tables:
         return open_parquet(tables, path, config)
     if config is not None:
-        raise EdgelibError(f"{path.name!r} holds no parquet files, so it has no configuration {config!r}; leave it out")
+        asked = recognised(path, config) if config in kinds() else None
+        if asked is not None:
+            return asked
+        raise EdgelibError(
+            f"{path.name!r} holds no parquet files, so it has no configuration {config!r}, and no files of a benchmark "
+            f"of that name ({', '.join(kinds())}); leave it out"
+        )
     if arrays:
         return open_npz(arrays, path)
     found = recognised(path)
@@ -49,7 +64,26 @@ def open_path(path: Path, config: str | None = None) -> Source:
     if path.is_file():
         raise _mixed(path, files)
     there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-    raise EdgelibError(f"folder {path.name!r} holds no data set (found: {there}); expected {_LAYOUTS}")
+    raise EdgelibError(f"folder {path.name!r} holds no data set (found: {there}); {to_unpack(path)}expected {_LAYOUTS}")
+
+
+def _snapshot(path: Path) -> Path:
+    """What a folder of the hub's cache (blobs, refs, snapshots) shows; any other path as it is.
+
+    Raises EdgelibError where that is none or one of several.
+    """
+    if not (path / "snapshots").is_dir() or not (path / "refs").is_dir():
+        return path
+    there, main = sorted(sub_folders(path / "snapshots")), path / "refs" / "main"
+    named = path / "snapshots" / main.read_text(encoding="ascii", errors="replace").strip() if main.is_file() else path
+    chosen = [named] if named in there else there
+    if len(chosen) != 1:
+        held = ", ".join(folder.name for folder in there) or "nothing"
+        raise EdgelibError(
+            f"{path.name!r} is a folder of the hub's cache with the snapshots {held}; point to one, as in "
+            f"{path.name}/snapshots/..., or download the data set again"
+        )
+    return chosen[0]
 
 
 def visible(root: Path, pattern: str) -> list[Path]:
@@ -59,6 +93,8 @@ def visible(root: Path, pattern: str) -> list[Path]:
 
 def _mixed(root: Path, files: Sequence[Path]) -> EdgelibError:
     found = ", ".join(file.name for file in files[:4])
+    if root.is_file() and root.name.lower().endswith(ARCHIVES):
+        return EdgelibError(f"{root.name!r} is an archive; unpack it, and point to the folder that comes out of it")
     return EdgelibError(f"cannot tell how to read {root.name!r}, which holds {found}; point to one of: {_LAYOUTS}")
 
 

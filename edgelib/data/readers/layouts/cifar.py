@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgelib.data.readers.arrays import array_images, open_arrays
-from edgelib.data.readers.layouts.files import Listing
+from edgelib.data.readers.layouts.files import Listing, only
 from edgelib.data.readers.layouts.pickles import read_pickle
 from edgelib.data.readers.sources import (
     Labelled,
@@ -48,19 +48,27 @@ _HUNDRED = {"train": ["train"], "test": ["test"]}
 
 
 def open_cifar(listing: Listing) -> Source | None:
-    """Open `cifar-10-batches-py` or `cifar-100-python`, splits train and test."""
+    """Open `cifar-10-batches-py` or `cifar-100-python`, splits train and test. Raises EdgelibError for both at once."""
+    found = []
     for meta, parts, names, labels in (
         ("batches.meta", _TEN, "label_names", "labels"),
         ("meta", _HUNDRED, "fine_label_names", "fine_labels"),
     ):
         metas = [f for f in listing.files if f.name == meta and (f.parent / parts["test"][0]).is_file()]
         if metas:
-            folder = metas[0].parent
+            folder = only(metas, LOOKS_LIKE, listing).parent
             made = {
                 s: partial(_read, folder, [folder / n for n in p], (meta, names, labels), s) for s, p in parts.items()
             }
-            return Source(listing.name, made)
-    return None
+            found.append((folder, Source(listing.name, made)))
+    if len(found) > 1:
+        raise _several(listing, [folder for folder, _ in found])
+    return found[0][1] if found else None
+
+
+def _several(listing: Listing, folders: Sequence[Path]) -> EdgelibError:
+    places = ", ".join(folder.relative_to(listing.root).as_posix() for folder in folders[:3])
+    return EdgelibError(f"{listing.name!r} holds several data sets ({places}); point to the folder of one")
 
 
 def _read(folder: Path, files: Sequence[Path], keys: tuple[str, str, str], split: str, options: Options) -> Labelled:
@@ -85,7 +93,10 @@ def _read(folder: Path, files: Sequence[Path], keys: tuple[str, str, str], split
 
 def open_corrupted(listing: Listing) -> Source | None:
     """Open `CIFAR-10-C` or `CIFAR-100-C`: a split for each corruption and severity, "fog:1" to "fog:5" and so on."""
-    folder = next((file.parent for file in listing.files if file.name == "labels.npy"), None)
+    folders = [file.parent for file in listing.files if file.name == "labels.npy"]
+    if len(folders) > 1:
+        raise _several(listing, folders)
+    folder = folders[0] if folders else None
     arrays = [] if folder is None else [f for f in listing.files if f.parent == folder and f.suffix == ".npy"]
     arrays = [file for file in arrays if file.name != "labels.npy"]
     if not arrays or folder is None:

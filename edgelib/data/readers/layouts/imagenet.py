@@ -53,7 +53,15 @@ def open_corrupted(listing: Listing) -> Source | None:
     found = [f for f in listing.inside if f.name in _SEVERITIES and f.parent.name in CORRUPTED]
     if not found:
         return None
-    classes = sorted({child.name for folder in found for child in listing.inside[folder]})
+    once = {(f.parent.name, f.name): f for f in found}
+    if len(once) < len(found):
+        again = next(f for f in found if once[f.parent.name, f.name] != f)
+        both = (again, once[again.parent.name, again.name])
+        places = ", ".join(f.relative_to(listing.root).as_posix() for f in both)
+        raise EdgelibError(
+            f"{listing.name!r} holds {again.parent.name}:{again.name} more than once ({places}); point to one"
+        )
+    classes = sorted({child.name for folder in found for child in listing.inside.get(folder, ())})
     made: dict[str, Any] = {
         f"{folder.parent.name}:{folder.name}": partial(
             _read_folders, folder, listing.root, f"{folder.parent.name}:{folder.name}", classes

@@ -6,7 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from edgelib.data.question_tables import Asked
-from edgelib.data.readers.layouts.files import Listing, asked, image_folder, records_of, table_of
+from edgelib.data.readers.layouts.files import (
+    Listing,
+    asked,
+    image_folder,
+    only,
+    records_of,
+    require_once,
+    table_of,
+)
 from edgelib.data.readers.sources import UNSPLIT, Options, Source
 from edgelib.errors import EdgelibError
 from edgelib.tasks.llava_bench import LLAVA_BENCH
@@ -17,9 +25,28 @@ _FIELDS = {"question_id": "question_id", "image": "file", "text": "question", "c
 
 
 def open_llava_bench(listing: Listing) -> Source | None:
-    """Open a folder with `questions.jsonl` and `answers_gpt4.jsonl` as one split, "test"."""
-    folders = [f.parent for f in listing.files if f.name == _QUESTIONS and (f.parent / _ANSWERS).is_file()]
-    return Source(listing.name, {UNSPLIT: partial(_read, listing, folders[0])}) if folders else None
+    """Open a folder with `questions.jsonl` and `answers_gpt4.jsonl` as one split, "test".
+
+    Raises EdgelibError for questions that look like its own and lie there without the answers.
+    """
+    asked_in = [file for file in listing.files if file.name == _QUESTIONS]
+    answered = [file for file in asked_in if (file.parent / _ANSWERS).is_file()]
+    if answered:
+        return Source(listing.name, {UNSPLIT: partial(_read, listing, only(answered, LOOKS_LIKE, listing).parent)})
+    if listing.path.is_dir() and any(_is_ours(file) for file in asked_in):
+        raise EdgelibError(
+            f"{listing.name!r} looks like {LOOKS_LIKE} without {_ANSWERS}, which answers are scored against; download "
+            f"it from where {_QUESTIONS} came from"
+        )
+    return None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether the first record has the fields of the benchmark, and no answer of its own."""
+    try:
+        return set(records_of(file)[0]) == set(_FIELDS)
+    except EdgelibError:
+        return False
 
 
 def _read(listing: Listing, folder: Path, options: Options) -> Asked:
@@ -27,9 +54,13 @@ def _read(listing: Listing, folder: Path, options: Options) -> Asked:
     given = table_of(
         records_of(folder / _ANSWERS), {"question_id": "question_id", "text": "gpt_answer"}, folder / _ANSWERS
     )
+    for told, name in ((table, _QUESTIONS), (given, _ANSWERS)):
+        require_once(told, "question_id", folder / name)
     lost = set(table["question_id"]) - set(given["question_id"])
     if lost:
-        raise EdgelibError(f"{_ANSWERS} lacks the answer to question {min(lost)} of {_QUESTIONS}; download both again")
+        raise EdgelibError(
+            f"{_ANSWERS} lacks the answer to question {min(lost, key=str)} of {_QUESTIONS}; download both again"
+        )
     table = table.merge(given, on="question_id", validate="one_to_one")
     names = table.pop("file").tolist()
     table["image_id"] = names

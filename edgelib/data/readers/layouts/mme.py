@@ -62,12 +62,24 @@ def _read(name: str, texts: list[Path], options: Options) -> Asked:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     places = [place for place in (folder, folder / _IMAGES) if place.is_dir()]
-    return {f.stem: f for place in places for f in sorted(place.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES}
+    found: dict[str, Path] = {}
+    for image in (f for place in places for f in sorted(place.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES):
+        if image.name.startswith("."):
+            continue
+        if image.stem in found:
+            raise EdgelibError(
+                f"{folder.name} has two images for the questions of {image.stem}.txt, {found[image.stem].name} and "
+                f"{image.name}; remove the one that is not of MME"
+            )
+        found[image.stem] = image
+    return found
 
 
 def _questions(file: Path) -> list[tuple[str, str]]:
     where = f"{_folder(file).name}/{file.name}"
-    pairs = [tuple(part.strip() for part in line.split("\t")) for line in text_of(file).splitlines() if line.strip()]
+    pairs = [
+        tuple(part.strip() for part in line.strip().split("\t")) for line in text_of(file).splitlines() if line.strip()
+    ]
     if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
         raise EdgelibError(
             f"{where} must hold two lines, a question, a tab and its answer each, got {len(pairs)} lines of "

@@ -38,8 +38,6 @@ def _read(listing: Listing, files: dict[str, Path], options: Options) -> Asked:
     tables = [table_of(records_of(files[name]), _FIELDS, files[name]).assign(category=name) for name in order]
     table = pd.concat(tables, ignore_index=True)
     names = table.pop("file").tolist()
-    if not all(isinstance(name, str) for name in names):
-        raise EdgelibError(f"{files[order[0]].name} must name its images by texts, got {names[0]!r}")
     table["image_source"] = [Path(name).stem for name in names]
     folder = image_folder(listing, names, options, "val2014 of COCO")
     return asked(table, POPE, [folder / name for name in names], options, UNSPLIT, files[order[0]].name)

@@ -33,19 +33,25 @@ LAYOUT_NAMES = (
 _COCO = re.compile(r"COCO_(train2014|val2014|test2015)_\d{12}\.jpg")
 
 
-def recognised(path: Path) -> Source | None:
+def recognised(path: Path, wanted: str | None = None) -> Source | None:
     """Open a file or folder in the layout of a benchmark's own site, or None if it is in none.
 
-    Raises EdgelibError for images of COCO without questions, which are no classes.
+    wanted: the one benchmark that is looked for, such as "pope", where a folder holds the files of several; the first
+    of `_OPENERS` otherwise. Raises EdgelibError for images of COCO without questions, which are no classes.
     """
     listing = Listing(path)
     for opener, kind, looks_like in _OPENERS:
-        source = opener(listing)
+        source = opener(listing) if wanted in (None, kind) else None
         if source is not None:
             return replace(source, kind=kind, looks_like=looks_like)
-    if path.is_dir():
+    if path.is_dir() and wanted is None:
         _refuse_bare_images(listing)
     return None
+
+
+def kinds() -> list[str]:
+    """The benchmarks that `recognised` can look for."""
+    return list(dict.fromkeys(kind for _, kind, _ in _OPENERS if kind not in (None, LABELS)))
 
 
 def _refuse_bare_images(listing: Listing) -> None:

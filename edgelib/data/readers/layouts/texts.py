@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import hashlib
 import io
 import json
@@ -82,6 +83,10 @@ def _table(file: Path, header: bool = False) -> pd.DataFrame:
     text = text_of(file)
     first = text.partition("\n")[0]
     mark = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    names = next(csv.reader([first.rstrip("\r")], delimiter=mark), [])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise EdgelibError(f"{file.name} has more than one column {twice!r}; rename one of them")
     try:
         return pd.read_csv(io.StringIO(text), sep=mark, dtype=str, keep_default_na=False, nrows=0 if header else None)
     except (ValueError, pd.errors.ParserError) as error:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edgelib.data.question_tables import Asked
-from edgelib.data.readers.layouts.files import Listing, asked, beside, image_folder, parsed, table_of
+from edgelib.data.readers.layouts.files import Listing, asked, beside, image_folder, parsed, require_once, table_of
 from edgelib.data.readers.sources import Options, Source
 from edgelib.errors import EdgelibError
 from edgelib.tasks.vqa import VQA
@@ -46,10 +46,16 @@ def _read(listing: Listing, file: Path, split: str, options: Options) -> Asked:
     questions = table_of(_list(file, "questions"), {n: n for n in ("question_id", "image_id", "question")}, file)
     kept = ("question_id", "question_type", "answer_type", "answers", "multiple_choice_answer")
     given = table_of(_list(paths[0], "annotations"), {n: n for n in kept}, paths[0])
+    for asked_once, told in ((questions, file), (given, paths[0])):
+        require_once(asked_once, "question_id", told)
+    wrong = next((i for i in questions["image_id"].tolist() if not isinstance(i, int) or i < 0), None)
+    if wrong is not None:
+        raise EdgelibError(f"{file.name} has image_id {wrong!r}, expected the number of an image of COCO; restore it")
     lost = set(questions["question_id"]) ^ set(given["question_id"])
     if lost:
+        one = min(lost, key=str)
         raise EdgelibError(
-            f"{file.name} and {name} are of different questions, such as {min(lost)}; download both of one release"
+            f"{file.name} and {name} are of different questions, such as {one}; download both of one release"
         )
     table = questions.merge(given, on="question_id", validate="one_to_one")
     part = _QUESTIONS.fullmatch(file.name)["part"].replace("-dev", "")  # type: ignore[index]
