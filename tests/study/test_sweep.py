@@ -23,6 +23,7 @@ from edgelib.errors import EdgelibError
 from edgelib.models.twins import planted
 from edgelib.study import sweep as module
 from edgelib.study.classifier_grid import ClassifierGrid, Variant, variants_of
+from edgelib.study.plan import groups
 from edgelib.study.store import CellStore
 from edgelib.study.sweep import sweep
 
@@ -98,22 +99,22 @@ def test_only_what_is_missing_is_computed_and_damage_counts_as_missing(grid, row
 def test_groups_fit_half_of_the_memory_of_this_process(grid, monkeypatch, variants, copies):
     """A container's limit counts, which the memory of the machine does not show."""
     one = sum(p.numel() * p.element_size() for p in grid.module(grid.variants[0]).parameters())
-    monkeypatch.setattr(module, "free_bytes", lambda: 8 * one)
-    groups = list(module._groups(grid, grid.variants, copies))
-    assert [v for group in groups for v in group] == list(grid.variants)
-    assert max(map(len, groups)) == min(variants, len(grid.variants))
+    monkeypatch.setattr(groups, "free_bytes", lambda: 8 * one)
+    found = list(groups.grouped(grid, grid.variants, copies=copies))
+    assert [v for group in found for v in group] == list(grid.variants)
+    assert max(map(len, found)) == min(variants, len(grid.variants))
 
 
 def test_groups_of_classifiers_stay_small_however_much_memory_is_free(grid, monkeypatch):
     one = sum(p.numel() * p.element_size() for p in grid.module(grid.variants[0]).parameters())
-    monkeypatch.setattr(module, "free_bytes", lambda: 100 * one)
+    monkeypatch.setattr(groups, "free_bytes", lambda: 100 * one)
     monkeypatch.setattr(ClassifierGrid, "most_kept", 2.5 * one)
-    assert {len(group) for group in module._groups(grid, grid.variants[:4], copies=3)} == {2}
+    assert {len(group) for group in groups.grouped(grid, grid.variants[:4], copies=3)} == {2}
 
 
 def test_groups_of_variants_do_not_change_the_rows(grid, rows, tmp_path, monkeypatch):
     one_at_a_time = lambda grid, wanted, copies=1: ([v] for v in wanted)  # noqa: E731 (as if memory held one copy)
-    monkeypatch.setattr(module, "_groups", one_at_a_time)
+    monkeypatch.setattr(module, "grouped", one_at_a_time)
     pd.testing.assert_frame_equal(sweep(grid, CellStore(tmp_path), progress=False), rows)
 
 
