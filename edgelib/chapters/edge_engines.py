@@ -25,6 +25,8 @@ from edgelib.chapters.schema.fields import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgelib.data.questions import QuestionSet
     from edgelib.models.generative import GenerativeModel
     from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
@@ -180,6 +182,10 @@ class EdgeEngines(Answers):
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
         )
+
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The questions."""
+        return {"questions": (self.questions, self._load_questions)}
 
     def _load_questions(self) -> QuestionSet:
         from edgelib.data.datasets import dataset

@@ -10,6 +10,9 @@ from edgelib.chapters.schema.base import Answers, Questions, kinds
 from edgelib.chapters.schema.fields import MOST_ITEMS, Caches, Columns, Name, Source, Twins, distinct, twin_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgelib.data.questions import QuestionSet
     from edgelib.study.kv_grid import KVStudy
 
 Doses = Annotated[
@@ -79,6 +82,21 @@ class Fp8KvAblation(Answers):
     steps: int = Field(2, ge=2, le=256, description="tokens that are written to see whether errors grow")
     max_new_tokens: int = Field(4, ge=1, le=4096, description="longest answer, in tokens")
 
+    def reading(self) -> dict[str, Any]:
+        """How the data set is read, as `dataset` and `calibration_set` take it."""
+        return {"offline": self.local_files_only, "columns": self.columns, "images": self.images}
+
+    def load_data(self) -> QuestionSet:
+        """The questions that are scored."""
+        from edgelib.data.datasets import dataset
+
+        found = dataset(self.dataset, self.split, self.n_images, self.seed, **self.reading())
+        return kinds.questions(found, self.dataset)
+
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The questions."""
+        return {"dataset": (self.dataset, self.load_data)}
+
     def study(self) -> KVStudy:
         """Load what the parameters name and lay out the cells: two ablations, three ladders, fixes, doses.
 
@@ -86,17 +104,15 @@ class Fp8KvAblation(Answers):
         EdgelibError for whatever cannot be loaded.
         """
         from edgelib.data.calibration import calibration_set
-        from edgelib.data.datasets import dataset
         from edgelib.models.twins import PLAIN
         from edgelib.study.kv_grid import EXACT, KVStudy, KVVariant
 
-        how: dict[str, Any] = {"offline": self.local_files_only, "columns": self.columns, "images": self.images}
         twins = [dosed(kind, dose) for kind in self.dose_kinds for dose in self.doses]
         model = self.load_model()
-        data = kinds.questions(dataset(self.dataset, self.split, self.n_images, self.seed, **how), self.dataset)
+        data = self.load_data()
         kinds.check_parts(model, [], [*self.twins, *twins], self.seed)
         calibration: Any = calibration_set(
-            self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **how
+            self.calibration, self.n_calibration, self.seed, self.dataset, exclude=data, **self.reading()
         )
         places = [PLAIN, *self.twins]
         caches = [*(cache for cells in games(self.format).values() for cache in cells.values()), *self.fixes]

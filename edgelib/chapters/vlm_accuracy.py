@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +30,8 @@ from edgelib.chapters.schema.fields import (
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgelib.data.questions import QuestionSet
     from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
 
@@ -134,6 +137,12 @@ class VlmAccuracy(Answers):
         named = {"columns": self.columns.get(task), "images": self.images.get(task)}
         return {"offline": self.local_files_only, **named}
 
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The questions of every benchmark."""
+        own = {task: (getattr(self, task), getattr(self, f"n_{task}")) for task in ASKED}
+        named = own | {task: (name, self.n_more) for task, name in self.more.items()}
+        return {task: (name, partial(_questions, self, task, n)) for task, (name, n) in named.items()}
+
     @property
     def asked(self) -> tuple[str, ...]:
         """The benchmarks that every configuration answers."""
@@ -198,7 +207,7 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
         raise EdgelibError(
             f"{task}={name!r} holds questions of {found}, which "
             + (f"the parameter {found} takes" if found in ASKED else f"more takes, as {{{found}: {name}}}")
-            + f"; name a set of {task} here"
+            + f"; name a set of {task} here, or {name}:{task} where a folder holds the files of both"
         )
     return questions
 

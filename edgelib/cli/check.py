@@ -19,8 +19,10 @@ def check(
     chapter: Annotated[str | None, typer.Option(help="Chapter, where the file is not named after it.")] = None,
     over: Over = "",
 ) -> None:
-    """Validate a parameter file and print every value it leads to."""
+    """Validate a parameter file, look at the models and data that it names here, and print every value it leads to."""
     name, values = read(file, chapter, over)
-    for field, value in checked(values, CHAPTERS[name]).model_dump().items():
+    parameters = checked(values, CHAPTERS[name])
+    parameters.look()
+    for field, value in parameters.model_dump().items():
         print(f"{field}: {value!r}" + ("" if field in values else "  # default"))
     print(f"{file} is valid for the chapter {name}; run it: edgelib publish {name} --params-dir {file.parent}")

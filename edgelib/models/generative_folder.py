@@ -47,7 +47,15 @@ def load_generative(name: str, folder: Path, config: dict) -> GenerativeModel:
     require_whole(folder, info)
     model = GenerativeModel(name=name, module=module, processor=load_processor(folder))
     require_known_tokens(model.tokenizer, module, folder)
-    require_prompt(model, folder, config["model_type"])
+    try:
+        require_prompt(model, folder, config["model_type"])
+    except EdgelibError:
+        raise
+    except Exception as error:  # a template is a small program, whose mistakes have many types
+        raise EdgelibError(
+            f"the chat template of {folder} does not run: {reason_of(error)}; copy chat_template.jinja from the "
+            "model's repository"
+        ) from None
     _decode_greedily(model)
     return model
 

@@ -30,6 +30,7 @@ from edgelib.models.preprocess import from_timm, from_transformers, read_object,
 from edgelib.models.zero_shot import ClipModel, TimmClassifier, ZeroShotModel
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
+_SHAPE = (96, 64)  # height and width of the image on which a model that writes is tried
 _WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("*.model",))  # each of them is a whole tokenizer
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -52,7 +53,8 @@ def load(
     `edgelib.ground.separate` says. A GGUF file comes back as `load_gguf` reads it, dequantized.
     Raises EdgelibError for a device that is not there, a dtype that is not floating, a name that leads nowhere, a hub
     that cannot be reached, pickled or damaged weights, a checkpoint that is quantized already, weights that are not
-    finite, weights that the file lacks or the configuration has no place for, configurations that are broken,
+    finite, weights that the file lacks or the configuration has no place for, configurations that are broken or with
+    which the model cannot read an image,
     unsupported families, and packages that a family needs.
     """
     if _local(name_or_path).suffix == ".gguf" and _local(name_or_path).is_file():
@@ -62,9 +64,7 @@ def load(
     _require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
-    _refuse_open_clip(folder)
-    config = read_object(folder / "config.json")
-    require_baseline(folder, config, stored_types(folder))
+    config = require_loadable(folder)
     # What tables and figures call it: never a machine's path.
     name = folder.resolve().name if _local(name_or_path).is_dir() else str(name_or_path)
     model: ZeroShotModel | GenerativeModel
@@ -72,14 +72,47 @@ def load(
         model = _load_timm(name, folder, config)
     elif dual_encoder(config.get("model_type"), config.get("architectures")) is not None:
         model = _load_dual_encoder(name, folder, config)
-    elif loader_of(config) is not None:
-        require_tokenizer(folder)
-        model = load_generative(name, folder, config)
     else:
-        raise _unknown_family(folder, config)
+        model = load_generative(name, folder, config)
     require_finite(model.module, folder)
+    _require_run(model, folder)
     module = converted(separated(model.module), dtype).to(device).eval().requires_grad_(False)
     return model.with_module(module)
+
+
+def require_loadable(folder: Path) -> dict:
+    """Return the configuration of a folder that can be loaded as far as its files tell before weights are read.
+
+    Raises EdgelibError, as `load` does, for a broken configuration, no weights or no tokenizer, damaged headers, a
+    checkpoint that is quantized already and an unsupported family.
+    """
+    _refuse_open_clip(folder)
+    config = read_object(folder / "config.json")
+    require_baseline(folder, config, stored_types(folder))
+    if "architecture" in config:
+        return config
+    if dual_encoder(config.get("model_type"), config.get("architectures")) is None and loader_of(config) is None:
+        raise _unknown_family(folder, config)
+    require_tokenizer(folder)
+    return config
+
+
+def _require_run(model: ZeroShotModel | GenerativeModel, folder: Path) -> None:
+    """Raise EdgelibError for a model that cannot run: some settings of wrong type or size show only then."""
+    try:
+        with quiet_transformers(), torch.no_grad():
+            if isinstance(model, GenerativeModel):
+                image = torch.zeros(3, *_SHAPE, dtype=torch.uint8)
+                model.module.generate(**model.inputs([image], ["what is it"]), max_new_tokens=1)
+            else:
+                model.probe()
+    except EdgelibError:
+        raise
+    except Exception as error:
+        raise EdgelibError(
+            f"{folder} loads, but its model cannot read a blank image: {reason_of(error)}; copy its .json files from "
+            "the model's repository"
+        ) from None
 
 
 def model_folder(name: str, *, offline: bool = False) -> Path:
@@ -243,10 +276,6 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
         preprocess, getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None, folder
     )
     model = TimmClassifier(name=name, module=module.eval(), preprocess=preprocess, label_names=names)
-    try:
-        model.probe()  # some settings of wrong type or size show only now
-    except Exception as error:
-        raise EdgelibError(f"{folder} holds a timm model that cannot read an image: {reason_of(error)}") from None
     return model
 
 

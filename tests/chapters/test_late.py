@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
+import shutil
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import vlm_folders
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from official import write_vqa
+from PIL import Image
+from typer.testing import CliRunner
 
 from edgelib.chapters.calibration_sensitivity import CalibrationSensitivity
+from edgelib.chapters.edge_engines import EdgeEngines
 from edgelib.chapters.efficiency import Efficiency
 from edgelib.chapters.fp8_kv_ablation import Fp8KvAblation, games
 from edgelib.chapters.params import check
 from edgelib.chapters.pareto import Pareto
 from edgelib.chapters.robustness_gap import RobustnessGap
 from edgelib.chapters.schema import kinds
+from edgelib.chapters.table import CHAPTERS
+from edgelib.chapters.vlm_accuracy import VlmAccuracy
+from edgelib.cli import app
+from edgelib.data.datasets import dataset
 from edgelib.errors import EdgelibError
 from edgelib.models.load import load
 from edgelib.models.twins import PLAIN
@@ -71,6 +82,66 @@ def cheap_garbage():
 def test_what_cannot_end_well_is_refused_before_any_work(chapter, values, said):
     with pytest.raises(EdgelibError, match=said):
         check(values, chapter)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Models and data that lie on this machine, each with something that no run could end well with."""
+    root = tmp_path_factory.mktemp("here")
+    vlm_folders.clip(root / "clip")
+    for name, file in (("no-weights", "model.safetensors"), ("no-tokenizer", "tokenizer.json"), ("quantized", None)):
+        shutil.copytree(root / "clip", root / name)
+        if file is None:
+            (root / name / "quantize_config.json").write_text("{}")
+        else:
+            (root / name / file).unlink()
+    write_vqa(root / "vqa", dataset("scenes-vqa", n=4))
+    write_vqa(root / "blind", dataset("scenes-vqa", n=2), images=None)
+    for name in ("ant/0", "ant/1", "bee/0", "bee/1"):
+        (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "photos" / f"{name}.png")
+    shutil.copytree(root / "photos" / "ant", root / "one" / "ant")
+    (root / "file").write_text("")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("chapter", "values", "said"),
+    [
+        (RobustnessGap, {"model": "{}/nothing"}, "neither an embedded model"),
+        (RobustnessGap, {"model": "{}/no-weights"}, "it has no weights"),
+        (RobustnessGap, {"model": "{}/no-tokenizer"}, "has no tokenizer"),
+        (CalibrationSensitivity, {"model": "{}/quantized"}, "is quantized already"),
+        (Efficiency, {"model": "{}/photos"}, "config.json"),
+        (RobustnessGap, {"dataset": "{}/nothing"}, "does not exist: there is no 'nothing'"),
+        (RobustnessGap, {"dataset": "scens"}, "did you mean 'scenes'"),
+        (Pareto, {"dataset": "{}/photos", "n_images": 5}, "has 4; ask for at most 4"),
+        (RobustnessGap, {"dataset": "{}/photos", "n_images": 4, "split": "fog:3"}, "has no split 'fog:3'"),
+        (RobustnessGap, {"dataset": "{}/one", "n_images": 2}, "holds one class, 'ant'"),
+        (VlmAccuracy, {"pope": "{}/vqa", "pope_split": "validation", "n_pope": 2}, "holds questions of vqa"),
+        (VlmAccuracy, {"vqa": "{}/vqa", "vqa_split": "validation", "n_vqa": 9}, "has 4; ask for at most 4"),
+        (VlmAccuracy, {"vqa": "{}/blind", "vqa_split": "validation", "n_vqa": 2}, "no folder with the images"),
+        (VlmAccuracy, {"more": {"exact": "{}/file.csv"}}, "there is no 'file.csv'"),
+        (Fp8KvAblation, {"dataset": "{}/vqa"}, "has no split 'test'"),
+        (EdgeEngines, {"questions": "{}/photos", "n_images": 2}, "holds labelled images"),
+        (RobustnessGap, {"results": "{}/file/results"}, "file is no folder"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else str(value)[:40],
+)
+def test_what_is_named_on_this_machine_is_looked_at_before_any_work(chapter, values, said, here):
+    file = here / "asked.yaml"
+    file.write_text(yaml.safe_dump(values).replace("{}", str(here)))
+    name = next(name for name, schema in CHAPTERS.items() if schema is chapter)
+    done = CliRunner().invoke(app, ["check", str(file), "--chapter", name])
+    assert done.exit_code == 1 and re.search(said, done.stderr), done.stderr or done.exception
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_named_and_whole_passes_and_a_hub_id_waits(here):
+    RobustnessGap(model=str(here / "clip"), dataset=str(here / "photos"), n_images=4, results=str(here / "new")).look()
+    RobustnessGap(model="openai/clip-vit-base-patch32", dataset="uoft-cs/cifar10").look()
+    VlmAccuracy(vqa=f"{here / 'vqa'}:vqa", vqa_split="validation", n_vqa=4).look()
+    assert not (here / "new").exists()
 
 
 def test_every_design_that_is_allowed_tells_its_factors_apart():

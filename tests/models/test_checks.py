@@ -122,6 +122,40 @@ def test_what_transformers_says_may_be_left_out_or_is_tied_passes(clip, tmp_path
     assert module.lm_head.weight is module.get_input_embeddings().weight
 
 
+# --- settings with which nothing can be read
+
+
+def rewrite_processor(folder: Path, **settings) -> None:
+    file = folder / "processor_config.json"
+    held = json.loads(file.read_text())
+    held["image_processor"] |= settings
+    file.write_text(json.dumps(held))
+
+
+RUNS = {
+    "patches that do not merge": lambda folder: rewrite_processor(folder, merge_size=3),
+    "no whole sections": lambda folder: rewrite_config(
+        folder, lambda c: c["text_config"]["rope_parameters"].update(mrope_section=1e30)
+    ),
+    "half a chat template": lambda folder: (folder / "chat_template.jinja").write_text(
+        (folder / "chat_template.jinja").read_text()[:-40]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    return vlm_folders.qwen2_vl(tmp_path_factory.mktemp("writer") / "qwen2-vl")
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_model_that_cannot_run_is_refused_when_it_is_loaded(case, writer, tmp_path):
+    RUNS[case](folder := Path(shutil.copytree(writer, tmp_path / "model")))
+    with pytest.raises(EdgelibError, match="cannot read a blank image|chat template of .* does not run") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 # --- checkpoints that are quantized already
 
 METHODS = {

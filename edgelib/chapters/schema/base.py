@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgelib.chapters.schema import kinds
+from edgelib.chapters.schema import kinds, present
 from edgelib.chapters.schema.fields import (
     MOST_AT_ONCE,
     MOST_ITEMS,
@@ -27,6 +27,8 @@ from edgelib.chapters.schema.fields import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgelib.data.labelled import Dataset
     from edgelib.models.generative import GenerativeModel
     from edgelib.models.zero_shot import ZeroShotModel
@@ -86,6 +88,23 @@ class Parameters(BaseModel):
             named = (getattr(self, name, None) or [] for name in CONFIGS)
             kinds.refuse_unfit(self.model, (c for some in named for c in ([some] if isinstance(some, str) else some)))
 
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The data sets that it scores, by parameter: the name of each, and what loads it."""
+        return {}
+
+    def look(self) -> None:
+        """Look at what is named and lies on this machine, before any work.
+
+        Raises EdgelibError for a model or data set that is not there, or that cannot be read as it is asked for, and
+        for results that cannot be written.
+        """
+        present.require_writable(self.results)
+        for name, _ in self.model_marks():
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                present.require_model(getattr(self, name))
+        for name, load in self.data_sets().values():
+            present.require_data(name, load)
+
 
 def _marks(schema: type[BaseModel], name: str, kind: type) -> list:
     """What annotates a field, also within "... | None"."""
@@ -132,6 +151,10 @@ class ZeroShot(GridParameters):
             "label_column": self.label_column,
             "image_column": self.image_column,
         }
+
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The labelled images."""
+        return {"dataset": (self.dataset, self.load_data)}
 
     def protocol(self) -> dict[str, Any]:
         """What every study of classifiers takes over from the parameters."""

@@ -226,13 +226,18 @@ def writer(model: object, name: str) -> GenerativeModel:
 
 
 def labels(data: object, name: str) -> Dataset:
-    """Return labelled images; raises EdgelibError for questions."""
+    """Return labelled images; raises EdgelibError for questions, and for images of one class."""
     from edgelib.data.labelled import Dataset
     from edgelib.data.questions import QuestionSet
 
     if isinstance(data, QuestionSet):
         _refuse(name, _asks(data.task.name), True)
     assert isinstance(data, Dataset)  # a data set is one of the two
+    if len(data.class_names) < 2:
+        raise EdgelibError(
+            f"{name} holds one class, {', '.join(map(repr, data.class_names))}, which leaves a classifier nothing to "
+            "tell apart; sort its images into a folder for each class, or name another data set"
+        )
     return data
 
 
