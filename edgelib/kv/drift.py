@@ -47,7 +47,6 @@ class _Forced(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0)
 
 
-@torch.no_grad()
 def kv_drift(
     model, plan: KVPlan, data, steps: int = 8, batch_size: int = 64, *, beyond_end: bool = False
 ) -> pd.DataFrame:
@@ -58,7 +57,16 @@ def kv_drift(
     token would have been written. Steps after the end of an answer are left out, unless the model is made to write on
     (`beyond_end`) to see whether errors grow.
     """
-    module, frames, first = module_of(model), [], 0
+    return kv_drifts(model, {"": plan}, data, steps, batch_size, beyond_end=beyond_end)[""]
+
+
+@torch.no_grad()
+def kv_drifts(
+    model, plans: Mapping[str, KVPlan], data, steps: int = 8, batch_size: int = 64, *, beyond_end: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Return the table of `kv_drift` of several caches by name; the model writes with its own cache once for all."""
+    module, first = module_of(model), 0
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in plans}
     ends = module.generation_config.eos_token_id
     ends = torch.tensor(ends if isinstance(ends, list) else [-1 if ends is None else ends])
     for batch in prompt_batches(model, data, batch_size):
@@ -68,23 +76,17 @@ def kv_drift(
         tokens = before.sequences[:, prompt:]
         forced = LogitsProcessorList([_Forced(tokens, prompt)])
         options["max_new_tokens"] = tokens.shape[1]
-        after = module.generate(**batch, **options, past_key_values=plan(), logits_processor=forced)
-        old, new = (torch.stack(out.logits, 1).float().log_softmax(-1) for out in (before, after))
-        kl = divergence(old, new)
+        old = torch.stack(before.logits, 1).float().log_softmax(-1)
         stops = torch.isin(tokens, ends.to(tokens.device))
         alive = (stops.cumsum(1) - stops.long() == 0).cpu() | beyond_end
-        rows, step = alive.nonzero(as_tuple=True)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "item": first + rows.numpy(),
-                    "step": step.numpy(),
-                    "kl": kl.cpu()[alive].numpy(),
-                    "flip": (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy(),
-                }
-            )
-        )
+        rows, step = (index.numpy() for index in alive.nonzero(as_tuple=True))
+        for name, plan in plans.items():
+            after = module.generate(**batch, **options, past_key_values=plan(), logits_processor=forced)
+            new = torch.stack(after.logits, 1).float().log_softmax(-1)
+            kl = divergence(old, new).cpu()[alive].numpy()
+            flip = (old.argmax(-1) != new.argmax(-1)).cpu()[alive].numpy()
+            frames[name].append(pd.DataFrame({"item": first + rows, "step": step, "kl": kl, "flip": flip}))
         first += len(tokens)
-    if not frames:
+    if not first:
         raise EdgelibError("there is no prompt to look at: the data set is empty")
-    return pd.concat(frames, ignore_index=True)
+    return {name: pd.concat(found, ignore_index=True) for name, found in frames.items()}

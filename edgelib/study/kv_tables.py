@@ -12,7 +12,7 @@ from edgelib.data.questions import QuestionSet
 from edgelib.kv.cache import KVPlan
 from edgelib.kv.calibrate import MODALITIES, KVStatistics
 from edgelib.kv.context import decoder_of
-from edgelib.kv.drift import kv_drift, prompt_batches
+from edgelib.kv.drift import kv_drifts, prompt_batches
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.twins import PLAIN
 from edgelib.models.zero_shot import fingerprint_of
@@ -91,8 +91,8 @@ def drift_table(
     rows, prompts = [], prompt_batches(model, data)
     asked = np.concatenate([positions for positions, _, _ in data.batches()])  # `kv_drift` counts prompts in this order
     images = data.rows["image_id"].to_numpy()[asked]
-    for cache, plan in plans.items():
-        for step, own in kv_drift(model, plan, prompts, steps, beyond_end=True).groupby("step"):
+    for cache, drift in kv_drifts(model, plans, prompts, steps, beyond_end=True).items():
+        for step, own in drift.groupby("step"):
             rng = rng_for(seed, "drift", cache, step)
             by_image = own.groupby(images[own["item"]])["kl"].agg(["sum", "size"]).to_numpy(float)
             means, _ = replicates(by_image[:, :1], by_image[:, 1], n_boot, rng)

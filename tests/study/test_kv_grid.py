@@ -86,7 +86,7 @@ def test_drift_is_drawn_by_images_whatever_the_order_of_their_questions(world, m
     second = mixed.rows["image"].to_numpy()[asked] == 1
     drift = pd.DataFrame({"item": np.arange(len(mixed)), "step": 0, "kl": second.astype(float), "flip": False})
     monkeypatch.setattr(kv_tables, "prompt_batches", lambda *_: None)
-    monkeypatch.setattr(kv_tables, "kv_drift", lambda *_, **__: drift)
+    monkeypatch.setattr(kv_tables, "kv_drifts", lambda model, plans, *_, **__: dict.fromkeys(plans, drift))
     row = kv_tables.drift_table(model, {"c": None}, mixed, 1, n_boot=200, level=0.95, seed=0).iloc[0]
     # One of the two images drifts, and half of the draws hold only one of them.
     assert (row.low, row.high, row.n) == (0, 1, len(data)) and row.kl == second.mean() and len(data) > 4
