@@ -300,8 +300,8 @@ table = recovery_table(recovered)
 table = work.save("recovery", table.assign(bytes_per_token=table.cache.map(bytes_of)))
 
 # %% tags=["hide-input"]
-labelled, one = table.assign(cache=table.cache.map(cache_label)), next(iter(recovered.values()))
-shown = cross(labelled, "cache", "twin", marked(interval(), "non_inferior"), "Cache")
+one = next(iter(recovered.values()))
+shown = cross(table, "cache", "twin", marked(interval(), "non_inferior"), "Cache", name=cache_label)
 shown.insert(1, "Bytes per token", bytes_of[table.cache.unique()].map("{:,.0f}".format).to_numpy())
 caption = f"Simulated accuracy against the exact cache, points, with {100 * (1 - 2 * one.alpha):g} % intervals; ✓ marks caches that are shown to lose less than {points_text(P.margin)}, by a p that Holm's method adjusts over the caches of a twin, which the intervals are not. Bytes are predicted; the exact cache takes {bytes_of[EXACT]:,.0f} per token."
 show(shown, caption, "tab-recovery", numeric=["Bytes per token", *everywhere])

@@ -103,14 +103,21 @@ def selected(rows: pd.DataFrame, columns: Mapping[str, str | Column]) -> tuple[p
     return pd.DataFrame(shown), numeric
 
 
-def cross(rows: pd.DataFrame, index: str, columns: str, cell: Column, title: str | None = None) -> pd.DataFrame:
-    """Return a table of cells: a row per value of `index`, by its label under `title`, a column per one of `columns`.
+def cross(
+    rows: pd.DataFrame,
+    index: str,
+    columns: str,
+    cell: Column,
+    title: str | None = None,
+    name: Callable[[str], str] = label,
+) -> pd.DataFrame:
+    """Return a table of cells: a row per value of `index`, by its name under `title`, a column per one of `columns`.
 
     Both keep their order of appearance.
     """
     table = rows.assign(cell=list(cell.cells(rows))).pivot(index=index, columns=columns, values="cell")
     table = table.loc[list(dict.fromkeys(rows[index])), list(dict.fromkeys(rows[columns]))]
-    table = table.rename(index=label, columns=label).rename_axis(index=title or index, columns=None)
+    table = table.rename(index=name, columns=label).rename_axis(index=title or index, columns=None)
     return table.reset_index()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from edgelib.report.figures.kv import cache_label
 from edgelib.report.tables import (
     between,
     cross,
@@ -89,6 +90,12 @@ def test_a_cross_table_keeps_the_order_of_its_rows():
     table = cross(rows, "config", "twin", number("n", "{:.0f}"), "Configuration")
     assert list(table) == ["Configuration", "b", "a"] and list(table["Configuration"]) == ["W8A8 min-max", "FP32"]
     assert table[["b", "a"]].to_numpy().tolist() == [["1", "3"], ["2", "4"]]
+
+
+def test_a_cross_table_of_caches_calls_them_caches():
+    rows = pd.DataFrame({"cache": ["q8_0", "exact"], "twin": "plain", "x": [1.0, 2.0]})
+    named = cross(rows, "cache", "twin", number("x", "{:g}"), "Cache", name=cache_label)
+    assert list(named["Cache"]) == ["Q8_0", "exact cache"]
 
 
 def test_a_family_becomes_a_table_with_verdicts():

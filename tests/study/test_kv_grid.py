@@ -120,4 +120,4 @@ def test_sentences_say_what_the_tables_hold():
     claims = {
         name: recovery_claim(r, name, "b") for name, r in recoveries({"same": right, "bad": wrong}, right, 0.01).items()
     }
-    assert "same is shown to lose less than 1 points" in claims["same"] and "bad is not shown" in claims["bad"]
+    assert "same is shown to lose less than 1 point of" in claims["same"] and "bad is not shown" in claims["bad"]
