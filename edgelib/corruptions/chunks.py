@@ -38,11 +38,11 @@ def in_chunks(work: Callable[[int, int], None], images: Tensor) -> None:
     size = max(1, min(most // values, -(-len(images) // max(workers, 1))))
     starts = range(0, len(images), size)
     stops = [min(start + size, len(images)) for start in starts]
-    if workers <= 1:
-        for start, stop in zip(starts, stops, strict=True):
-            work(start, stop)
-        return
     try:
-        list(_pool(threads).map(work, starts, stops))
+        if workers > 1:
+            list(_pool(threads).map(work, starts, stops))
+        else:
+            torch.set_num_threads(1)
+            list(map(work, starts, stops))
     finally:
         torch.set_num_threads(threads)  # the calling thread kept its number; threads started later would not

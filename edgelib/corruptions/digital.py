@@ -20,7 +20,8 @@ from edgelib.corruptions.registry import corruption
 from edgelib.ground.randomness import bits
 
 _PILLOW_ONE = 1 << 22
-_CODEC_PIXELS, _RESIZED_PIXELS = 1 << 14, 1 << 15  # from here on Pillow is faster on a CPU
+_CACHED = 1 << 18  # bytes that stay near the processor while they are turned
+_CODEC_PIXELS = 1 << 14  # from here on a codec is faster on a CPU
 
 
 @corruption(
@@ -74,10 +75,12 @@ def _coded_by_torchvision(images: Tensor, quality: int) -> Tensor:
 
     encode, decode = torch.ops.image.encode_jpeg, torch.ops.image.decode_jpeg  # its functions warn that they will move
     result, pixels = torch.empty_like(images), torch.empty(*images.shape[2:], 3, dtype=torch.uint8)
-    for image, place in zip(images.numpy(), result, strict=True):
+    for image, place in zip(images.numpy(), result.numpy(), strict=True):
         for band, plane in enumerate(image):  # pixel by pixel, as files are: NumPy copies that fastest
             pixels.numpy()[..., band] = plane
-        place.copy_(decode(encode(pixels.permute(2, 0, 1), quality), 0, False))
+        decoded = decode(encode(pixels.permute(2, 0, 1), quality), 0, False).numpy()
+        for band, plane in enumerate(place):
+            plane[:] = decoded[band]
     return result
 
 
@@ -118,25 +121,44 @@ def nearest_sources(small: int, size: int) -> np.ndarray:
     return np.array(ramp.resize((size, 1), Resampling.NEAREST))[0]
 
 
-def _picked(values: Tensor, places: np.ndarray) -> Tensor:
-    """Return values[:, places] of [L, S, K]."""
-    if values.shape[2] == 1 and values.device.type == "cpu":  # NumPy takes small items several times faster than torch
-        return torch.from_numpy(values.squeeze(2).numpy().take(places, axis=1)).unsqueeze(2)
-    return values.index_select(1, torch.from_numpy(places).to(values.device))
-
-
-def _box_averages(values: Tensor, small: int) -> Tensor:
-    """Return int16 [L, small, K]: levels [L, S, K] shrunk by averages along S, rounded as Pillow rounds them."""
-    lines, size, width = values.shape
+@lru_cache(maxsize=64)
+def _equal_windows(size: int, small: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Return (number of pixels, first pixels, places) of the windows of `box_windows` that average as many pixels."""
     first, count = box_windows(size, small)
-    least, most = int(count.min()), int(count.max())
-    sums = values.new_empty(lines, most - least + 1, size, width)  # of `least` to `most` neighbours, from each on
-    for number in range(1, most + 1):
-        total, before = (sums[:, max(n - least, 0), : size - number + 1] for n in (number, number - 1))
-        total.copy_(values) if number == 1 else torch.add(before, values[:, number - 1 :], out=total)
-    picked = _picked(sums.view(lines, -1, width), first + (count - least) * size).to(torch.int32)
-    weights = torch.from_numpy(np.floor(_PILLOW_ONE / count + 0.5)).to(values.device, torch.int32)
-    return picked.mul_(weights[:, None]).add_(_PILLOW_ONE // 2).bitwise_right_shift_(22).to(torch.int16)
+    return [(number, first[count == number], np.flatnonzero(count == number)) for number in np.unique(count).tolist()]
+
+
+def _box_averages(values: np.ndarray, small: int) -> np.ndarray:
+    """Return uint8 [n, small, K]: values [n, S, K] shrunk by averages along S, rounded as Pillow rounds them."""
+    windows = _equal_windows(values.shape[1], small)
+    result = np.empty((len(values), small, values.shape[2]), np.uint8)
+    for number, first, places in windows:
+        part = values.take(first, axis=1)
+        if number == 2:
+            other = values.take(first + 1, axis=1)
+            part = (part | other) - ((part ^ other) >> 1)  # half the sum, rounded up, without a ninth bit
+        elif number > 2:
+            sums = part.astype(np.uint16)
+            for step in range(1, number):
+                sums += values.take(first + step, axis=1)
+            if number == 4:
+                part = (sums + 2) >> 2
+            else:
+                part = (sums * np.uint32(_PILLOW_ONE / number + 0.5) + np.uint32(_PILLOW_ONE // 2)) >> 22
+        if len(windows) == 1:
+            return part.astype(np.uint8, copy=False)
+        result[:, places] = part
+    return result
+
+
+def _pixelated(images: np.ndarray, factor: float) -> np.ndarray:
+    """Return uint8 images [n, 3, H, W] as `pixelate` makes them."""
+    height, width = images.shape[2:]
+    few_rows, few_columns = int(height * factor), int(width * factor)
+    turned = np.ascontiguousarray(images.reshape(1, -1, width).swapaxes(1, 2))  # so that columns are long runs of bytes
+    wide = _box_averages(turned, few_columns).take(nearest_sources(few_columns, width), axis=1)
+    planes = np.ascontiguousarray(wide.swapaxes(1, 2)).reshape(-1, height, width)
+    return _box_averages(planes, few_rows).take(nearest_sources(few_rows, height), axis=1).reshape(images.shape)
 
 
 @corruption(
@@ -152,17 +174,9 @@ def pixelate(images, factor, _keys):
     CIFAR-10-C enlarges with BOX: the same at its 32 pixels, and wherever no block border falls on the centre of a
     pixel.
     """
-    planes, (height, width) = images.flatten(0, 1), images.shape[2:]
-    few_rows, few_columns = int(height * factor), int(width * factor)
-    if images.device.type == "cpu" and height * width >= _RESIZED_PIXELS:
-        return by_pillow(
-            images,
-            lambda i: i.resize((few_columns, few_rows), Resampling.BOX).resize((width, height), Resampling.NEAREST),
-        )
-    narrow = _box_averages(planes.to(torch.int16).view(-1, width, 1), few_columns)
-    small = _box_averages(narrow.view(-1, height, few_columns), few_rows).to(torch.uint8)
-    wide = _picked(small.view(-1, few_columns, 1), nearest_sources(few_columns, width))
-    return _picked(wide.view(-1, few_rows, width), nearest_sources(few_rows, height)).view(images.shape)
+    at_once = max(1, _CACHED // images[0].numel())
+    parts = [torch.from_numpy(_pixelated(some.numpy(), factor)) for some in images.cpu().split(at_once)]
+    return torch.cat(parts).to(images.device)
 
 
 @corruption(

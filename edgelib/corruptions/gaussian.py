@@ -12,7 +12,6 @@ from edgelib.corruptions.registry import corruption
 
 FINE = 8  # bits below the point of what `smoothed` returns
 _UNIT_BITS = 14
-_WIDE = 8  # taps to a side from which products of matrices are faster than sums of shifted planes
 _STRETCH = 32  # values of a line that one product makes
 
 
@@ -40,9 +39,8 @@ def smoothed(planes: Tensor, sigma: float, mode: str = "edge", truncate: float =
     planes: whole numbers of at most 8 bits and a sign. mode: how they go on outside, as np.pad calls it.
     """
     weights = gaussian_weights(sigma, truncate)
-    if len(weights) > _WIDE and _products_are_exact(planes.device):
-        fine = _by_products(planes, weights, mode).mul_(2.0 ** (FINE - _UNIT_BITS)).floor_()
-        return fine.transpose(0, 1).to(torch.int32).contiguous()
+    if products_are_exact(planes.device):
+        return _by_products(planes, weights, mode).mul_(2.0 ** (FINE - _UNIT_BITS)).floor_().to(torch.int32)
     values = planes.to(torch.int32)
     for dim, shift in ((1, _UNIT_BITS - FINE), (2, _UNIT_BITS)):
         wide, size = framed(values, len(weights) - 1, dim, mode), values.shape[dim]
@@ -55,7 +53,7 @@ def smoothed(planes: Tensor, sigma: float, mode: str = "edge", truncate: float =
     return values
 
 
-def _products_are_exact(device: torch.device) -> bool:
+def products_are_exact(device: torch.device) -> bool:
     """Whether a product of float32 matrices keeps all 24 bits: not on a GPU, nor where a program asked for fewer."""
     asked = getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)
     whole = torch.get_float32_matmul_precision() == "highest" if asked is None else asked in ("none", "ieee")
@@ -63,47 +61,50 @@ def _products_are_exact(device: torch.device) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _band(weights: tuple[int, ...]) -> Tensor:
-    """Return float32 [32, 32 + 2 r]: takes that many neighbours of a line to their middle 32, smoothed."""
-    radius = len(weights) - 1
-    away = np.abs(np.arange(_STRETCH + 2 * radius) - radius - np.arange(_STRETCH)[:, None])
-    band = np.where(away <= radius, np.array(weights)[away.clip(max=radius)], 0)
-    return torch.from_numpy(band.astype(np.float32))
+def _bands(weights: tuple[int, ...], size: int, mode: str, scale: float) -> list[tuple[slice, slice, Tensor]]:
+    """Return (values made, values used, float32 matrix [used, made]) for each stretch of a line of `size` values.
+
+    What lies outside of the line is folded in: the weight of a value that is repeated there is the larger.
+    """
+    radius, bands = len(weights) - 1, []
+    taps = np.array([*weights[:0:-1], *weights]) * scale
+    places = np.pad(np.arange(size), radius, mode=mode)  # type: ignore[call-overload]
+    for start in range(0, size, _STRETCH):
+        made = np.arange(start, min(start + _STRETCH, size))[:, None]
+        used = places[made + np.arange(len(taps))]
+        first, last = int(used.min()), int(used.max()) + 1
+        band = np.zeros((last - first, len(made)), np.float32)
+        np.add.at(band, (used - first, made - start), taps)
+        bands.append((slice(start, start + len(made)), slice(first, last), torch.from_numpy(band)))
+    return bands
 
 
 def _by_products(planes: Tensor, weights: tuple[int, ...], mode: str) -> Tensor:
-    """Return float32 [H, P, W], whole numbers: the sums of `smoothed` before the last shift, rounded down by 2**8.
+    """Return float32 [P, H, W], whole numbers: the sums of `smoothed` before the last shift, rounded down by 2**8.
 
-    Every number is a whole one below 2**24, so that no order of summation matters: what the first pass leaves is cut
-    into two numbers of 8 bits, which the second smooths one by one.
+    Every number is a whole one below 2**24 in its unit, so that no order of summation matters: what the first pass
+    leaves is cut into two numbers of 8 bits, which the second smooths one by one.
     """
-    band, radius, (count, height, width) = _band(weights), len(weights) - 1, planes.shape
-    rows = framed(planes.transpose(0, 1).to(torch.float32), radius, 0, mode).flatten(1)
-    halfway = torch.empty(height, count * width)
-    for start in range(0, height, _STRETCH):
-        part = halfway[start : start + _STRETCH]
-        long = len(part) + 2 * radius
-        torch.mm(band[: len(part), :long], rows[start : start + long], out=part)
-    halfway = halfway.mul_(2.0 ** (FINE - _UNIT_BITS)).add_(0.5).floor_().view(-1, width)
+    values, (count, height, width) = planes.to(torch.float32), planes.shape
+    halfway = torch.empty_like(values, memory_format=torch.contiguous_format)
+    for made, used, band in _bands(weights, height, mode, 2.0**-_UNIT_BITS):
+        torch.bmm(band.T.expand(count, -1, -1), values[:, used], out=halfway[:, made])
+    halfway.mul_(2.0**FINE).add_(0.5).floor_().mul_(2.0**-FINE)
     cut = torch.empty(2, *halfway.shape)
-    torch.floor(halfway * 2.0**-FINE, out=cut[0])
-    torch.add(halfway, cut[0], alpha=-(2**FINE), out=cut[1])
-    lines = framed(cut.view(-1, width), radius, 1, mode)
-    sums = torch.empty(len(lines), width)
-    for start in range(0, width, _STRETCH):
-        part = sums[:, start : start + _STRETCH]
-        long = part.shape[1] + 2 * radius
-        torch.mm(lines[:, start : start + long], band[: part.shape[1], :long].T, out=part)
-    high, low = sums.view(2, height, count, width)
-    return high.add_(low.mul_(2.0**-FINE).add_(2.0 ** (_UNIT_BITS - 1 - FINE)).floor_())
+    torch.sub(halfway, torch.floor(halfway, out=cut[0]), out=cut[1])
+    lines, sums = cut.view(-1, width), torch.empty(2 * count * height, width)
+    for made, used, band in _bands(weights, width, mode, 1.0):
+        torch.mm(lines[:, used], band, out=sums[:, made])
+    high, low = sums.view(2, *planes.shape)
+    return high.add_(low.add_(2.0 ** (_UNIT_BITS - 1 - FINE)).floor_())
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
     """Return uint8 images [n, 3, H, W] smoothed as scikit-image's `gaussian` does, truncated to integers."""
     planes, weights = images.flatten(0, 1), gaussian_weights(sigma)
-    if len(weights) > _WIDE and _products_are_exact(images.device):
-        rows = _by_products(planes, weights, "edge").mul_(2.0**-_UNIT_BITS).to(torch.int16).to(torch.uint8)
-        return rows.transpose(0, 1).contiguous().view(images.shape)
+    if products_are_exact(images.device):
+        sums = _by_products(planes, weights, "edge").mul_(2.0**-_UNIT_BITS)
+        return sums.to(torch.int16).to(torch.uint8).view(images.shape)
     fine = smoothed(planes, sigma)
     fine.bitwise_right_shift_(FINE)
     return fine.clamp_(0, 255).to(torch.uint8).view(images.shape)

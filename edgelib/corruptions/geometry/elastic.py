@@ -14,33 +14,54 @@ from edgelib.ground.randomness import bits, uniform
 
 _POINT = 8  # bits of a coordinate below the point
 _EXTRA = 4  # bits of a grey level that are kept between two warps
+_PACKED = 21  # bits of a channel while three travel as one number
 
 
 @lru_cache(maxsize=32)
 def _edges(size: int, mode: str, device: torch.device) -> Tensor:
-    """Places of -2 size .. 3 size - 1 in an image that goes on as np.pad says ("reflect" or "symmetric")."""
-    return torch.from_numpy(np.pad(np.arange(size), 2 * size, mode=mode)).to(device)  # type: ignore[call-overload]
+    """Places of -2 size .. 3 size in an image that goes on as np.pad says ("reflect" or "symmetric")."""
+    places = np.pad(np.arange(size), (2 * size, 2 * size + 1), mode=mode)  # type: ignore[call-overload]
+    return torch.from_numpy(places).to(device)
+
+
+def _reached(places: Tensor, size: int) -> tuple[int, int]:
+    """Return the first of `places` and the neighbour of the last, no more than two sides outside."""
+    return max(int(places.min()), -2 * size), min(int(places.max()) + 1, 3 * size)
 
 
 def warped(values: Tensor, rows: Tensor, columns: Tensor, mode: str) -> Tensor:
     """Return int32 [n, 3, H, W]: int32 `values` at coordinates [n, H, W], between pixels by bilinear weights.
 
-    rows, columns: int32, in units of 2**-8 pixels, less than two sides outside. The result has 16 more bits below the
-    point than the values.
+    values: from 0 to 2**13 - 1. rows, columns: int32, in units of 2**-8 pixels, less than two sides outside. The result
+    has 16 more bits below the point than the values. The three channels travel as one number of 64 bits.
     """
     n, channels, height, width = values.shape
-    flat = values.reshape(n, channels, -1)
-    mask = (1 << _POINT) - 1
-    down, right = rows & mask, columns & mask
-    y, x = (rows >> _POINT).long(), (columns >> _POINT).long()
-    ys = [_edges(height, mode, values.device)[(y + step + 2 * height).clamp_(0, 5 * height - 1)] for step in (0, 1)]
-    xs = [_edges(width, mode, values.device)[(x + step + 2 * width).clamp_(0, 5 * width - 1)] for step in (0, 1)]
-    total = torch.zeros_like(flat)
-    for row, by_row in ((0, (1 << _POINT) - down), (1, down)):
-        for column, by_column in ((0, (1 << _POINT) - right), (1, right)):
-            place = (ys[row] * width + xs[column]).view(n, 1, -1).expand(-1, channels, -1)
-            total.add_(flat.gather(2, place).mul_((by_row * by_column).view(n, 1, -1)))
-    return total.view(values.shape)
+    mask, one = (1 << _POINT) - 1, 1 << _POINT
+    down, right = rows & mask, (columns & mask).long().flatten()
+    y, x = rows >> _POINT, columns >> _POINT
+    (top, bottom), (start, stop) = _reached(y, height), _reached(x, width)
+    lines = _edges(height, mode, values.device)[top + 2 * height : bottom + 2 * height + 1]
+    packed = values[:, 0].long()
+    for channel in range(1, channels):
+        packed.add_(values[:, channel], alpha=1 << _PACKED * channel)
+    framed = packed.index_select(1, lines)
+    framed = framed.index_select(2, _edges(width, mode, values.device)[start + 2 * width : stop + 2 * width + 1])
+    tall, wide = framed.shape[1:]
+    first = torch.arange(n, dtype=torch.int64, device=values.device).mul_(tall * wide).view(-1, 1, 1)
+    place = ((y - top) * wide + (x - start) + first).flatten()
+    flat = framed.flatten()
+    between = []
+    for step in (0, wide):
+        left = flat.index_select(0, place + step if step else place)
+        pair = flat[step + 1 :].index_select(0, place).sub_(left).mul_(right).add_(left.mul_(one))
+        between.append(pair.view(n, height, width))
+    upper, lower = between
+    result = torch.empty(values.shape, dtype=torch.int32, device=values.device)
+    few = (1 << _PACKED) - 1
+    for channel in range(channels):
+        above, below = ((part >> _PACKED * channel & few).int() for part in (upper, lower))
+        torch.add(below.sub_(above).mul_(down), above.mul_(one), out=result[:, channel])
+    return result
 
 
 def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

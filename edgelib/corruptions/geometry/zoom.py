@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgelib.corruptions.gaussian import products_are_exact
 from edgelib.corruptions.registry import corruption
 
+_STRETCH = 32  # values of a line that one product makes
 POINT = 9  # bits of a weight: 8 + 2 * 9 bits of a value and 27 layers fit into 32
 
 
@@ -28,10 +30,57 @@ def zoom_places(size: int, factor: float, part: str) -> tuple[np.ndarray, np.nda
     return top + first, top + np.minimum(first + 1, kept - 1), weight
 
 
+@lru_cache(maxsize=256)
+def _bands(size: int, factor: float, part: str) -> list[tuple[slice, slice, Tensor]]:
+    """Return (values made, values used, float32 matrix [used, made]) for each stretch of an enlarged line."""
+    first, second, weight = zoom_places(size, factor, part)
+    bands = []
+    for start in range(0, size, _STRETCH):
+        made = slice(start, min(start + _STRETCH, size))
+        used = slice(int(first[made].min()), int(second[made].max()) + 1)
+        band, column = np.zeros((used.stop - used.start, made.stop - start), np.float32), np.arange(made.stop - start)
+        band[first[made] - used.start, column] = 2**POINT - weight[made]
+        band[second[made] - used.start, column] += weight[made]
+        bands.append((made, used, torch.from_numpy(band)))
+    return bands
+
+
 def enlarged(planes: Tensor, factor: float, part: str) -> Tensor:
-    """Return int32 planes [P, H, W] enlarged by a factor of at least 1, same size, with `2 * POINT` more bits."""
+    """Return int32 planes [P, H, W] enlarged by a factor of at least 1, same size, with `2 * POINT` more bits.
+
+    planes: whole numbers of at most 14 bits and a sign, in any type.
+    """
     rows, columns = (zoom_places(size, factor, part) for size in planes.shape[1:])
-    return _between(_between(planes, 1, rows), 2, columns)
+    if not products_are_exact(planes.device):
+        return _between(_between(planes.int(), 1, rows), 2, columns)
+    first, second, weight = rows
+    top, width = int(first[0]), planes.shape[2]
+    wide = _wider(planes[:, top : int(second[-1]) + 1].to(torch.float32).reshape(-1, width), factor, part)
+    return _between(wide.to(torch.int32).view(len(planes), -1, width), 1, (first - top, second - top, weight))
+
+
+def _wider(lines: Tensor, factor: float, part: str, out: Tensor | None = None) -> Tensor:
+    """Return float32 lines [L, W] enlarged along W, with `POINT` more bits: exact, as whole numbers below 2**24 are."""
+    wide = torch.empty_like(lines) if out is None else out
+    for made, used, band in _bands(lines.shape[1], factor, part):
+        torch.mm(lines[:, used], band, out=wide[:, made])
+    return wide
+
+
+def _sum_of_enlarged(planes: Tensor, factors: list[float], part: str) -> Tensor:
+    """Return the int32 sum of `enlarged` over factors, in memory that is taken once."""
+    if not products_are_exact(planes.device):
+        return torch.stack([enlarged(planes, factor, part) for factor in factors]).sum(dim=0, dtype=torch.int32)
+    lines = planes.to(torch.float32).flatten(0, 1)
+    total = torch.zeros(planes.shape, dtype=torch.int32)
+    wide, whole, start, step = torch.empty_like(lines), *(torch.empty_like(total) for _ in range(3))
+    for factor in factors:
+        whole.copy_(_wider(lines, factor, part, wide).view(planes.shape))
+        first, second, weight = (torch.from_numpy(places) for places in zoom_places(planes.shape[1], factor, part))
+        torch.index_select(whole, 1, first, out=start)
+        torch.index_select(whole, 1, second, out=step)
+        total.add_(step.sub_(start).mul_(weight[:, None])).add_(start, alpha=2**POINT)
+    return total
 
 
 def _between(planes: Tensor, dim: int, places: tuple[np.ndarray, ...]) -> Tensor:
@@ -56,9 +105,9 @@ def zoom_blur(images, level, _keys):
     CIFAR-10-C the middle.
     """
     stop, step, kept = level
-    factors = np.arange(1, stop, step).tolist()
-    planes = images.flatten(0, 1).to(torch.int32)
-    total = planes << 2 * POINT
-    for factor in factors:
-        total.add_(enlarged(planes, factor, kept))
-    return total.floor_divide_((len(factors) + 1) << 2 * POINT).to(torch.uint8).view(images.shape)
+    _, *factors = np.arange(1, stop, step).tolist()
+    planes = images.flatten(0, 1)
+    total = _sum_of_enlarged(planes, factors, kept).bitwise_right_shift_(2 * POINT).to(torch.float32)
+    total.add_(planes, alpha=2)  # the image, and its copy by the first factor, 1
+    mean = total.add_(0.5).mul_(1 / (len(factors) + 2))  # half a part off any integer
+    return mean.to(torch.int16).to(torch.uint8).view(images.shape)

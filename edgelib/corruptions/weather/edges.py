@@ -38,14 +38,15 @@ def canny(planes: Tensor, low: int, high: int) -> Tensor:
     places, strong = places[ridge], here[ridge] > high
     edges = torch.zeros(size.shape, dtype=torch.bool, device=planes.device)
     edges[places[strong]] = True
-    waiting, touched = places[~strong], strong[:0]
+    waiting = torch.zeros_like(edges)
+    weak = places[~strong]
+    waiting[weak] = True
     around = torch.tensor([row * wide + column for row in (-1, 0, 1) for column in (-1, 0, 1)], device=planes.device)
-    while len(waiting):
-        touched = edges[waiting[:, None] + around].any(dim=1)
-        if not bool(touched.any()):
-            break
-        edges[waiting[touched]] = True
-        waiting = waiting[~touched]
+    found = weak[edges[weak[:, None] + around].any(dim=1)]
+    while len(found):  # from each edge that is new on to its neighbours
+        edges[found], waiting[found] = True, False
+        near = (found[:, None] + around).flatten()
+        found = near[waiting[near]].unique()
     return edges.view(shape)[:, 1:-1, 1:-1]
 
 
@@ -68,8 +69,9 @@ def distances(edges: Tensor, most: int) -> Tensor:
     The way to it goes in steps to the side, to the corner and of a knight, as cv2.distanceTransform counts it with
     DIST_L2 and a mask of 5. most: at most 20, so that all lengths have a number of 8 bits.
     """
-    height = edges.shape[1]
-    across = torch.where(edges, 0, most).to(torch.uint8)  # columns to the nearest edge of the row
+    count, height, width = edges.shape
+    across = torch.full((count, height, width + width % 2), most, dtype=torch.uint8, device=edges.device)
+    across[..., :width].masked_fill_(edges, 0)  # columns to the nearest edge of the row
     step = 1
     while step <= most:
         further = across + step
@@ -78,14 +80,30 @@ def distances(edges: Tensor, most: int) -> Tensor:
         step *= 2
     rows = pad(across, [0, 0, most, most], value=most)
     lengths, ranks = _paths(most)
-    table = torch.from_numpy(ranks).to(edges.device)
-    best = table[0].index_select(0, across.flatten().int()).view(across.shape)
+    table = _paired(most).to(edges.device)
+    best = _looked_up(table[0], across)
     for down in range(1, most):
         if int(best.max()) <= int(ranks[down, 0]):
             break  # no farther row is nearer
         columns = torch.minimum(rows[:, most - down :][:, :height], rows[:, most + down :][:, :height])
-        best = torch.minimum(best, table[down].index_select(0, columns.flatten().int()).view(best.shape))
-    return torch.from_numpy(lengths).to(edges.device).index_select(0, best.flatten().int()).view(best.shape)
+        torch.minimum(best, _looked_up(table[down], columns), out=best)
+    best = best[..., :width].to(torch.int32)
+    return torch.from_numpy(lengths).to(edges.device).index_select(0, best.flatten()).view(edges.shape)
+
+
+@lru_cache
+def _paired(most: int) -> Tensor:
+    """Return int16 [most, pairs]: the ranks of `_paths` for two columns at once, as two bytes of one number."""
+    _, ranks = _paths(most)
+    first, second = np.arange(256 * most + most + 1) % 256, np.arange(256 * most + most + 1) // 256
+    pairs = ranks[:, first.clip(max=most)] + (ranks[:, second].astype(np.uint16) << 8)
+    return torch.from_numpy(pairs.view(np.int16))
+
+
+def _looked_up(table: Tensor, planes: Tensor) -> Tensor:
+    """Return table[planes] of uint8 planes of even width, by a table of pairs: it takes half the time."""
+    pairs = planes.view(torch.int16)
+    return table.index_select(0, pairs.flatten().int()).view(torch.uint8).view(planes.shape)
 
 
 def spread(planes: Tensor) -> Tensor:
