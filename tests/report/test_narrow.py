@@ -70,3 +70,17 @@ def test_a_figure_is_drawn_twice_and_pages_find_both():
     shown = page.pictures(f"<p>{image}</p>", found)
     assert image in shown and f'srcset="../_images/{name}-narrow.svg"' in shown
     assert page.pictures(image, {}) == image
+
+
+def test_a_picture_stands_once_a_theme_from_one_file():
+    page, name = extension("dark_pictures"), "0" * 64
+    picture = (
+        f'<picture><source srcset="i/{name}-narrow.svg"><img alt="x" class="photo" src="i/{name}.svg" /></picture>'
+    )
+    other = f'<picture><source srcset="i/{name}-narrow.svg"><img alt="y" src="i/{name}.svg" /></picture>'
+    shown, names = page.both_themes(f"<p>{other}{picture}{other}</p>")
+    light, dark = picture.replace("photo", "photo only-light"), picture.replace("photo", "photo only-dark")
+    assert shown == f"<p>{other}{light}{dark.replace('.svg', '.svg#dark')}{other}</p>"
+    assert names == {name, f"{name}-narrow"}
+    drawing = page.with_dark_ink('<?xml?><svg width="3"><path/></svg>')
+    assert drawing.count('id="dark"') == 1 and "svg:target{fill:" in drawing and page.with_dark_ink(drawing) == drawing
