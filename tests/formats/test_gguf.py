@@ -245,6 +245,14 @@ def test_weights_that_cannot_be_encoded_are_refused(x, message):
         gguf_encode(x, "q4_k")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_finite_weight_becomes_infinite_or_nan(kind):
+    """Beyond the reach of a half-precision scale, and where sums of squares overflow, so that the scale would be NaN"""
+    for largest in (1e12, 1e30, 3e38):
+        with pytest.raises(EdgelibError, match=f"overflow the half-precision scales of {kind}"):
+            gguf_encode(largest * torch.linspace(-1, 1, 256)[None], kind)
+
+
 @pytest.mark.parametrize(
     "blocks,message",
     [

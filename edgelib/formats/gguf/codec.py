@@ -22,7 +22,8 @@ def gguf_encode(x: Tensor, type: str, importance: Tensor | None = None) -> Tenso
     most types is another search as well. q8_0 takes no notice of it.
     x is read in float32. The bytes are those of llama.cpp's reference encoders (ggml-quants.c) wherever float32 sums
     run from the first value to the last without fused multiply-add; see `edgelib.formats.gguf.search`. A group in
-    which every importance is 0 is encoded as there: as zeros, but by the plain range in q4_1 and q5_1.
+    which every importance is 0 is encoded as there: as zeros, but by the plain range in q4_1 and q5_1. A block whose
+    scale is below all half-precision numbers decodes to zeros, whatever its codes; those may be others than there.
     Raises EdgelibError for an unknown type, an x that is not a floating [rows, columns], is empty or holds NaN or inf,
     columns that the block does not divide, an importance that is not one finite number of at least 0 per column and
     above 0 somewhere, and values too large for a half-precision scale.

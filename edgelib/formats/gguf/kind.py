@@ -56,10 +56,10 @@ class Kind(ABC):
     def packed(self, x: Tensor, importance: Tensor | None, row_power: Tensor) -> Tensor:
         """Return the bytes uint8 [blocks, bytes] of blocks x [blocks, block]."""
         made = self.encode(x, importance, row_power)
-        if any(torch.isinf(half_values(made[name])).any() for name in ("d", "m", "dmin") if name in made):
+        if not all(torch.isfinite(half_values(made[name])).all() for name in ("d", "m", "dmin") if name in made):
             raise EdgelibError(
                 f"values up to {float(x.abs().max()):.3g} overflow the half-precision scales of {self.name}; "
-                "rescale the tensor, or keep it in bf16"
+                "rescale the tensor, and its importance if it has one, or keep it in bf16"
             )
         return torch.cat([made[part.name].reshape(len(x), part.bytes) for part in self.parts], -1)
 
