@@ -7,8 +7,10 @@ import torch
 from gguf import LlamaFileType
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     SiglipVisionConfig,
@@ -105,6 +107,28 @@ def test_importance_and_shared_heads_change_a_few_choices():
     assert type_of("iq4_xs", place("attn_v", shared=2), 2048) == "iq4_xs"
     assert type_of("q2_k", place("attn_v", shared=2), 2048) == "q3_k"
     assert type_of("q4_k_m", place("token_embd", tied=True), 2048) == "q6_k"
+
+
+def test_values_of_a_70b_have_5_bits_at_least():
+    large = dict(layers=80, values=80, shared=8, large=True)
+    for mix in ("q4_k_m", "q3_k_s", "q2_k", "q5_k_s", "iq4_xs"):
+        assert type_of(mix, place("attn_v", 20, **large), 8192) == "q5_k"
+    assert type_of("q4_k_m", place("attn_v", 12, **large), 8192) == "q6_k"
+    assert type_of("q4_k_m", place("attn_k", 20, **large), 8192) == "q4_k"
+
+
+@pytest.mark.parametrize(
+    "config,layers,heads,large",
+    [(LlamaConfig, 80, 1, True), (LlamaConfig, 80, 2, False), (LlamaConfig, 79, 1, False), (Qwen2Config, 80, 2, True)],
+)
+def test_a_decoder_of_80_layers_is_a_70b(config, layers, heads, large):
+    """LLM_TYPE_70B: a Llama of 80 layers unless no heads are shared (65B), and every Qwen2 of 80 layers."""
+    sizes = dict(hidden_size=256, intermediate_size=256, vocab_size=8, num_attention_heads=2)
+    with torch.device("meta"):
+        made = config(num_hidden_layers=layers, num_key_value_heads=heads, **sizes)
+        model = AutoModelForCausalLM.from_config(made)
+    report = mix_report(model, "gguf-q4_k_s").set_index("tensor")
+    assert (report.loc["model.layers.40.self_attn.v_proj", "type"] == "q5_k") == large
 
 
 def test_a_tower_without_a_number_of_blocks_counts_every_layer_as_one_of_the_last():

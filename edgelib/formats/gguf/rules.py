@@ -38,7 +38,8 @@ class Place(NamedTuple):
     "ffn_down" or "other". layer, layers: its block and how many there are; layers is 0 in a vision tower, of which
     llama.cpp reads no number of blocks, so that every ffn_down there counts as one of the last. values: how many
     weights of the network make values (attn_v or attn_qkv). shared: how many query heads read one key (0: unknown).
-    tied: whether token_embd is the output, too.
+    tied: whether token_embd is the output, too. large: whether llama.cpp takes the network for its 70B, whose values
+    are few and have 5 bits or more.
     """
 
     role: str
@@ -47,6 +48,7 @@ class Place(NamedTuple):
     values: int = 0
     shared: int = 0
     tied: bool = False
+    large: bool = False
 
 
 def type_of(mix: str, place: Place, columns: int, *, importance: bool = False) -> str:
@@ -93,6 +95,11 @@ def _wanted(mix: str, base: str, place: Place, columns: int, importance: bool) -
 
 
 def _of_values(mix: str, base: str, place: Place) -> str:
+    wanted = _of_values_by_mix(mix, base, place)
+    return "q5_k" if place.large and wanted in ("q3_k", "q4_k") else wanted
+
+
+def _of_values_by_mix(mix: str, base: str, place: Place) -> str:
     if mix == "q2_k":
         return "q4_k" if place.shared >= 4 else "q3_k"
     if mix == "q3_k_m":

@@ -53,10 +53,10 @@ def pieces(module: nn.Module) -> dict[str, list[Piece]]:
         fused = role == "attn_qkv" and seen and split and rows % 3 == 0
         parts = [(f"attn_{part}", rows // 3, part) for part in "qkv"] if fused else [(role, rows, "")]
         found[name] = [(role, seen, rows, part) for role, rows, part in parts]
-    return _placed(found, is_tied(module))
+    return _placed(found, is_tied(module), module)
 
 
-def _placed(found: dict[str, list], tied: bool) -> dict[str, list[Piece]]:
+def _placed(found: dict[str, list], tied: bool, module: nn.Module) -> dict[str, list[Piece]]:
     numbers: dict[tuple[str, bool], set[int]] = {}
     for name, parts in found.items():
         for role, seen, _, _ in parts:
@@ -65,6 +65,7 @@ def _placed(found: dict[str, list], tied: bool) -> dict[str, list[Piece]]:
     ranks = {key: {n: i for i, n in enumerate(sorted(layers, key=str))} for key, layers in numbers.items()}
     values, shared = {seen: _values(found, seen) for seen in (True, False)}, _shared(found)
     layers = 1 + max((n for (_, seen), own in numbers.items() if not seen for n in own), default=0)
+    large = _large(module, layers, shared)
     placed: dict[str, list[Piece]] = {}
     for name, parts in found.items():
         placed[name] = []
@@ -72,7 +73,7 @@ def _placed(found: dict[str, list], tied: bool) -> dict[str, list[Piece]]:
             if seen:
                 place = Place(role, ranks[role, seen][layer_of(name)], 0, values[seen])
             else:
-                place = Place(role, layer_of(name), layers, values[seen], shared, tied)
+                place = Place(role, layer_of(name), layers, values[seen], shared, tied, large)
             placed[name].append(Piece(place, rows, part))
     return placed
 
@@ -85,6 +86,12 @@ def _shared(found: dict[str, list]) -> int:
     """How many query heads read one value: rows of the first q to rows of the first v."""
     rows = {other[0]: other[2] for others in reversed(found.values()) for other in others if not other[1]}
     return rows["attn_q"] // rows["attn_v"] if {"attn_q", "attn_v"} <= rows.keys() else 0
+
+
+def _large(module: nn.Module, layers: int, shared: int) -> bool:
+    """Whether llama.cpp takes a decoder for its 70B (LLM_TYPE_70B), by its files llama.cpp and qwen2.cpp of models."""
+    kind = getattr(getattr(module, "config", None), "model_type", "")
+    return layers == 80 and (kind == "qwen2" or (kind in ("llama", "mistral") and shared > 1))
 
 
 def role_of(name: str) -> str:
