@@ -170,9 +170,9 @@ class Generation:
 
 
 class StepGeneration:
-    """The same for a decoder of `edgelib.kernels.steps`, which reads its prompt one token at a time.
+    """The same for a decoder of `edgelib.kernels.steps`, which reads its prompt in one step.
 
-    kv_bytes: bytes of keys and values of so many tokens. Its time to the first token is that of `prompt` steps.
+    kv_bytes: bytes of keys and values of so many tokens.
     """
 
     def __init__(
@@ -185,14 +185,12 @@ class StepGeneration:
         """Generate and return the marks in ms [1 + new_tokens]: 0, then the end of every token."""
         marks, cache, length = Marks(), None, self.prompt.shape[1]
         marks.mark()
-        tokens = self.prompt[:, :1]
-        for position in range(length + new_tokens - 1):
+        tokens, position = self.prompt, 0
+        for _ in range(new_tokens):
             logits, cache = self.decoder.step(tokens, position, cache)
-            if position >= length - 1:
-                tokens = logits.argmax(dim=-1, keepdim=True)
-                marks.mark()
-            else:
-                tokens = self.prompt[:, position + 1 : position + 2]
+            position += tokens.shape[1]
+            tokens = logits.argmax(dim=-1, keepdim=True)
+            marks.mark()
         self.tokens = len(self.prompt) * (length + new_tokens - 1)
         return marks.ms()
 

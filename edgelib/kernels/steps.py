@@ -1,4 +1,7 @@
-"""Decoding token by token with a growing key-value cache, by torch, ONNX Runtime or OpenVINO, behind one call."""
+"""Decoding with a growing key-value cache by torch, ONNX Runtime or OpenVINO, behind one call.
+
+A step reads any number of tokens: a whole prompt, and then one token after the other, by one and the same graph.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,17 @@ class Step(NamedTuple):
 
 
 class TorchDecoder:
-    """A causal language model of transformers as it is: `step(tokens [batch, 1], position, cache)`."""
+    """A causal language model of transformers as it is: `step(tokens [batch, n], position, cache)`."""
 
     def __init__(self, module: nn.Module):
         self.module = module
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, position: int, cache: object = None) -> Step:
-        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
-        place = torch.full_like(tokens, position)
-        out = self.module(input_ids=tokens, position_ids=place, past_key_values=cache, use_cache=True)
+        """Read tokens from a position on and return the scores of the next, with the cache of all read so far."""
+        place = _places(tokens, position)
+        given = dict(input_ids=tokens, position_ids=place, past_key_values=cache)
+        out = self.module(**given, use_cache=True, logits_to_keep=1)
         return Step(out.logits[:, -1].float(), out.past_key_values)
 
 
@@ -48,13 +52,13 @@ class OnnxDecoder:
         return self.model.bytes
 
     def step(self, tokens: Tensor, position: int, cache: list | None = None) -> Step:
-        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
+        """Read tokens from a position on and return the scores of the next, with the cache of all read so far."""
         from onnxruntime import OrtValue
 
         if cache is None:
             empty = torch.zeros(len(tokens), self.heads, 0, self.width).numpy()
             cache = [OrtValue.ortvalue_from_numpy(empty) for _ in range(2 * self.layers)]
-        given = [OrtValue.ortvalue_from_numpy(t.numpy()) for t in (tokens, torch.full_like(tokens, position))]
+        given = [OrtValue.ortvalue_from_numpy(t.numpy()) for t in (tokens, _places(tokens, position))]
         feeds = dict(zip(self.model.names, [*given, *cache], strict=True))
         logits, *longer = self.model.session.run_with_ort_values(None, feeds)
         return Step(torch.from_numpy(logits.numpy()), longer)
@@ -64,10 +68,10 @@ class OpenvinoDecoder(OnnxDecoder):
     """The same by OpenVINO; keys and values go out and in again at every step."""
 
     def step(self, tokens: Tensor, position: int, cache: list | None = None) -> Step:
-        """Read one token at a position and return the scores of the next, with the cache of all read so far."""
+        """Read tokens from a position on and return the scores of the next, with the cache of all read so far."""
         if cache is None:
             cache = [torch.zeros(len(tokens), self.heads, 0, self.width) for _ in range(2 * self.layers)]
-        logits, *longer = self.model.run([tokens, torch.full_like(tokens, position), *cache])
+        logits, *longer = self.model.run([tokens, _places(tokens, position), *cache])
         return Step(logits, longer)
 
 
@@ -80,20 +84,23 @@ class Decoded:
 
 
 def decode(decoder, prompt: Tensor, n: int) -> Decoded:
-    """Read a prompt [batch, length] token by token and append n tokens greedily."""
-    cache, chosen, scores = None, [], []
-    for position in range(prompt.shape[1] + n - 1):
-        known = position < prompt.shape[1]
-        tokens = prompt[:, position : position + 1] if known else chosen[-1]
-        logits, cache = decoder.step(tokens, position, cache)
-        if position >= prompt.shape[1] - 1:
-            scores.append(logits)
-            chosen.append(logits.argmax(-1, keepdim=True))
+    """Read a prompt [batch, length] at once and append n tokens greedily."""
+    logits, cache = decoder.step(prompt, 0)
+    chosen, scores = [logits.argmax(-1, keepdim=True)], [logits]
+    for position in range(prompt.shape[1], prompt.shape[1] + n - 1):
+        logits, cache = decoder.step(chosen[-1], position, cache)
+        scores.append(logits)
+        chosen.append(logits.argmax(-1, keepdim=True))
     return Decoded(torch.cat(chosen, 1), torch.stack(scores, 1))
 
 
+def _places(tokens: Tensor, position: int) -> Tensor:
+    """The positions [batch, n] of tokens [batch, n], of which the first stands at `position`."""
+    return torch.arange(position, position + tokens.shape[1], device=tokens.device).repeat(len(tokens), 1)
+
+
 def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None) -> TorchDecoder | OnnxDecoder:
-    """Return what decodes token by token by a kernel.
+    """Return what decodes by a kernel, whole prompts and single tokens.
 
     model: a causal language model of transformers such as Qwen2ForCausalLM, the baseline or quantized by a scheme that
     the kernel multiplies; a quantized model decodes as simulated by "torch-fp32".
@@ -118,8 +125,8 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = config.num_hidden_layers
     cache = [torch.zeros(1, heads, 3, width) for _ in range(2 * layers)]
-    inputs = [torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), 3), *cache]
-    free = [[0], [0], *([[0, 2]] * len(cache))]
+    inputs = [torch.zeros(1, 2, dtype=torch.long), torch.tensor([[3, 4]]), *cache]
+    free = [[0, 1], [0, 1], *([[0, 2]] * len(cache))]
     names = ["logits", *(f"present_{i}" for i in range(len(cache)))]
     step = _Step(prepared(model, kernel))
     step.module.set_attn_implementation(_grouped_attention_name())
@@ -128,41 +135,51 @@ def decoder_of(model, kernel: str = "torch-fp32", *, threads: int | None = None)
 
 
 class _Step(nn.Module):
-    """One token through a causal language model, its cache as plain tensors: keys and values of each layer in turn."""
+    """Tokens through a causal language model, its cache as plain tensors: keys and values of each layer in turn."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, tokens: Tensor, position: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, positions: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         from transformers import DynamicCache
 
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         out = self.module(
             input_ids=tokens,
-            position_ids=position,
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            attention_mask={"full_attention": None},  # one token sees all that came before it
+            attention_mask=_later_hidden(tokens, past[0]),
+            logits_to_keep=1,
         )
         present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
         return (out.logits[:, -1], *present)
 
 
+def _later_hidden(tokens: Tensor, past: Tensor) -> Tensor:
+    """What is added to attention's products [1, 1, n, past + n]: 0, and the least number for tokens that come later."""
+    read = torch.arange(past.shape[2] + tokens.shape[1])
+    later = read > read[past.shape[2] :].unsqueeze(1)
+    return torch.where(later, torch.finfo(torch.float32).min, 0.0)[None, None]
+
+
 def _grouped_attention_name() -> str:
-    """Register attention of one query per head under a name that transformers takes, and return the name."""
+    """Register attention that repeats no keys under a name that transformers takes, and return the name."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register("edgelib_one_token", _one_token_attention)
-    return "edgelib_one_token"
+    AttentionInterface.register("edgelib_grouped", _grouped_attention)
+    return "edgelib_grouped"
 
 
-def _one_token_attention(layer, query, key, value, attention_mask, scaling, **_) -> tuple[Tensor, None]:
-    """query [batch, heads, 1, width] on keys and values [batch, groups, length, width], which are not repeated.
+def _grouped_attention(layer, query, key, value, attention_mask, scaling, **_) -> tuple[Tensor, None]:
+    """query [batch, heads, n, width] on keys and values [batch, groups, length, width], which are not repeated.
 
     Repeating them for every head of a group, as transformers does, copies the whole cache in every layer and step.
     """
-    batch, heads, _, width = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, width)
-    weights = (grouped @ key.transpose(2, 3) * scaling).softmax(-1)
-    return (weights @ value).reshape(batch, 1, heads, width), None
+    batch, heads, n, width = query.shape
+    rows = batch, key.shape[1], -1
+    products = query.reshape(*rows, width) @ key.transpose(2, 3) * scaling
+    weights = (products.reshape(batch, heads, n, -1) + attention_mask).softmax(-1)
+    mixed = weights.reshape(*rows, key.shape[2]) @ value
+    return mixed.reshape(batch, heads, n, width).transpose(1, 2), None

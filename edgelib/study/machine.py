@@ -55,7 +55,7 @@ class Suite:
 
 QUICK_REPEATS = Repeats(least=3, most=12, share=0.05, seconds=2)
 QUICK_RUNS = Repeats(least=2, most=6, share=0.1, seconds=3)
-# (batch, prompt); those of one token are for decoders that read token by token
+# (batch, prompt)
 _CASES = ((1, 1), (1, 32), (1, 128), (1, 512), (4, 1), (4, 32), (16, 1), (16, 32), (32, 32))
 FULL = Suite(
     encoders={"clip-vit-base-patch32": (1, 8, 32)},
@@ -273,8 +273,6 @@ def _generation_case(session, model: str, dims: Decoder, runner: Runner, build, 
     if isinstance(module, str):
         return [{"left_out": f"{what}: {module}"}]
     generation = _generation(module, dims, batch, prompt)
-    if isinstance(generation, StepGeneration) and prompt > 1:
-        return [{"left_out": f"{what}, prompts of several tokens: this decoder reads one token at a time"}]
     _, first, second = generation.run(2)
     reason = _slow(first + (second - first) * (suite.new_tokens - 1))
     if reason:

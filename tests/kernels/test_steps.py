@@ -1,14 +1,15 @@
-"""Decoding token by token: a step with a cache is the whole sequence at once, on every kernel."""
+"""Decoding: whole prompts and steps with a cache are the whole sequence at once, on every kernel."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from edgelib.errors import EdgelibError
 from edgelib.kernels.roundings import computed_by
@@ -45,16 +46,45 @@ def prompt():
     return torch.randint(0, 48, (2, 5), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(scope="module")
+def decoders(model):
+    return functools.cache(lambda kernel: decoder_of(model, kernel))
+
+
 OPENVINO = ["openvino-fp32"] if importlib.util.find_spec("openvino") else []
 
 
 @pytest.mark.parametrize("kernel", ["torch-fp32", "onnx-fp32", *OPENVINO])
-def test_steps_are_the_whole_sequence_at_once(kernel, model, prompt):
-    found = decode(decoder_of(model, kernel), prompt, 6)
+def test_steps_are_the_whole_sequence_at_once(kernel, decoders, model, prompt):
+    found = decode(decoders(kernel), prompt, 6)
     whole = model(torch.cat([prompt, found.tokens], 1)).logits[:, prompt.shape[1] - 1 : -1]
     assert found.tokens.shape == (2, 6)
     assert torch.allclose(found.logits, whole, atol=1e-4)
     assert torch.equal(found.tokens, found.logits.argmax(-1))
+
+
+@pytest.mark.parametrize("kernel", ["torch-fp32", "onnx-fp32", *OPENVINO])
+@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (3, 1), (1, 4, 2), (8, 8)], ids=str)
+def test_a_prompt_may_be_read_in_any_pieces(kernel, cuts, decoders, model):
+    """8 is the width of a head, where keys and a head are of one size; each piece has the logits of the whole."""
+    prompt = torch.randint(0, 48, (3, sum(cuts)), generator=torch.Generator().manual_seed(1))
+    whole, cache, position = model(prompt).logits, None, 0
+    for cut in cuts:
+        logits, cache = decoders(kernel).step(prompt[:, position : position + cut], position, cache)
+        position += cut
+        assert torch.allclose(logits, whole[:, position - 1], atol=1e-4)
+
+
+def test_a_llama_is_read_whole_too(prompt):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=48, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=16, initializer_range=0.2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    found = decode(decoder_of(model, "onnx-fp32"), prompt, 2)
+    whole = model(torch.cat([prompt, found.tokens], 1)).logits[:, prompt.shape[1] - 1 : -1]
+    assert torch.allclose(found.logits, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kernel", "scheme"), [("onnx-int8", "w8a8-minmax"), ("onnx-int4", "w4a16-minmax-g32")])
