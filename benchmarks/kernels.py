@@ -1,4 +1,6 @@
-"""Real kernels against torch's fp32: an image tower, decoding token by token, and agreement with the simulation.
+"""Real kernels against torch: an image tower, a decoder's prompt and tokens, and agreement with the simulation.
+
+torch, ONNX Runtime, OpenVINO and llama.cpp take turns in one run, as far as they are installed.
 
 Architecture-true with random weights for speed (the arithmetic does not care); the embedded model for agreement. Models
 take turns within a repeat, so that load on the machine hits all alike, and ratios are medians over repeats.
@@ -11,14 +13,19 @@ from __future__ import annotations
 import gc
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import onnxruntime
 import torch
 from goals import Table, goal, machine, script
 
 import edgelib
+from edgelib.files.gguf.write import save_gguf
+from edgelib.kernels.llama_cpp.engine import Engine, why_no_engine
 from edgelib.kernels.onnx_layers import saturates
 from edgelib.kernels.roundings import computed_by
 from edgelib.kernels.steps import decoder_of
@@ -37,6 +44,8 @@ ENCODERS = {
 }
 DECODERS = {"torch-bf16": None, "onnx-int8": "w8a8-minmax", "onnx-int4": "w4a16-minmax-g32"}
 DECODERS |= {"openvino-int8": "w8a16-minmax-g32", "openvino-int4": "w4a16-minmax-g32"}
+LATER = 8  # tokens of llama.cpp of which one time is the mean
+FOUR_BITS = ("onnx-int4", "openvino-int4", "llama.cpp-q4_0", "llama.cpp-q4_k_m")
 HERE = {row.kernel for row in available_kernels().itertuples() if row.available}
 
 
@@ -46,15 +55,18 @@ def installed(kernels: dict) -> dict:
 
 
 def in_turns(steps: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Return `repeats` times in milliseconds of each step, taken in turns after one warm-up; print each turn."""
+    """Return `repeats` times in milliseconds of each step, taken in turns after one warm-up; print each turn.
+
+    A step that returns a float has timed itself.
+    """
     times = {name: [] for name in steps}
     table = Table(("ms", 10, ""), *((name, len(name) + 3, ".1f") for name in steps))
     for repeat in range(repeats + 1):
         turn = []
         for step in steps.values():
             start = time.perf_counter()
-            step()
-            turn.append(1e3 * (time.perf_counter() - start))
+            own = step()
+            turn.append(own if isinstance(own, float) else 1e3 * (time.perf_counter() - start))
         table.row(f"turn {repeat}" if repeat else "warm-up", *turn)
         for name, one in zip(times, turn, strict=True):
             times[name] += [one] if repeat else []
@@ -97,30 +109,52 @@ def encoder(repeats: int, batch: int, **_) -> None:
 
 @torch.inference_mode()
 def decoder(repeats: int, prompt: int, layers: int, **_) -> None:
-    """Time a step of a decoder shaped like Qwen2-0.5B, output layer included, after a prompt."""
+    """Time a prompt at once and a token after it, of a decoder shaped like Qwen2-0.5B, output layer included."""
     model = edgelib.architecture("qwen2-0.5b", device="cpu")
     model.model.layers, model.config.num_hidden_layers = model.model.layers[:layers], layers
-    ids = torch.randint(0, model.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0))
     decoders = {"torch-fp32": decoder_of(model)}
     for kernel, scheme in installed(DECODERS).items():
         quantized = model if scheme is None else edgelib.quantize(model, scheme)
         decoders[kernel] = decoder_of(quantized, kernel)
         del quantized
         gc.collect()
-    caches = {}
-    for name, one in decoders.items():
-        for position in range(prompt):
-            _, caches[name] = one.step(ids[:, position : position + 1], position, caches.get(name))
-    state = {name: [prompt, cache] for name, cache in caches.items()}
+    draws = torch.Generator().manual_seed(0)
+    state = {}
 
-    def step(name: str) -> None:
+    def words() -> torch.Tensor:
+        return torch.randint(0, model.config.vocab_size, (1, prompt), generator=draws)
+
+    def first(name: str) -> None:
+        state[name] = [prompt, decoders[name].step(words(), 0).cache]
+
+    def later(name: str) -> None:
         position, cache = state[name]
-        state[name] = [position + 1, decoders[name].step(ids[:, :1], position, cache).cache]
+        state[name] = [position + 1, decoders[name].step(words()[:, :1], position, cache).cache]
 
-    print(f"\nQwen2-0.5B shape, {layers} layers, one token after {prompt}, batch 1, {repeats} repeats")
-    times = in_turns({name: lambda name=name: step(name) for name in decoders}, repeats)
-    ratios = summary(times, ["torch-fp32", "torch-bf16"])
-    goal("decoder's token, 4-bit weights over bf16", ratios["onnx-int4"][1], at_least=3)
+    prompts = {name: lambda name=name: first(name) for name in decoders}
+    tokens = {name: lambda name=name: later(name) for name in decoders}
+    with ExitStack() as opened:
+        for name, engine in llama_cpp(model, prompt, opened).items():
+            prompts[name] = lambda engine=engine: float(engine.answer(words()[0].tolist(), stop=False).prompt_ms)
+            tokens[name] = lambda engine=engine: (
+                engine.answer(words()[0].tolist(), tokens=LATER + 1, stop=False).decode_ms / LATER
+            )
+        print(f"\nQwen2-0.5B shape, {layers} layers, to the first token after {prompt} at once, {repeats} repeats")
+        summary(in_turns(prompts, repeats), ["torch-fp32", "torch-bf16"])
+        print(f"\nQwen2-0.5B shape, {layers} layers, one token after {prompt}, batch 1, {repeats} repeats")
+        ratios = summary(in_turns(tokens, repeats), ["torch-fp32", "torch-bf16"])
+    by_bf16 = [ratios[name][1] for name in FOUR_BITS if name in ratios]
+    goal("decoder's token, fastest 4 bits over torch bf16", max(by_bf16), at_least=3)
+
+
+def llama_cpp(model, prompt: int, opened: ExitStack) -> dict[str, Engine]:
+    """Return llama.cpp on 4-bit files of a decoder, closed with `opened`; nothing where it is not installed."""
+    if why_no_engine():
+        return {}
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+    files = {mix: save_gguf(model, folder / f"{mix}.gguf", mix) for mix in ("q4_0", "q4_k_m")}
+    settings = dict(context=prompt + LATER + 8, threads=torch.get_num_threads())
+    return {f"llama.cpp-{mix}": opened.enter_context(Engine(file, **settings)) for mix, file in files.items()}
 
 
 @torch.inference_mode()
@@ -173,4 +207,4 @@ def main(
 
 
 if __name__ == "__main__":
-    script(main, repeats=2, prompt=2, layers=1, images=100)
+    script(main, repeats=2, prompt=16, layers=1, images=100)
