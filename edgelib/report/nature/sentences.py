@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from edgelib.quant.scheme import scheme
 from edgelib.report.claims.text import names_text, spread_text
 from edgelib.report.nature.tables import NATURE, Found, mean_interval
+from edgelib.report.tables import with_interval
 from edgelib.stats.ranks import RankAgreement
 from edgelib.study.nature.caches import CONTROL
 from edgelib.study.nature.grid import line_of
@@ -56,11 +59,14 @@ def nature_sentences(found: Found) -> list[str]:
         f"the largest {residual.peak.max():,.0f}.",
         f"Its inputs stand out by token as well as by channel: most in {token.place} of layer {int(token.layer)}, "
         f"where one token's peak is {token.token_ratio:,.0f} times the median token's.",
-        f"{100 * sinks.sink_heads.mean():.0f} % of its heads put more than 30 % of their attention on the first token, "
-        f"those of the twins' model {100 * _sinks(found, 'plain'):.0f} %.",
+        f"More than 30 % of the attention goes to the first token in {100 * sinks.sink_heads.mean():.0f} % of its "
+        f"heads; in the twins' model, in {100 * _sinks(found, 'plain'):.0f} %.",
     ]
-    told = names_text([f"{WORDS[part]} are nearest to `{twin}`" for part, twin in nearest.items()], most=9)
-    return [*said, f"Of the twins, {told}."]
+    parts: dict[str, list[str]] = {}
+    for part, twin in nearest.items():
+        parts.setdefault(twin, []).append(WORDS[part])
+    told = [f"`{twin}` is nearest in {names_text(own, most=9)}" for twin, own in parts.items()]
+    return [*said, f"Of the twins, {'; '.join(told)}."]
 
 
 def _nearest(distance: pd.Series) -> str:
@@ -74,24 +80,47 @@ def _sinks(found: Found, twin: str) -> float:
     return float(table[table.part == "attention"].sink_heads.mean())
 
 
-def method_sentences(found: Found, line: str) -> list[str]:
-    """Whether each method of a line is better or worse than min-max on held-out text, from paired differences."""
+@dataclass(frozen=True)
+class Beside:
+    """A scheme against min-max of the same bits: mean difference of the log-likelihood with interval, the verdict."""
+
+    spread: tuple[float, float, float]
+    verdict: str
+
+
+def beside_plain(found: Found, name: str) -> Beside | None:
+    """A scheme against min-max of its line on held-out text, paired by passage; None where it has no such neighbour."""
+    line = line_of(name)
     names = [n for n in found.nll.columns if n not in ("item", "tokens", "fp32") and line_of(n) == line]
     plain = next((n for n in names if "minmax" in n), None)
-    if plain is None or len(names) < 2:
-        return []
-    verdicts: dict[str, list[str]] = {"below": [], "above": [], "not shown to differ from": []}
-    for name in names:
-        if name != plain:
-            effect, low, high = mean_interval(found.nll[name] - found.nll[plain], name, plain)
-            verdict = "below" if high < 0 else "above" if low > 0 else "not shown to differ from"
-            verdicts[verdict].append(f"{scheme(name).label.removeprefix(line).strip()} ({np.exp(effect):.2f} times)")
+    if plain is None or plain == name:
+        return None
+    effect, low, high = mean_interval(found.nll[name] - found.nll[plain], name, plain)
+    return Beside((effect, low, high), "better" if high < 0 else "worse" if low > 0 else "open")
+
+
+def methods_sentence(found: Found) -> str:
+    """How many methods do better than min-max of the same bits, and the best of each line that has one."""
+    found_beside = {n: beside_plain(found, n) for n in found.nll.columns if n not in ("item", "tokens", "fp32")}
+    beside = {name: own for name, own in found_beside.items() if own is not None}
+    if not beside:
+        return "No scheme stands beside min-max of the same bits."
+    counts = {v: sum(own.verdict == v for own in beside.values()) for v in ("better", "worse", "open")}
+    said = (
+        f"Of {len(beside)} schemes that can be held against min-max of the same bits, shown to be better: "
+        f"{counts['better']}; worse: {counts['worse']}; open: {counts['open']}."
+    )
+    lines: dict[str, list[str]] = {}
+    for name, own in beside.items():
+        if own.verdict == "better":
+            lines.setdefault(line_of(name), []).append(name)
+    best = {line: min(names, key=lambda name: beside[name].spread[0]) for line, names in lines.items()}
     told = [
-        f"{names_text(own, most=9)} {'is' if len(own) == 1 else 'are'} {verdict} min-max"
-        for verdict, own in verdicts.items()
-        if own
+        f"at {line} {scheme(name).label.removeprefix(line).strip()}, with "
+        f"{with_interval(*np.exp(beside[name].spread), scale=1, digits=2)} times the perplexity of min-max"
+        for line, name in best.items()
     ]
-    return [f"At {line}, in perplexity on held-out text, {'; '.join(told)}."]
+    return f"{said} The best means: {'; '.join(told)}." if told else said
 
 
 def range_sentence(found: Found) -> str:
@@ -145,5 +174,5 @@ def _causes(found: Found, twin: str, where: str) -> list[str]:
     cause = "range" if gap[1] > 0 else "resolution" if gap[2] < 0 else "neither shown to weigh more"
     said += f" ({'the cause is ' + cause if gap[1] > 0 or gap[2] < 0 else cause})"
     if "e4m3-amax" in kl:
-        said += f"; with a scale per layer it costs {spread_text(*mean_interval(kl['e4m3-amax'], twin, 'amax'))}"
+        said += f"; with a scale per layer it costs {spread_text(*mean_interval(kl['e4m3-amax'], twin, 'e4m3-amax'))}"
     return [said + "."]
