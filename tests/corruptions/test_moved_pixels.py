@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from edgelib.corruptions import CORRUPTIONS, corrupt, gaussian
 from edgelib.corruptions.gaussian import FINE, smoothed
+from edgelib.corruptions.geometry import zoom
 from edgelib.corruptions.geometry.elastic import affine_matrices, displacements, warped
 from edgelib.corruptions.geometry.glass import shuffled
 from edgelib.corruptions.geometry.zoom import POINT, enlarged
@@ -95,6 +96,17 @@ def test_glass_is_the_peers_loop(reach, turn):
             for x in range(width - reach, reach, -1):
                 image[:, y, x] = image[:, y + down[y][x], x + right[y][x]]
     assert torch.equal(shuffled(SMALL, KEYS, reach, turn), expected)
+
+
+@pytest.mark.parametrize("part", ["start", "middle"])
+@pytest.mark.parametrize("factor", [1, 1.07, 1.31, 4.5])
+def test_enlarging_by_products_of_matrices_is_that_by_steps_bit_for_bit(factor, part, monkeypatch):
+    planes = torch.randint(-8191, 8192, (2, 33, 70), generator=torch.Generator().manual_seed(0)).int()
+    images = (planes & 255).to(torch.uint8)[None].expand(3, -1, -1, -1).transpose(0, 1)
+    made = enlarged(planes, factor, part), corrupt(images, "zoom_blur", 3)
+    monkeypatch.setattr(zoom, "products_are_exact", lambda device: False)
+    steps = enlarged(planes, factor, part), corrupt(images, "zoom_blur", 3)
+    assert all(torch.equal(a, b) for a, b in zip(made, steps, strict=True))
 
 
 @pytest.mark.parametrize("part", ["start", "middle"])
