@@ -351,8 +351,7 @@ drift.rename(index=label).map("{:.2g}".format)
 # %% tags=["remove-input"]
 known = tests.named(label)
 lowest = scores.set_index("config").clean.idxmin()
-points = [gap_summary(known), matched_claim(known)]
-points += [f"on the twins, {gap_summary(doses)}; {matched_claim(doses)}"] if len(doses) else []
+points = [gap_summary(known), *([f"on the twins, {gap_summary(doses)}"] if len(doses) else [])]
 points += difference_claims(losses, label(reference), "clean accuracy", keys=[lowest]) if lowest in others else []
 say(points)
 opening = gap_opening(tests, scores, costs, reference, twin_scores)
