@@ -117,11 +117,11 @@ def _require_run(model: ZeroShotModel | GenerativeModel, folder: Path) -> None:
 
 def model_folder(name: str, *, offline: bool = False) -> Path:
     """Return the local folder of a model: embedded, given, or fetched from the hub into its cache."""
-    if (EMBEDDED / name / "config.json").is_file():
+    if os.path.isfile(EMBEDDED / name / "config.json"):  # unlike Path.is_file, it takes any name
         return EMBEDDED / name
-    if _local(name).is_dir():
+    if os.path.isdir(_local(name)):
         return _local(name)
-    if _local(name).is_file():
+    if os.path.isfile(_local(name)):
         raise EdgelibError(f"{name!r} is a file; a model is a folder with config.json and its .safetensors files")
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         embedded = embedded_models() + embedded_models(writes=True)

@@ -109,6 +109,8 @@ def here(tmp_path_factory):
     ("chapter", "values", "said"),
     [
         (RobustnessGap, {"model": "{}/nothing"}, "neither an embedded model"),
+        (RobustnessGap, {"model": "x" * 300}, "neither an embedded model"),
+        (RobustnessGap, {"dataset": "x" * 300}, "unknown data set"),
         (RobustnessGap, {"model": "{}/no-weights"}, "it has no weights"),
         (RobustnessGap, {"model": "{}/no-tokenizer"}, "has no tokenizer"),
         (CalibrationSensitivity, {"model": "{}/quantized"}, "is quantized already"),

@@ -128,7 +128,8 @@ def _with_another_ending(file: Path) -> Path | None:
 
 def to_unpack(folder: Path) -> str:
     """What an error says of the archives that lie in a folder: "unpack val2014.zip; ", or nothing."""
-    packed = sorted(name for name in os.listdir(folder) if name.lower().endswith(ARCHIVES)) if folder.is_dir() else []
+    files = next((names for _, names, _ in _folders_and_files(folder, 0)), [])
+    packed = sorted(name for name in files if name.lower().endswith(ARCHIVES))
     return f"unpack {', '.join(packed[:3])}{' and the others' if packed[3:] else ''}; " if packed else ""
 
 
