@@ -369,8 +369,9 @@ HTML(scatter(cloud, "pareto-explorer", title, **axes, tooltip=told, looks=looks(
 # ## Deployment guide
 #
 # For every device: what to ship within its memory, without a budget of time. *Beware* says what other chapters found of it: a
-# configuration that is as good as any here may fail on a model with outliers or with other calibration images. What the last column
-# calls not shown is a question of images, and it says about how many would answer it.
+# configuration that is as good as any here may fail on a model with outliers or with other calibration images. *P(within ...)* is the
+# probability of the tiers above, and of several that are tied memory is that of the largest. What the last column calls not shown is a
+# question of images, and it says about how many would answer it.
 
 # %% tags=["hide-input", "full-width"]
 guide = work.save("guide", ship.deployment_guide(record, [place.key for place in places], **asked))
