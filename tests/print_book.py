@@ -33,6 +33,7 @@ header, footer, .bd-header, .skip-link, .search-button, .headerlink, #pst-back-t
 .pst-navbar-icon, .btn, details > summary, .pst-async-banner-revealer { display: none !important; }
 figure, img, svg, tr, .admonition { break-inside: avoid; }
 thead { display: table-header-group; }
+mjx-container svg * { stroke: none !important; }  /* paper draws lines of no width, and formulas would be bold */
 """
 # Fits what is wider than the paper: smaller down to `least`, else on a turned sheet. Returns what still stands out.
 FIT = """

@@ -39,8 +39,8 @@ def read_scope(folder: Path) -> str:
 
 def claim_columns() -> dict[str, str | Column]:
     """What a table of `claim_table` shows."""
-    columns: dict[str, str | Column] = {"Source": "source", "Published claim": "claim", "What we tested": "tested"}
-    return columns | {"On": "basis", "What came out": "number", "Verdict": "verdict"}
+    columns: dict[str, str | Column] = {"Published claim": "claim", "Verdict": "verdict", "What we tested": "tested"}
+    return columns | {"On": "basis", "What came out": "number", "Source": "source"}
 
 
 def verdict_counts(claims: pd.DataFrame) -> pd.DataFrame:
