@@ -32,6 +32,7 @@ html { font-size: 12px !important; }
 header, footer, .bd-header, .skip-link, .search-button, .headerlink, #pst-back-to-top, #pst-scroll-pixel-helper,
 .pst-navbar-icon, .btn, details > summary, .pst-async-banner-revealer { display: none !important; }
 figure, img, svg, tr, .admonition { break-inside: avoid; }
+img { max-height: 240mm; object-fit: contain; }
 thead { display: table-header-group; }
 mjx-container svg * { stroke: none !important; }  /* paper draws lines of no width, and formulas would be bold */
 """
