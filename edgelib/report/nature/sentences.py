@@ -99,6 +99,11 @@ def beside_plain(found: Found, name: str) -> Beside | None:
     return Beside((effect, low, high), "better" if high < 0 else "worse" if low > 0 else "open")
 
 
+def _ratio(beside: Beside) -> str:
+    value, low, high = np.exp(beside.spread)
+    return with_interval(value, low, high, scale=1, digits=2)
+
+
 def methods_sentence(found: Found) -> str:
     """How many methods do better than min-max of the same bits, and the best of each line that has one."""
     found_beside = {n: beside_plain(found, n) for n in found.nll.columns if n not in ("item", "tokens", "fp32")}
@@ -117,7 +122,7 @@ def methods_sentence(found: Found) -> str:
     best = {line: min(names, key=lambda name: beside[name].spread[0]) for line, names in lines.items()}
     told = [
         f"at {line} {scheme(name).label.removeprefix(line).strip()}, with "
-        f"{with_interval(*np.exp(beside[name].spread), scale=1, digits=2)} times the perplexity of min-max"
+        f"{_ratio(beside[name])} times the perplexity of min-max"
         for line, name in best.items()
     ]
     return f"{said} The best means: {'; '.join(told)}." if told else said
