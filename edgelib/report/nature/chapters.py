@@ -25,7 +25,7 @@ def chapters_section(found: Found) -> str:
         f"({interval_text((first.low, first.high), LEVEL, scale=100)}) on {first.n:,.0f} "
         f"questions about {first.n_clusters:,.0f} held-out scenes. *Simulated*, with intervals over images."
     )
-    said = " ".join([_configs_sentence(differences), _caches_sentence(caches)])
+    said = " ".join([_sight_sentence(scores), _configs_sentence(differences), _caches_sentence(caches)])
     return "\n\n".join(
         [
             "## Two chapters on a model with this decoder",
@@ -34,6 +34,20 @@ def chapters_section(found: Found) -> str:
             _configs_table(right, differences, changed),
             _caches_table(caches),
         ]
+    )
+
+
+def _sight_sentence(scores: pd.DataFrame) -> str:
+    """Whether it is shown to see: the questions of POPE have as many answers "yes" as "no"."""
+    asked = scores[(scores.task == "pope") & (scores.score == "accuracy")]
+    if asked.empty:
+        return ""
+    row = asked.iloc[0]
+    earned = f"of POPE's questions, half of them true, it answers {with_interval(row.value, row.low, row.high)} % right"
+    if row.low > 0.5:
+        return f"It sees: {earned}."
+    return (
+        f"It is not shown to see: {earned}. What follows is what rounding does to its answers, whatever they rest on."
     )
 
 
@@ -51,7 +65,12 @@ def _caches_sentence(caches: pd.DataFrame) -> str:
     own = caches[caches.twin == "plain"]
     safe = own[own.non_inferior]
     harmed = own[own.high < 0]
-    said = [f"{len(safe)} of {len(own)} caches are shown to stay within the margin of the unrounded one"]
+    shown = "no cache is" if safe.empty else f"{len(safe)} of {len(own)} caches are"
+    widest = 100 * (own.high - own.low).max()
+    said = [
+        f"{shown[0].upper()}{shown[1:]} shown to stay within the margin of the unrounded one (the widest interval "
+        f"spans {widest:.0f} points)"
+    ]
     if len(harmed):
         told = [f"{kv_scheme(row.cache).label} ({-100 * row.effect:.1f} points)" for row in harmed.itertuples()]
         said.append(f"the interval of {names_text(told, most=9)} lies below 0")
@@ -89,6 +108,9 @@ def _caches_table(caches: pd.DataFrame) -> str:
             "Bytes a token": own.bytes_per_token.map("{:,.0f}".format).to_numpy(),
         }
     )
-    caption = f"What each key-value cache costs the graft's answers, with {100 * LEVEL:g} % intervals over images."
+    caption = (
+        f"What each key-value cache costs the graft's answers, with {100 * (2 * LEVEL - 1):g} % intervals over images, "
+        "those of a one-sided test."
+    )
     numbers: dict = {c: str for c in ("Change, points", "Bytes a token")}
     return myst_table(shown, caption, "tab-nature-graft-caches", numbers)
