@@ -71,8 +71,8 @@ def test_a_narrow_screen_gets_narrow_drawings(html):
     for page in (html / "chapters").glob("*.html"):
         text = page.read_text()
         narrow = re.findall(r'<source media="[^"]+" srcset="\.\./([^"]+)"><img', text)
-        assert len(narrow) == len(re.findall(r'src="\.\./_images/[0-9a-f]{64}\.svg"', text)), page.name
-        assert all((html / name).is_file() for name in narrow)
+        assert len(narrow) == len(re.findall(r'src="\.\./_images/[0-9a-f]{64}\.svg(?:#dark)?"', text)), page.name
+        assert all((html / name.removesuffix("#dark")).is_file() for name in narrow)
 
 
 def test_no_cell_failed_or_is_missing_its_outputs(html):
