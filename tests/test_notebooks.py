@@ -21,20 +21,20 @@ from edgelib.report.publish import Chapter, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HOSTILE = "<img src=x onerror=alert(1)>$x_1$"  # what a folder and a device may be called
-NAMED_SO = ("embedded_world", "efficiency", "pareto")  # chapters whose model and device are called so
-TAG = re.compile(r"<img src=x", re.IGNORECASE)
+HOSTILE_CLASS = "<i>$x$"  # prompts have room for few tokens
+TAG = re.compile(r"<img src=x|<i>\$x", re.IGNORECASE)
 SHOWN = ("text/html", "text/markdown", "image/svg+xml")
 
 pytestmark = pytest.mark.book
 
 
 def smoke_parameters(chapter: str, folder: Path) -> dict:
-    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own, in some with hostile names."""
+    """Return tests/smoke/<chapter>.yaml with results in a folder of the test's own, and with hostile names."""
     values = yaml.safe_load((ROOT / "tests" / "smoke" / f"{chapter}.yaml").read_text())
     fields = CHAPTERS[chapter].model_fields
-    if chapter in NAMED_SO:
+    if "model" in fields:
         values["model"] = str(shutil.copytree(EMBEDDED / fields["model"].default, folder / HOSTILE))
-    if chapter in NAMED_SO and "devices" in fields:
+    if "devices" in fields:
         device = yaml.safe_load((ROOT / "edgelib" / "devices" / "known" / "jetson-nano.yaml").read_text())
         (folder / "hostile.yaml").write_text(yaml.safe_dump(device | {"name": HOSTILE, "order": 1}))
         values |= {"device_table": str(folder / "hostile.yaml"), "devices": [*values["devices"], "hostile"]}
@@ -106,7 +106,7 @@ def test_a_misspelt_parameter_stops_papermill(tmp_path):
 
 def test_the_robustness_chapter_takes_another_model_and_data_set_by_parameters_alone(tmp_path):
     rng = np.random.default_rng(0)
-    names = ["airplane", "automobile", "bird"]
+    names = ["airplane", HOSTILE_CLASS, "bird"]
     photographs = tmp_path / "photographs.npz"
     np.savez(
         photographs, images=rng.integers(0, 256, (12, 32, 32, 3), np.uint8), labels=np.arange(12) % 3, class_names=names
