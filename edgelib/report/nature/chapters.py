@@ -25,12 +25,17 @@ def chapters_section(found: Found) -> str:
         f"({interval_text((first.low, first.high), LEVEL, scale=100)}) on {first.n:,.0f} "
         f"questions about {first.n_clusters:,.0f} held-out scenes. *Simulated*, with intervals over images."
     )
+    apart = (
+        "The cards of the front page tell what these chapters say of a small model. Where this page says otherwise of "
+        "a number of bits, believe the real decoder."
+    )
     said = " ".join([_sight_sentence(scores), _configs_sentence(differences), _caches_sentence(caches)])
     return "\n\n".join(
         [
             "## Two chapters on a model with this decoder",
             intro,
             said,
+            apart,
             _configs_table(right, differences, changed),
             _caches_table(caches),
         ]
