@@ -94,7 +94,7 @@ mix: list[str] = [
     "w8a8-minmax",
 ]  # formats that layers choose from; the first is the one to beat
 mix_slack: float = 0.0  # share of bytes that the mix may have beyond the first format
-n_sensitivity: int = 8  # images that the layers' sensitivity is measured on
+n_sensitivity: int = 4  # images that the layers' sensitivity is measured on
 seed: int = 0
 batch_size: int = 128
 device: str = "cpu"

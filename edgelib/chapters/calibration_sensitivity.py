@@ -52,7 +52,7 @@ class CalibrationSensitivity(ZeroShot):
         Field(min_length=2),
         AfterValidator(distinct),
         AfterValidator(sorted),
-    ] = Field([8, 64], description="numbers of calibration images")
+    ] = Field([8, 32], description="numbers of calibration images")
     seeds: int = Field(2, ge=2, le=1000, description="calibration draws of the crossed design, seeds 0, 1, ...")
     fraction: int = Field(1, ge=1, description="run every fraction-th combination of mix, size and seed; divides seeds")
     ladder_size: int = Field(

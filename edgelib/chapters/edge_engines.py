@@ -54,7 +54,7 @@ class EdgeEngines(Answers):
     split: Name = Field("test", description="split of the questions")
     columns: Columns = Field({}, description='column names, as in {"question": "q", "answers": "gt"}')
     images: Annotated[Name, Source()] | None = Field(None, description="folder of the image files, where it lies apart")
-    n_images: int = Field(16, ge=2, le=MOST_ITEMS, description="images, each with all of its questions")
+    n_images: int = Field(12, ge=2, le=MOST_ITEMS, description="images, each with all of its questions")
     decoders: Annotated[FileTypes, at_least_two("names of files: the reference, and one to compare with it")] = Field(
         ["f16", "q8_0", "q4_k_m"], description="names of the decoder's files, the reference first"
     )

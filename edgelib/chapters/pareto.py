@@ -100,7 +100,7 @@ class Pareto(ZeroShot):
     mix_slack: float = Field(
         0.0, ge=0, le=10, description="share of bytes that the mix may have beyond the first format"
     )
-    n_sensitivity: int = Field(8, ge=1, le=MOST_ITEMS, description="images that the layers' sensitivity is measured on")
+    n_sensitivity: int = Field(4, ge=1, le=MOST_ITEMS, description="images that the layers' sensitivity is measured on")
 
     @field_validator("budgets")
     @classmethod
