@@ -94,10 +94,19 @@ def weights_outside_linears(module: nn.Module) -> dict[str, list[str]]:
         elif own_way(layer):
             found[name] = [key for key, p in own if p.dim() > 1]
         elif not isinstance(layer, nn.modules.conv._ConvNd):
-            flat = _holds_experts(layer, name)
-            stacks = [k for k, p in own if p.dim() > 2 - flat and (flat or p.shape[0] > 1) and min(p.shape[-2:]) > 1]
+            held = _is_matrix if _holds_experts(layer, name) else _is_stack
+            stacks = [key for key, p in own if held(p)]
             found |= {name: stacks} if stacks else {}
     return found
+
+
+def _is_matrix(p: Tensor) -> bool:
+    return p.dim() > 1 and min(p.shape[-2:]) > 1
+
+
+def _is_stack(p: Tensor) -> bool:
+    """Whether a parameter is of more than one matrix."""
+    return p.dim() > 2 and p.shape[0] > 1 and _is_matrix(p)
 
 
 def _holds_experts(layer: nn.Module, name: str) -> bool:
