@@ -77,10 +77,12 @@ def say(claims: str | Iterable[str], otherwise: str = "") -> None:
     """Show a paragraph, or a list of sentences; `otherwise` is the one sentence said in place of an empty list."""
     from IPython.display import Markdown, display
 
-    if not isinstance(claims, str):
-        claims = bullets(claims) or (bullets([otherwise]) if otherwise else "")
-    if claims:
-        display(Markdown(as_written(claims)))
+    if isinstance(claims, str):
+        text = as_written(claims)
+    else:
+        text = bullets(claims) or (bullets([otherwise]) if otherwise else "")
+    if text:
+        display(Markdown(text))
 
 
 def show(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ast
 import re
+from io import StringIO
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import yaml
+from docutils.core import publish_doctree
+from docutils.nodes import Element
 from helpers import ROOT
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from markdown_it import MarkdownIt
+from myst_parser import docutils_ as myst
 
 from edgelib.report.claims.openings import Opening
-from edgelib.report.claims.text import without_tags
+from edgelib.report.claims.text import as_written, bullets, without_tags
 from edgelib.report.explorer import scatter
 from edgelib.report.figures.base import forest, log_axes
 from edgelib.report.figures.palette import Look
@@ -116,21 +121,52 @@ def test_openings_feet_facts_and_figures_show_a_name_as_it_is_written(name):
     assert len(said) >= 5 and not TAG.search(re.sub(r"<!-- .*? -->|<!DOCTYPE[^>]*>", "", page, flags=re.DOTALL))
 
 
-LINKS = ["[a](https://example.org)", "![a](https://example.org/a.png)", "{doc}`x`", "{raw}`<b>`", "$x$"]
+LINKS = ["[a](https://example.org)", "![a](https://example.org/a.png)", "{doc}`x`", "{raw}`<b>`", "$x$", "{{ 7 * 7 }}"]
+BLOCKS = ["# a", "+++", "% a", "```", "```{raw} html", ":::{note}", "- [ ] a", "1. a", "(a)=", "---", "> a", "\x85# a"]
+PIECES = [*"`\\[]{}()$<>#%|:*_!&=+-~^1.\n\x85 ", "``", "{{", "}}", "](", "{math}`", "]{#a}", "<b>", "cycler", "a"]
+PLAIN = {"document", "paragraph", "Text", "bullet_list", "list_item", "emphasis", "strong", "literal"}
 
 
-@pytest.mark.parametrize("name", LINKS)
-def test_no_name_links_or_loads_anything(name):
-    InteractiveShell.instance()
-    with capture_output() as captured:
-        say([f"`run {{x}}` on {name} is fine"])
-        show(pd.DataFrame({"x": [name]}), f"Sizes of\n\n{name}.", "tab-x")
-    for output in captured.outputs:
-        text = output.data["text/markdown"]
-        assert not re.search(r"(?<!\\)(\$|\]\()|\}`[x<]", text)
-        assert "src=" not in MarkdownIt("commonmark").render(text) and "href=" not in MarkdownIt().render(text)
-    assert "`run {x}` on" in captured.outputs[0].data["text/markdown"]
-    assert captured.outputs[1].data["text/markdown"].startswith(":::{table} Sizes of ")
+def obeyed(markdown: str) -> list[str]:
+    """What the book's parser makes of Markdown that is no plain text, and what it warns of."""
+    said, asked = StringIO(), yaml.safe_load((ROOT / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
+    how = {"myst_enable_extensions": [*asked, "substitution", "attrs_inline"], "warning_stream": said}
+    tree = publish_doctree("\n\n" + markdown, parser=myst.Parser(), settings_overrides=how)
+    marked = [f"{key} of {node.tagname}" for node in tree.findall(Element) for key in ("ids", "classes") if node[key]]
+    return (
+        [type(n).__name__ for n in tree.findall() if type(n).__name__ not in PLAIN]
+        + marked
+        + [*filter(None, [said.getvalue()])]
+    )
+
+
+@given(
+    st.one_of(st.sampled_from([*HOSTILE, *LINKS, *BLOCKS]), st.lists(st.sampled_from(PIECES), min_size=1).map("".join))
+)
+@example("{{ cycler.__init__.__globals__.os.getcwd() }}")
+@example("\\`{math}`x`")
+@example("a` {raw}`b`")
+@example("`x`{.a #b}")
+@settings(max_examples=60, deadline=None)
+def test_the_parser_of_the_book_obeys_no_name(name):
+    halves = [f"{name} and {mark}" for mark in "`{$<"]  # a name beside another that has the other half
+    said = bullets([f"{name} is best", f"on {name} and {name}", f"the best is {name}", *halves])
+    assert not obeyed(said), said
+    assert not obeyed(as_written(f"{name} is best"))
+
+
+@pytest.mark.parametrize("name", [*LINKS, *HOSTILE])
+def test_the_parser_of_the_book_obeys_no_name_in_a_table(name):
+    page = obeyed(myst_table(pd.DataFrame({name: [name]}), f"Sizes of\n\n{name}.", "tab-x"))
+    assert set(page) <= {"table", "title", "tgroup", "colspec", "thead", "tbody", "row", "entry", *TABLE_MARKS}, page
+
+
+TABLE_MARKS = ["ids of table", "classes of table", "classes of colspec", "classes of row", "classes of entry"]
+
+
+def test_a_code_span_of_our_own_stays():
+    assert as_written("`run {x}` on [a](b) is 1.5") == "`run {x}` on \\[a](b) is 1.5"
+    assert as_written(r"a\_b \[c\] `<x>` & <y>") == r"a\_b \[c\] `<x>` & &lt;y>"
 
 
 def test_chapters_display_by_the_two_words_that_escape():

@@ -18,8 +18,9 @@ class Sentence(str):
 
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_MATH = re.compile(r"(?<!\\)\$")
-_ROLE = re.compile(r"\{[A-Za-z][\w:.+-]*\}(?=`)")
+_KEPT = re.compile(r"\\.|(`+)")  # a character behind its backslash, or what may open a code span
+_OPENS = re.compile(r"[{\[$]")  # roles, attributes and substitutions (programs, to the book's parser); links; formulas
+_BEGINS = re.compile(r"(?=[#>%+~:|=*_(-]|```)|[0-9]+(?=[.)](?: |$))")  # what opens a block where a line begins so
 
 
 def without_tags(text: str) -> str:
@@ -30,20 +31,26 @@ def without_tags(text: str) -> str:
     return _TAG.sub("&lt;", text)
 
 
-def without_math(text: str) -> str:
-    """Markdown in which dollars are dollars: sentences made from tests hold no formulas, names may."""
-    return _MATH.sub(r"\\$", text)
-
-
-def without_links(text: str) -> str:
-    """Markdown in which what looks like a link, an image or a role is shown as it is written; code spans stay."""
-    text = text.replace("](", "]\\(")
-    return _ROLE.sub(lambda at: at[0] + "\\" * (text.count("`", 0, at.start()) % 2 == 0), text)
-
-
 def as_written(text: str) -> str:
-    """Markdown in which names from outside are neither tags, formulas, links nor roles."""
-    return without_links(without_math(without_tags(text)))
+    """One line of Markdown in which names from outside are shown as they are written, not obeyed.
+
+    They are no tags, formulas, links, roles or substitutions and open no block. Code spans, which our own sentences
+    have, stay, and so does a character behind a backslash.
+    """
+    text, parts, at = " ".join(text.split()), [], 0
+    if begins := _BEGINS.match(text):
+        text = f"{begins[0]}\\{text[begins.end() :]}"
+    while kept := _KEPT.search(text, at):
+        end = kept.end()
+        if kept[1] and (close := re.compile(f"(?<!`){kept[1]}(?!`)").search(text, end)):
+            end = close.end()
+        parts += [_disarmed(text[at : kept.start()]), text[kept.start() : end]]
+        at = end
+    return "".join([*parts, _disarmed(text[at:])])
+
+
+def _disarmed(text: str) -> str:
+    return without_tags(_OPENS.sub(r"\\\g<0>", text))
 
 
 def p_text(p: float) -> str:
@@ -112,6 +119,5 @@ def one_of(names: Iterable[str], most: int = 3) -> str:
 
 
 def bullets(claims: Iterable[str]) -> str:
-    """Claims as a Markdown list of sentences; a name that holds line ends starts no line of its own."""
-    claims = (" ".join(claim.split()) for claim in claims)
-    return "\n".join(f"- {claim[0].upper()}{claim[1:]}." for claim in claims)
+    """Claims as a Markdown list of sentences, each as it is written: a name in it is no markup."""
+    return "\n".join(f"- {as_written(f'{claim[:1].upper()}{claim[1:]}.')}" for claim in map(str.strip, claims))
