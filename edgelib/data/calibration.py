@@ -16,7 +16,7 @@ from edgelib.data.datasets import drawing_order, open_source, options_of
 from edgelib.data.images import Images, image_digests, pack_images, select_images, size_batches
 from edgelib.data.labelled import IMAGE_SEEN, TEXT_SEEN, Dataset
 from edgelib.data.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
-from edgelib.data.question_mixes import question_calibration
+from edgelib.data.question_mixes import candidates, question_calibration
 from edgelib.data.question_tables import Asked
 from edgelib.data.questions import QuestionSet
 from edgelib.data.readers.sources import UNSPLIT, Labelled, Options, source_name
@@ -76,6 +76,66 @@ def calibration_set(
     Raises EdgelibError for an unknown mix, argument or class, n below 1, fewer than n images left, and whatever
     `dataset` raises.
     """
+    how = (offline, label_column, image_column, columns, images)
+    kind, argument, name, split, pool = _asked(mix, n, seed, source, exclude, *how)
+    if isinstance(pool, Asked):
+        base = address("calibration", mix.partition(":")[0], seed)
+        change = partial(_changed, change=change_of(kind, mix, argument, seed), base=base)
+        return question_calibration(name, split, pool, kind, mix, n, seed, exclude, change, _spread)
+    order, of_class = _order(kind, argument, pool, name, seed)
+    positions = order[:n] if exclude is None else _held_out(pool, order, n, exclude)
+    _require_enough(n, len(positions), "images", name, split, of_class, exclude)
+    base = address("calibration", mix.partition(":")[0], seed)
+    shown = _changed(pool.fetch(positions), change_of(kind, mix, argument, seed), base)
+    rows = pool.rows.iloc[positions].assign(split=split)
+    if kind.language is not None:
+        rows = _shared(kind, rows, pool.class_names, seed)
+    return Dataset(f"{name} ({mix})", rows, pool.class_names, shown, split)
+
+
+def require_calibration(
+    mix: str,
+    n: int,
+    seed: int,
+    source: str | os.PathLike,
+    *,
+    exclude: Dataset | QuestionSet,
+    offline: bool = False,
+    label_column: str | None = None,
+    image_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    images: str | os.PathLike | None = None,
+) -> None:
+    """Raise EdgelibError where `calibration_set` would, as far as tables tell before an image is decoded.
+
+    Arguments as there. Of images that are excluded, those of the same split are known by name here, by pixels there.
+    """
+    how = (offline, label_column, image_column, columns, images)
+    kind, argument, name, split, pool = _asked(mix, n, seed, source, exclude, *how)
+    told = "image_id" if isinstance(pool, Asked) else "item"
+    taken = exclude.rows[told] if told in exclude.rows and exclude.split == split else ()
+    if isinstance(pool, Asked):
+        left = int((~candidates(pool, name, kind, mix, seed)[told].isin(taken)).sum())
+        _require_enough(n, left, "questions", name, split, f" for {mix!r}", exclude)
+        return
+    order, of_class = _order(kind, argument, pool, name, seed)
+    left = int((~pool.rows[told].iloc[order].isin(taken)).sum())
+    _require_enough(n, left, "images", name, split, of_class, exclude)
+
+
+def _asked(
+    mix: str,
+    n: int,
+    seed: int,
+    source: str | os.PathLike | Dataset | QuestionSet | None,
+    exclude: Dataset | QuestionSet | None,
+    offline: bool,
+    label_column: str | None,
+    image_column: str | None,
+    columns: Mapping[str, str] | None,
+    images: str | os.PathLike | None,
+) -> tuple[Mix, str, str, str, Labelled | Asked]:
+    """The mix and its argument, and the name, split and items of the pool that is drawn from."""
     kind, argument = parse_mix(mix)
     n, seed = whole_number(n, "n", at_least=1), seed_number(seed)
     if not isinstance(exclude, Dataset | QuestionSet | None):
@@ -86,25 +146,18 @@ def calibration_set(
     options = options_of(told, image_column, label_column, columns=columns, images=images)
     options = replace(options, most=_STREAMED * n + (0 if exclude is None else len(exclude.images)))
     fallback = UNSPLIT if exclude is None else exclude.split
-    name, split, pool = _pool("scenes" if source is None else source, length, offline, options, fallback)
-    if isinstance(pool, Asked):
-        base = address("calibration", mix.partition(":")[0], seed)
-        change = partial(_changed, change=change_of(kind, mix, argument, seed), base=base)
-        return question_calibration(name, split, pool, kind, mix, n, seed, exclude, change, _spread)
-    order, of_class = _order(kind, argument, pool, name, seed)
-    positions = order[:n] if exclude is None else _held_out(pool, order, n, exclude)
-    if len(positions) < n:
+    return kind, argument, *_pool("scenes" if source is None else source, length, offline, options, fallback)
+
+
+def _require_enough(
+    n: int, left: int, items: str, name: str, split: str, of_what: str, exclude: Dataset | QuestionSet | None
+) -> None:
+    if left < n:
         held = "" if exclude is None else f" outside {exclude.name!r}, which is excluded"
         raise EdgelibError(
-            f"n={n} calibration images were asked of {name!r}, whose split {split!r} has {len(positions)}{of_class}"
-            f"{held}; ask for at most that many"
+            f"n={n} calibration {items} were asked of {name!r}, whose split {split!r} has {left}{of_what}{held}; ask "
+            "for at most that many"
         )
-    base = address("calibration", mix.partition(":")[0], seed)
-    shown = _changed(pool.fetch(positions), change_of(kind, mix, argument, seed), base)
-    rows = pool.rows.iloc[positions].assign(split=split)
-    if kind.language is not None:
-        rows = _shared(kind, rows, pool.class_names, seed)
-    return Dataset(f"{name} ({mix})", rows, pool.class_names, shown, split)
 
 
 def _order(mix: Mix, argument: str, pool: Labelled, name: str, seed: int) -> tuple[np.ndarray, str]:
@@ -154,7 +207,15 @@ def _pool(
     source = source_name(source)
     opened = GENERATED[source](length, 0) if source in GENERATED else open_source(source, offline)
     split = "train" if "train" in opened.splits else fallback if fallback in opened.splits else UNSPLIT
-    return opened.name, split, opened.read(split, options)
+    try:
+        return opened.name, split, opened.read(split, options)
+    except EdgelibError as error:
+        if split == fallback or fallback not in opened.splits:
+            raise
+        raise EdgelibError(
+            f"{error}. Calibration reads the split {split!r} where there is one; move its files away to draw from what "
+            f"is not scored of {fallback!r}"
+        ) from None
 
 
 def _held_out(pool: Labelled, order: np.ndarray, n: int, exclude: Dataset | QuestionSet) -> np.ndarray:

@@ -48,18 +48,8 @@ def question_calibration(
 def _drawn(
     pool: Asked, name: str, split: str, mix: Mix, label: str, n: int, seed: int, exclude: Dataset | QuestionSet | None
 ) -> pd.DataFrame:
-    """n rows of the pool, in drawing order.
-
-    The strata of the task (sub-tasks, question types, categories and answers) take turns, but for a mix that draws
-    uniformly. "english" leaves out, and "second-language" takes only, what is asked in another language.
-    Raises EdgelibError for a mix of classes, a source that does not say its languages, and fewer than n questions left.
-    """
-    if mix.draw == "one class":
-        raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
-    rows = _in_language(pool, mix, name) if mix.paired else pool.rows
-    strata = list(pool.task.strata)
-    labels = rows.groupby(strata).ngroup().to_numpy() if strata else np.zeros(len(rows), np.int64)
-    ordered = rows.iloc[drawing_order(labels, seed, balanced=mix.draw != "uniform", backwards=True)]
+    """n rows of the pool. Raises EdgelibError as `candidates`, and for fewer than n questions left."""
+    ordered = candidates(pool, name, mix, label, seed)
     if exclude is not None:
         ordered = _outside(pool, ordered, n, exclude)
     if len(ordered) < n:
@@ -69,6 +59,21 @@ def _drawn(
             f"{label!r}{held}; ask for at most that many"
         )
     return ordered.head(n)
+
+
+def candidates(pool: Asked, name: str, mix: Mix, label: str, seed: int) -> pd.DataFrame:
+    """The rows of a pool that a mix may take, in drawing order.
+
+    The strata of the task (sub-tasks, question types, categories and answers) take turns, but for a mix that draws
+    uniformly. "english" leaves out, and "second-language" takes only, what is asked in another language.
+    Raises EdgelibError for a mix of classes and a source that does not say its languages.
+    """
+    if mix.draw == "one class":
+        raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
+    rows = _in_language(pool, mix, name) if mix.paired else pool.rows
+    strata = list(pool.task.strata)
+    labels = rows.groupby(strata).ngroup().to_numpy() if strata else np.zeros(len(rows), np.int64)
+    return rows.iloc[drawing_order(labels, seed, balanced=mix.draw != "uniform", backwards=True)]
 
 
 def _in_language(pool: Asked, mix: Mix, name: str) -> pd.DataFrame:

@@ -55,10 +55,10 @@ def question_rows(table: pd.DataFrame, task: Task, split: str, where: str) -> tu
     rows = table.reset_index(drop=True)
     if task.numbered:
         rows = _completed(rows, task)
+    rows[task.reference] = task.read(rows[task.reference], where)  # first: a split without answers says so
     for column in (QUESTION, *task.columns):
         if column != task.reference:
             texts(rows[column], where)
-    rows[task.reference] = task.read(rows[task.reference], where)
     rows[QUESTION] = task.prompt(rows)
     ids = rows[task.item[0]].astype(str).str.cat([rows[name].astype(str) for name in task.item[1:]], sep="/")
     again = ids.groupby(ids).cumcount()

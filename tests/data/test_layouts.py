@@ -259,7 +259,24 @@ def test_llava_bench_is_read_and_scored_against_the_answers_that_it_ships(tmp_pa
     said = data.task.answer_scores(["the Volcano, number 0", "a"], data.rows["gpt_answer"])
     assert said["score"].tolist() == [1, 0]
     (tmp_path / "answers_gpt4.jsonl").unlink()
-    assert "looks like LLaVA-Bench (in the wild) without answers_gpt4.jsonl" in says(dataset, tmp_path)
+    assert "looks like LLaVA-Bench without answers_gpt4.jsonl" in says(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("named", ["{:012d}.jpg", "COCO_val2014_{:012d}.jpg"], ids=["by number", "by part"])
+def test_llava_bench_of_coco_finds_its_images_by_number(named, tmp_path):
+    questions = [
+        {"question_id": i, "image": f"{441147 + i // 3:012d}.jpg", "category": "conv", "text": f"What is {i}?"}
+        for i in range(6)
+    ]
+    answers = [{"question_id": i, "text": f"It is {i}.", "category": "conv"} for i in range(6)]
+    for name, lines in (("qa90_questions", questions), ("qa90_gpt4_answer", answers)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    official._pictures(tmp_path / "val2014", VQA, lambda place: named.format(441147 + place))
+    data = dataset(tmp_path)
+    assert data.task is TASKS["llava-bench"] and data.rows["gpt_answer"].tolist() == [a["text"] for a in answers]
+    assert close(data.images[[1]][0], VQA.images[1])
+    (tmp_path / "qa90_gpt4_answer.jsonl").unlink()
+    assert "without qa90_gpt4_answer.jsonl" in says(dataset, tmp_path)
 
 
 def test_easy_vqa_is_read_as_its_repository_holds_it(tmp_path):
@@ -369,6 +386,13 @@ def test_configurations_and_splits_are_those_that_datasets_finds(readme, tmp_pat
     assert "present: adversarial, popular, random" in says(dataset, f"{tmp_path}:Full")
     assert "no configuration 'full' (did you mean 'Full'?)" in says(dataset, f"{tmp_path}:full")
     assert len(dataset(tmp_path / "Full", "random")) == (POPE.rows["category"] == "random").sum()
+
+
+def test_what_the_hub_converted_is_read_as_its_splits(tmp_path):
+    rows = hub_rows(VQA, list(TASKS["vqa"].wanted))
+    write_parquet(tmp_path / "default" / "validation" / "0000.parquet", rows[:4])
+    write_parquet(tmp_path / "default" / "partial-train" / "0000.parquet", rows[4:])
+    assert len(dataset(tmp_path, "validation")) == 4 and len(dataset(tmp_path, "train")) == len(rows) - 4
 
 
 def test_a_download_that_stopped_is_not_scored(tmp_path):
@@ -531,3 +555,41 @@ def test_a_cached_download_is_read_offline_as_the_folder_it_is(tmp_path, monkeyp
     data = dataset("someone/POPE:Full", "random", offline=True)
     assert data.name == "someone/POPE:Full" and set(data.rows["category"]) == {"random"}
     assert len(dataset("someone/POPE", offline=True)) == len(POPE)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_an_image_folder_of_the_hub_has_its_table_in_each_split(ending, tmp_path):
+    for split in ("train", "test"):
+        official._pictures(tmp_path / split, VQA, lambda place: f"{place}.png", official.png)
+        rows = [{"file_name": f"{i}.png", "question": f"{split} {i}?", "answer": str(i)} for i in range(4)]
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        (tmp_path / split / f"metadata.{ending}").write_text(
+            "\n".join(lines if ending == "csv" else map(json.dumps, rows))
+        )
+    data = dataset(tmp_path)
+    assert data.rows["question"].tolist() == [f"test {i}?" for i in range(4)] and data.rows["answer"][3] == ["3"]
+    assert (
+        torch.equal(data.images[[2]][0], VQA.images[2]) and dataset(tmp_path, "train").rows["question"][0] == "train 0?"
+    )
+    for split in ("train", "test"):
+        (tmp_path / split / f"metadata.{ending}").unlink()
+    assert "has the folders test, train, which are splits and no classes" in says(dataset, tmp_path)
+
+
+def test_a_file_of_the_hubs_cache_keeps_its_name_though_it_is_a_link(tmp_path):
+    write_vqa(tmp_path / "snapshot", VQA)
+    [file] = (tmp_path / "snapshot").glob("*_questions.json")
+    (tmp_path / "blobs").mkdir()
+    file.symlink_to(file.rename(tmp_path / "blobs" / "688cba3d"))
+    assert len(dataset(file, "validation")) == len(VQA)
+
+
+def test_scripts_and_archives_of_the_hub_are_named(tmp_path):
+    folder = tmp_path / "VQAv2"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "val.tar.gz").write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out: data/val.tar.gz"):
+        assert "holds no images; unpack val.tar.gz" in says(dataset, folder)
+    shutil.rmtree(folder / "data")
+    (folder / "VQAv2.py").write_text("raise SystemExit")
+    assert "VQAv2.py is a script that loads data, which is never run" in says(dataset, folder)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from edgelib.data.datasets import dataset
 from edgelib.data.readers.layouts.cifar import CIFAR10, CIFAR100
@@ -221,7 +222,7 @@ def test_flat_validation_images_are_labelled_by_a_file(inner, name, content, tmp
         (folder / f"ILSVRC2012_val_0000000{place}.JPEG").write_bytes(picture(place))
     assert "without labels: put one of LOC_val_solution.csv" in says(dataset, tmp_path, "validation")
     (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("490\n361\n")
-    assert "counts classes in an order of its own" in says(dataset, tmp_path, "validation")
+    assert "counts classes in the order of meta.mat, which is not beside it" in says(dataset, tmp_path, "validation")
     (tmp_path / name).write_text(content)
     data = dataset(tmp_path, "val")
     assert len(data.class_names) == len(set(data.class_names)) == 1000
@@ -232,3 +233,20 @@ def test_flat_validation_images_are_labelled_by_a_file(inner, name, content, tmp
     for damaged in ("", content[: len(content) // 2], content.replace("0", "²"), "\n".join("²٣9")):
         (tmp_path / name).write_text(damaged, encoding="utf-8")
         assert f"{name} gives ILSVRC2012_val_0000000" in says(dataset, tmp_path, "val")
+
+
+def test_flat_validation_images_are_labelled_by_the_development_kit(tmp_path):
+    for place in (1, 2, 3):
+        (tmp_path / f"ILSVRC2012_val_0000000{place}.JPEG").write_bytes(picture(place))
+    kit = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    kit.mkdir(parents=True)
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("2\n1\n2\n")
+    synsets = [(1, "n02012849", 0), (2, "n01440764", 0), (3, "n00001740", 5)]
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
+    savemat(kit / "meta.mat", {"synsets": np.array(synsets, dtype=fields).reshape(-1, 1)})
+    data = dataset(tmp_path, "val")
+    assert [data.class_names[label] for label in data.rows["label"]] == ["tench", "crane bird", "tench"]
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("2\n3\n2\n")
+    assert "gives ILSVRC2012_val_00000002.JPEG the label" in says(dataset, tmp_path, "val")
+    (kit / "meta.mat").write_bytes(b"cut")
+    assert "cannot read meta.mat of ImageNet" in says(dataset, tmp_path, "val")

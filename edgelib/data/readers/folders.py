@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelib.data.images import ImageList
+from edgelib.data.readers.layouts.files import to_unpack
 from edgelib.data.readers.sources import (
     IMAGE_SUFFIXES,
     LABELS,
@@ -28,13 +29,21 @@ from edgelib.errors import EdgelibError
 
 
 def class_folders(root: Path) -> Source | None:
-    """Open class folders of images; None for a folder that holds no folders."""
+    """Open class folders of images; None for a folder that holds no folders.
+
+    Raises EdgelibError for folders of splits with images in them and no classes.
+    """
     folders = sub_folders(root)
     splits = {SPLIT_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_NAMES and sub_folders(f)}
     splits = splits or {UNSPLIT: root}
     classes = sorted({folder.name for split_root in splits.values() for folder in sub_folders(split_root)})
     if not classes:
         return None
+    if len(classes) > 1 and all(name.lower() in SPLIT_NAMES for name in classes):
+        raise EdgelibError(
+            f"{root.name!r} has the folders {', '.join(classes)}, which are splits and no classes: sort the images of "
+            "each into folders of classes, or write a metadata.csv of file_name and label into each"
+        )
     return Source(root.name, {s: partial(read_class_folders, f, root, s, classes) for s, f in splits.items()}, LABELS)
 
 
@@ -58,7 +67,8 @@ def read_class_folders(
         files += found
         labels += [label] * len(found)
     if not files:
-        raise EdgelibError(f"split {split!r} of {where} holds no images; accepted: {', '.join(IMAGE_SUFFIXES)}")
+        packed = "".join(to_unpack(folder / name) for name in classes)
+        raise EdgelibError(f"split {split!r} of {where} holds no images; {packed}accepted: {', '.join(IMAGE_SUFFIXES)}")
     return labelled_files(files, np.array(labels, dtype=np.int64), class_names, root, split)
 
 

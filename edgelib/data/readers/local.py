@@ -30,7 +30,7 @@ def open_path(path: Path, config: str | None = None) -> Source:
 
     Raises EdgelibError naming the accepted layouts if there is none, and what a folder looks like that is part of one.
     """
-    path = _snapshot(path.resolve())
+    path = _snapshot(found_at(path))
     if path in (*Path.cwd().parents, Path.home()):
         raise EdgelibError(
             f"the folder {str(path)!r} holds the one in which this process works, or is a home; a data set lies in a "
@@ -64,7 +64,20 @@ def open_path(path: Path, config: str | None = None) -> Source:
     if path.is_file():
         raise _mixed(path, files)
     there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-    raise EdgelibError(f"folder {path.name!r} holds no data set (found: {there}); {to_unpack(path)}expected {_LAYOUTS}")
+    script = f"{path.name}.py"
+    never_run = (
+        f"{script} is a script that loads data, which is never run: download what it names, or what the hub made of it "
+        "(hf download --revision refs/convert/parquet); "
+    )
+    raise EdgelibError(
+        f"folder {path.name!r} holds no data set (found: {there}); {to_unpack(path)}"
+        f"{never_run if (path / script).is_file() else ''}expected {_LAYOUTS}"
+    )
+
+
+def found_at(path: Path) -> Path:
+    """A path without links to folders; a file keeps its name, which tells what it is, also where it is a link."""
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def _snapshot(path: Path) -> Path:

@@ -104,7 +104,7 @@ def split_in_name(stem: str) -> str | None:
     shard = SHARD.fullmatch(stem)
     if shard:
         return canonical_split(shard["split"])
-    word = re.match(r"([a-z]+)(?:$|[-_.]\d)", stem.lower())
+    word = re.match(r"(?:partial-)?([a-z]+)(?:$|[-_.]\d)", stem.lower())  # partial: of what the hub converted in part
     return SPLIT_NAMES.get(word[1]) if word else None
 
 

@@ -43,7 +43,7 @@ SYNSET = re.compile(r"n\d{8}")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 _LABELS = (_SOLUTION, "val.txt", "val_map.txt", "imagenet_2012_validation_synset_labels.txt", "synset_labels.txt")
-_DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
+_DEVKIT, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"  # of the development kit
 
 
 def open_corrupted(listing: Listing) -> Source | None:
@@ -106,8 +106,10 @@ def _read_flat(folder: Path, listing: Listing, options: Options) -> Labelled:
     near = [*listing.files, *(f for f in listing.root.parent.iterdir() if f.is_file())]
     labels_file = next((file for name in _LABELS for file in near if file.name == name), None)
     if labels_file is None:
+        labels_file = next((file for file in near if file.name == _DEVKIT and (file.parent / _META).is_file()), None)
+    if labels_file is None:
         devkit = any(file.name == _DEVKIT for file in near)
-        why = f"{_DEVKIT} counts classes in an order of its own, so it is not read; " if devkit else ""
+        why = f"{_DEVKIT} counts classes in the order of {_META}, which is not beside it; " if devkit else ""
         raise EdgelibError(
             f"{where} holds {len(files)} validation images of ImageNet without labels: {why}put one of "
             f"{', '.join(_LABELS)} beside the folder, or sort the images into folders of synsets"
@@ -126,7 +128,10 @@ def _labels(file: Path, images: Sequence[str]) -> dict[str, int]:
     """Label of each validation image: its synset's place among the sorted thousand. Raises EdgelibError for gaps."""
     place = {synset: i for i, synset in enumerate(_synsets())}
     lines = [line for line in text_of(file).splitlines() if line.strip()]
-    if file.name == _SOLUTION:
+    if file.name == _DEVKIT:
+        order = _devkit_order(file.parent / _META)
+        found = {f"ILSVRC2012_val_{i:08d}.JPEG": order.get(line.strip(), line) for i, line in enumerate(lines, 1)}
+    elif file.name == _SOLUTION:
         pairs = [(line.partition(",")[0], line.partition(",")[2].split()[:1]) for line in lines[1:]]
         found = {f"{image}.JPEG": "".join(text) for image, text in pairs}
     elif all(len(line.split()) == 1 for line in lines[:1]):
@@ -142,6 +147,18 @@ def _labels(file: Path, images: Sequence[str]) -> dict[str, int]:
             "every image"
         )
     return labels
+
+
+def _devkit_order(file: Path) -> dict[str, str]:
+    """The synset of each number of the development kit, of classes without others below them."""
+    from scipy.io import loadmat
+
+    try:
+        held = loadmat(file, squeeze_me=True)["synsets"]
+        columns = (held["ILSVRC2012_ID"], held["WNID"], held["num_children"])
+        return {str(int(n)): str(synset) for n, synset, below in zip(*columns, strict=True) if int(below) == 0}
+    except Exception as error:  # a damaged file raises many types
+        raise EdgelibError(f"cannot read {file.name} of ImageNet ({type(error).__name__}); unpack it again") from None
 
 
 def _synsets() -> list[str]:

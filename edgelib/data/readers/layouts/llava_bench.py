@@ -1,7 +1,9 @@
-"""LLaVA-Bench (in the wild) from its repository: questions.jsonl, answers_gpt4.jsonl, images."""
+"""LLaVA-Bench from its repositories, questions and the answers of GPT-4 in JSON lines: in the wild with its images, and
+the questions about 30 images of COCO val2014, which lie elsewhere."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -19,24 +21,26 @@ from edgelib.data.readers.sources import UNSPLIT, Options, Source
 from edgelib.errors import EdgelibError
 from edgelib.tasks.llava_bench import LLAVA_BENCH
 
-LOOKS_LIKE = "LLaVA-Bench (in the wild)"
-_QUESTIONS, _ANSWERS = "questions.jsonl", "answers_gpt4.jsonl"
+LOOKS_LIKE = "LLaVA-Bench"
+_ANSWERS = {"questions.jsonl": "answers_gpt4.jsonl", "qa90_questions.jsonl": "qa90_gpt4_answer.jsonl"}
 _FIELDS = {"question_id": "question_id", "image": "file", "text": "question", "category": "category"}
+_NUMBERED = re.compile(r"\d{12}\.jpg")  # how the questions about COCO name images, without the name of its part
 
 
 def open_llava_bench(listing: Listing) -> Source | None:
-    """Open a folder with `questions.jsonl` and `answers_gpt4.jsonl` as one split, "test".
+    """Open a folder with questions and the answers of GPT-4 as one split, "test".
 
     Raises EdgelibError for questions that look like its own and lie there without the answers.
     """
-    asked_in = [file for file in listing.files if file.name == _QUESTIONS]
-    answered = [file for file in asked_in if (file.parent / _ANSWERS).is_file()]
+    asked_in = [file for file in listing.files if file.name in _ANSWERS]
+    answered = [file for file in asked_in if (file.parent / _ANSWERS[file.name]).is_file()]
     if answered:
-        return Source(listing.name, {UNSPLIT: partial(_read, listing, only(answered, LOOKS_LIKE, listing).parent)})
-    if listing.path.is_dir() and any(_is_ours(file) for file in asked_in):
+        return Source(listing.name, {UNSPLIT: partial(_read, listing, only(answered, LOOKS_LIKE, listing))})
+    lonely = next((file for file in asked_in if _is_ours(file)), None) if listing.path.is_dir() else None
+    if lonely is not None:
         raise EdgelibError(
-            f"{listing.name!r} looks like {LOOKS_LIKE} without {_ANSWERS}, which answers are scored against; download "
-            f"it from where {_QUESTIONS} came from"
+            f"{listing.name!r} looks like {LOOKS_LIKE} without {_ANSWERS[lonely.name]}, which answers are scored "
+            f"against; download it from where {lonely.name} came from"
         )
     return None
 
@@ -49,20 +53,25 @@ def _is_ours(file: Path) -> bool:
         return False
 
 
-def _read(listing: Listing, folder: Path, options: Options) -> Asked:
-    table = table_of(records_of(folder / _QUESTIONS), _FIELDS, folder / _QUESTIONS)
-    given = table_of(
-        records_of(folder / _ANSWERS), {"question_id": "question_id", "text": "gpt_answer"}, folder / _ANSWERS
-    )
-    for told, name in ((table, _QUESTIONS), (given, _ANSWERS)):
-        require_once(told, "question_id", folder / name)
+def _read(listing: Listing, file: Path, options: Options) -> Asked:
+    answers = file.with_name(_ANSWERS[file.name])
+    table = table_of(records_of(file), _FIELDS, file)
+    given = table_of(records_of(answers), {"question_id": "question_id", "text": "gpt_answer"}, answers)
+    for told, where in ((table, file), (given, answers)):
+        require_once(told, "question_id", where)
     lost = set(table["question_id"]) - set(given["question_id"])
     if lost:
         raise EdgelibError(
-            f"{_ANSWERS} lacks the answer to question {min(lost, key=str)} of {_QUESTIONS}; download both again"
+            f"{answers.name} lacks the answer to question {min(lost, key=str)} of {file.name}; download both again"
         )
     table = table.merge(given, on="question_id", validate="one_to_one")
     names = table.pop("file").tolist()
     table["image_id"] = names
-    images = image_folder(listing, names, options, "in the wild")
-    return asked(table, LLAVA_BENCH, [images / name for name in names], options, UNSPLIT, _QUESTIONS)
+    try:
+        folder = image_folder(listing, names, options, "the images of its site")
+    except EdgelibError:
+        if not all(map(_NUMBERED.fullmatch, names)):
+            raise
+        names = [f"COCO_val2014_{name}" for name in names]
+        folder = image_folder(listing, names, options, "val2014 of COCO")
+    return asked(table, LLAVA_BENCH, [folder / name for name in names], options, UNSPLIT, file.name)

@@ -1,4 +1,5 @@
-"""Tables of one's own as text: .csv, .tsv and .jsonl of image, question and answer, or of image and label.
+"""Tables of one's own as text: .csv, .tsv and .jsonl of image, question and answer, or of image and label; also the
+`metadata.csv` or `.jsonl` in each split of an image folder of the hub.
 
 An image is the path of a file, from the table, from a folder beside it or from the given one, or its bytes in base64.
 """
@@ -44,6 +45,7 @@ from edgelib.tasks.benchmarks import task_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 _IMAGES = (*IMAGE_COLUMNS, "file_name", "filename", "image_path", "path", "file")
+_BESIDE = "metadata"  # a table of the images that lie in its folder
 _WHOLE = re.compile(r"\s*[0-9]{1,18}\s*")  # a whole number in the digits of a file
 _LONGEST_PATH = 1024  # a longer cell holds the image itself
 
@@ -51,14 +53,14 @@ _LONGEST_PATH = 1024  # a longer cell holds the image itself
 def open_texts(listing: Listing) -> Source | None:
     """Open a table file, or a folder with one table a split; None for a folder whose tables are of something else."""
     given = listing.path.is_file()
-    files = [f for f in listing.files if f.suffix.lower() in SUFFIXES and (given or f.parent == listing.root)]
+    files = [f for f in listing.files if f.suffix.lower() in SUFFIXES and (given or _stands_for(f, listing.root))]
     if not given:
         files = [file for file in files if file.suffix.lower() != ".json" and _is_ours(file)]
     if not files:
         return None
     by_split: dict[str, Path] = {}
     for file in files:
-        split = split_in_name(file.stem) or UNSPLIT
+        split = split_in_name(file.parent.name if file.stem == _BESIDE else file.stem) or UNSPLIT
         if split in by_split:
             raise EdgelibError(
                 f"{listing.name!r} holds several tables for the split {split!r} ({by_split[split].name}, {file.name}); "
@@ -66,6 +68,13 @@ def open_texts(listing: Listing) -> Source | None:
             )
         by_split[split] = file
     return Source(listing.name, {split: partial(_read, file, split) for split, file in by_split.items()})
+
+
+def _stands_for(file: Path, root: Path) -> bool:
+    """Whether a table is of the folder, or of one split: the `metadata` of an image folder of the hub."""
+    return file.parent == root or (
+        file.parent.parent == root and file.stem == _BESIDE and split_in_name(file.parent.name) is not None
+    )
 
 
 def _is_ours(file: Path) -> bool:
