@@ -57,6 +57,7 @@ begin(globals())
 # %% tags=["parameters"]
 model: str = "scenes-clip"  # packed, saved and read again
 dataset: str = "scenes"  # images on which it is compared with its simulation
+split: str = "test"
 n_images: int = 32
 architectures: list[str] = ["clip-vit-base-patch32", "qwen2-vl-2b"]  # sizes from public dimensions
 configs: list[str] = ["fp32", "fp16", "w8a8-minmax", "w8a16", "w4a8-minmax", "w4a16", "fp8", "nvfp4"]
@@ -81,7 +82,6 @@ P = validate(globals(), Efficiency)
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from edgelib.data.datasets import dataset as read_images
 from edgelib.devices.device import legality
 from edgelib.devices.gains import quantization_gains, separated_gains, speedup_table, swift_vlm_flow
 from edgelib.devices.measurements import achieved, machine_device, named_cases
@@ -131,7 +131,7 @@ show(shown, caption, "tab-sizes", numeric=P.architectures)
 
 # %% tags=["hide-input", "full-width"]
 subject = P.load_model()
-images = read_images(P.dataset, n=P.n_images, seed=P.seed, offline=P.local_files_only)
+images = P.load_data()
 ready = [config for config in P.configs if not scheme(config).needs_calibration]
 trip = work.save("files", packed_round_trip(subject, ready, images))
 columns = {"Configuration": named()}

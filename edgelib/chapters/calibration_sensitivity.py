@@ -23,6 +23,9 @@ from edgelib.chapters.schema.kinds import check_parts
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgelib.chapters.schema import present
     from edgelib.study.calibration_runs import CalibrationStudy, Draw
 
 
@@ -95,6 +98,12 @@ class CalibrationSensitivity(ZeroShot):
         from edgelib.study.calibration_runs import fraction_of
 
         return fraction_of(self.mixes, self.sizes, range(self.seeds), self.fraction)
+
+    def draws(self) -> Iterable[present.Draw]:
+        """The largest calibration set of each mix, and that of the ladder."""
+        yield from self.one_draw(self.ladder, self.mixes[0], self.ladder_size)
+        for mix in self.mixes:
+            yield from self.one_draw(self.configs, mix, max(self.sizes))
 
     def study(self) -> CalibrationStudy:
         """Load what the parameters name and lay out the runs: the reference, the ladder, the crossed experiment.

@@ -23,9 +23,11 @@ from edgelib.chapters.schema.fields import (
     each,
     spelt,
 )
+from edgelib.chapters.schema.present import Draw
+from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgelib.data.questions import QuestionSet
     from edgelib.models.generative import GenerativeModel
@@ -118,6 +120,19 @@ class EdgeEngines(Answers):
         """How the data set is read, as `dataset` and `calibration_set` take it."""
         return {"offline": self.local_files_only, "columns": self.columns or None, "images": self.images}
 
+    def draws(self) -> Iterable[Draw]:
+        """The questions that the importance is taken from, by mix."""
+        source, how = self._importance_source()
+        mixes = self.calibrations if self._weighs else []
+        return [Draw("questions", mix, self.n_calibration, source, how) for mix in mixes]
+
+    def _importance_source(self) -> tuple[str, dict[str, Any]]:
+        """The data set of the importance, and how it is read."""
+        source, how = self.calibration_source or self.questions, self.reading()
+        if source != self.questions:
+            how |= {"columns": None, "images": None}  # how the questions that are asked are read
+        return source, how
+
     def study(self) -> AnswerGrid:
         """Load what the parameters name and lay out the cells: every pair of files and condition of the images, and the
         last decoder with importance of each mix. Raises EdgelibError for whatever cannot be loaded."""
@@ -126,18 +141,30 @@ class EdgeEngines(Answers):
         from edgelib.study.answer_grid import AnswerVariant
 
         model, asked = self.load_model(), self._load_questions()
+        self._require_tokens(model, asked)
         mixes = self.calibrations if self._weighs else []
         bare = [self.unweighed] if mixes else []
         kinds.check_parts(model, [*self.pairs, *bare], [], self.seed)
         variants = [AnswerVariant(PLAIN, config) for config in (*self.pairs, *bare)]
         made: dict[str, Any] = {}
-        source, how = self.calibration_source or self.questions, self.reading()
-        if source != self.questions:
-            how |= {"columns": None, "images": None}  # how the questions that are asked are read
+        source, how = self._importance_source()
         for mix in mixes:
             made[mix] = calibration_set(mix, self.n_calibration, self.seed, source, exclude=asked, **how)
         variants += [AnswerVariant(PLAIN, self.weighed, mix) for mix in mixes]
         return self._grid(model, asked, variants, made)
+
+    def _require_tokens(self, model: GenerativeModel, asked: QuestionSet) -> None:
+        """Raise EdgelibError for numbers of image tokens that the model does not take, before any work."""
+        from edgelib.models.token_budget import image_tokens, with_image_tokens
+
+        image = asked.images[[0]][0]
+        for tokens in self.image_tokens:
+            found = image_tokens(with_image_tokens(model, tokens), image)
+            if found + self.max_new_tokens >= model.context:
+                raise EdgelibError(
+                    f"image_tokens = {tokens}: an image of {found} tokens and {self.max_new_tokens} new ones leave no "
+                    f"room for a question in the {model.context} that {model.name} reads; choose less"
+                )
 
     @property
     def _weighs(self) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pydantic import Field, field_validator, model_validator
 
-from edgelib.chapters.schema.base import Classifier, Labels, OneClassifier
+from edgelib.chapters.schema.base import Classifier, Labels, OneClassifier, kinds
 from edgelib.chapters.schema.fields import (
     MOST_ITEMS,
     Configs,
     Devices,
     Files,
+    Name,
     TablePath,
     check_devices,
     is_particular,
@@ -17,12 +20,18 @@ from edgelib.chapters.schema.fields import (
 )
 from edgelib.errors import EdgelibError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgelib.data.labelled import Dataset
+
 
 class Efficiency(OneClassifier):
     """Parameters of the chapter `efficiency`."""
 
     model: Classifier = Field("scenes-clip", description="model that is packed, saved and read again")
     dataset: Labels = Field("scenes", description="images it is compared with its simulation on")
+    split: Name = Field("test", description="split of the images")
     n_images: int = Field(32, ge=2, le=MOST_ITEMS, description="how many of them")
     architectures: Files = Field(
         ["clip-vit-base-patch32", "qwen2-vl-2b"],
@@ -46,6 +55,17 @@ class Efficiency(OneClassifier):
     )
     context: int = Field(1024, ge=1, le=2**24, description="tokens that the language model keeps in memory")
     projection_level: float = Field(0.9, ge=0.5, lt=1, description="level of the intervals of projections")
+
+    def load_data(self) -> Dataset:
+        """The images, whatever their labels."""
+        from edgelib.data.datasets import dataset
+
+        found = dataset(self.dataset, self.split, self.n_images, self.seed, offline=self.local_files_only)
+        return kinds.labels(found, self.dataset)
+
+    def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """The images."""
+        return {"dataset": (self.dataset, self.load_data)}
 
     @field_validator("measurements")
     @classmethod

@@ -8,9 +8,10 @@ from pydantic import AfterValidator, Field
 
 from edgelib.chapters.schema.base import Answers, Questions, kinds
 from edgelib.chapters.schema.fields import MOST_ITEMS, Caches, Columns, Name, Source, Twins, distinct, twin_name
+from edgelib.chapters.schema.present import Draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgelib.data.questions import QuestionSet
     from edgelib.study.kv_grid import KVStudy
@@ -96,6 +97,10 @@ class Fp8KvAblation(Answers):
     def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
         """The questions."""
         return {"dataset": (self.dataset, self.load_data)}
+
+    def draws(self) -> Iterable[Draw]:
+        """The calibration set."""
+        return [Draw("dataset", self.calibration, self.n_calibration, self.dataset, self.reading())]
 
     def study(self) -> KVStudy:
         """Load what the parameters name and lay out the cells: two ablations, three ladders, fixes, doses.

@@ -28,9 +28,12 @@ from edgelib.chapters.schema.fields import (
     refuse_layers,
     scheme_of,
 )
+from edgelib.chapters.schema.present import Draw, require_draw
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgelib.study.classifier_grid import ClassifierGrid
 
 
@@ -156,10 +159,18 @@ class Pareto(ZeroShot):
 
         return CHAPTERS
 
+    def draws(self) -> Iterable[Draw]:
+        """The calibration set, if a configuration looks at one, and the images that layers are measured on."""
+        return [*super().draws(), self._probed]
+
+    @property
+    def _probed(self) -> Draw:
+        return Draw("dataset", self.calibration, self.n_sensitivity, self.dataset, self.reading())
+
     def study(self) -> ClassifierGrid:
         """Load what the parameters name and lay out the grid; what needs calibration is run once per draw.
 
-        Raises EdgelibError for whatever cannot be loaded.
+        Raises EdgelibError for whatever cannot be loaded, and for more images to measure layers on than there are.
         """
         from dataclasses import replace
 
@@ -167,6 +178,7 @@ class Pareto(ZeroShot):
 
         data, model = self.load_data(), self.load_model()
         kinds.check_parts(model, [*self.configs, *self.mix], [])
+        require_draw(self._probed, self.seed, data, self.local_files_only)
         variants = variants_of(model.name, [], self.configs)
         calibrations = self.draw_sets(data, self.configs, self.calibration, self.n_calibration, self.seeds)
         drawn = [v for v in variants if scheme_of(v.config).needs_calibration]

@@ -27,10 +27,11 @@ from edgelib.chapters.schema.fields import (
     one,
     scheme_of,
 )
+from edgelib.chapters.schema.present import Draw
 from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgelib.data.questions import QuestionSet
     from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
@@ -138,10 +139,20 @@ class VlmAccuracy(Answers):
         return {"offline": self.local_files_only, **named}
 
     def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
-        """The questions of every benchmark."""
+        """The questions of every benchmark, and those of the language experiment."""
         own = {task: (getattr(self, task), getattr(self, f"n_{task}")) for task in ASKED}
         named = own | {task: (name, self.n_more) for task, name in self.more.items()}
-        return {task: (name, partial(_questions, self, task, n)) for task, (name, n) in named.items()}
+        sets: dict[str, tuple[str, Callable[[], Any]]] = {
+            task: (name, partial(_questions, self, task, n)) for task, (name, n) in named.items()
+        }
+        return sets | {TRANSLATION: (self.mme, partial(_translations, self))}
+
+    def draws(self) -> Iterable[Draw]:
+        """The calibration set of every configuration, and those of the language experiment."""
+        source = self.calibration_source
+        yield Draw(source, self.calibration, self.n_calibration, getattr(self, source), self.reading(source))
+        for mix in self.translation_mixes:
+            yield Draw(TRANSLATION, mix, self.n_calibration, self.mme, self.reading("mme"))
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -103,7 +103,8 @@ def choose(
         from edgelib.quant.scheme import scheme
 
         numbers = {config.key: (scheme(config.key).weight, scheme(config.key).activation) for config in known.configs}
-        known, device = with_measured(known, load_measurements(str(measurements)), numbers), device or KEY
+        known = with_measured(known, load_measurements(str(measurements)), numbers, measurements)
+        device = device or KEY
     limits: dict = dict(margin=margin / 100, order=order, corruption=corruption)
     limits["memory"] = None if memory is None else amount(memory, _BYTES, "memory", "4GB")
     limits["latency_ms"] = None if latency is None else amount(latency, _MILLISECONDS, "latency", "150ms")

@@ -16,7 +16,7 @@ from edgelib.data.datasets import drawing_order, open_source, options_of
 from edgelib.data.images import Images, image_digests, pack_images, select_images, size_batches
 from edgelib.data.labelled import IMAGE_SEEN, TEXT_SEEN, Dataset
 from edgelib.data.mixes import DARK_GAIN, MIXES, Change, Mix, change_of, mix_table, parse_mix
-from edgelib.data.question_mixes import candidates, question_calibration
+from edgelib.data.question_mixes import candidates, question_calibration, refuse_classes
 from edgelib.data.question_tables import Asked
 from edgelib.data.questions import QuestionSet
 from edgelib.data.readers.sources import UNSPLIT, Labelled, Options, source_name
@@ -99,7 +99,7 @@ def require_calibration(
     seed: int,
     source: str | os.PathLike,
     *,
-    exclude: Dataset | QuestionSet,
+    exclude: Dataset | QuestionSet | None,
     offline: bool = False,
     label_column: str | None = None,
     image_column: str | None = None,
@@ -109,11 +109,17 @@ def require_calibration(
     """Raise EdgelibError where `calibration_set` would, as far as tables tell before an image is decoded.
 
     Arguments as there. Of images that are excluded, those of the same split are known by name here, by pixels there.
+    A generated set has always enough.
     """
+    if source in GENERATED:
+        kind, _ = parse_mix(mix)
+        if source in QUESTIONS:
+            refuse_classes(kind, mix)
+        return
     how = (offline, label_column, image_column, columns, images)
     kind, argument, name, split, pool = _asked(mix, n, seed, source, exclude, *how)
     told = "image_id" if isinstance(pool, Asked) else "item"
-    taken = exclude.rows[told] if told in exclude.rows and exclude.split == split else ()
+    taken = () if exclude is None or exclude.split != split else exclude.rows[told]
     if isinstance(pool, Asked):
         left = int((~candidates(pool, name, kind, mix, seed)[told].isin(taken)).sum())
         _require_enough(n, left, "questions", name, split, f" for {mix!r}", exclude)

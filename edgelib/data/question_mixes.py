@@ -61,6 +61,12 @@ def _drawn(
     return ordered.head(n)
 
 
+def refuse_classes(mix: Mix, label: str) -> None:
+    """Raise EdgelibError for a mix of classes, which questions do not have."""
+    if mix.draw == "one class":
+        raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
+
+
 def candidates(pool: Asked, name: str, mix: Mix, label: str, seed: int) -> pd.DataFrame:
     """The rows of a pool that a mix may take, in drawing order.
 
@@ -68,8 +74,7 @@ def candidates(pool: Asked, name: str, mix: Mix, label: str, seed: int) -> pd.Da
     uniformly. "english" leaves out, and "second-language" takes only, what is asked in another language.
     Raises EdgelibError for a mix of classes and a source that does not say its languages.
     """
-    if mix.draw == "one class":
-        raise EdgelibError(f"calibration mix {label!r} is of classes, and questions have none; take balanced")
+    refuse_classes(mix, label)
     rows = _in_language(pool, mix, name) if mix.paired else pool.rows
     strata = list(pool.task.strata)
     labels = rows.groupby(strata).ngroup().to_numpy() if strata else np.zeros(len(rows), np.int64)

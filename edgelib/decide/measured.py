@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -17,20 +18,28 @@ KEY = "measured"
 _QUARTILES = 1.349  # standard deviations of a normal distribution between its quartiles
 
 
-def with_measured(record: DecisionRecord, measured: Measurements, numbers: dict[str, tuple[str, str]]):
+def with_measured(
+    record: DecisionRecord, measured: Measurements, numbers: dict[str, tuple[str, str]], folder: str | Path = ""
+) -> DecisionRecord:
     """Return the record with one more device, "measured": what its own times of the same encoder say.
 
-    numbers: {config: (weight format, activation format)}. Of several runtimes the fastest counts. A configuration whose
-    kernel was not timed does not run there. latency_ms: the median; low and high: quartile and 95 % of the runs.
+    numbers: {config: (weight format, activation format)}. folder: of the measurements; a record whose costs are those
+    of that folder is of the model that was timed. Of several runtimes the fastest counts. A configuration whose kernel
+    was not timed does not run there. latency_ms: the median; low and high: quartile and 95 % of the runs.
     Raises EdgelibError where the encoder of the record was not timed one image at a time.
     """
+    timed = measured.machine.get("model")
+    same = timed is not None and Path(record.costs).name == Path(folder).name
     table = measured.encoders
-    table = table[(table["model"] == record.costs) & (table["batch"] == 1)]
+    table = table[(table["model"] == (timed["name"] if same else record.costs)) & (table["batch"] == 1)]
+    if "part" in table:
+        table = table[table["part"] == "vision"]  # texts are read once for all images
     if not len(table):
         known = ", ".join(map(str, dict.fromkeys(measured.encoders["model"])))
         raise EdgelibError(
             f"the measurements of {measured.machine['name']} have no {record.costs} one image at a time, but {known}; "
-            "measure again with the full suite"
+            f"time it, edgelib measure FOLDER --model {record.costs}, or run the chapter pareto with costs of what was "
+            "timed (cost_of)"
         )
     kernels = [kernel_of(w, a) for w, a in zip(table["weight"], table["activation"], strict=True)]
     table = table.assign(kernel=kernels).sort_values("p50", kind="stable")

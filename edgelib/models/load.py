@@ -61,7 +61,7 @@ def load(
         from edgelib.models.gguf.reader import load_gguf
 
         return load_gguf(_local(name_or_path))
-    _require_device(device)
+    require_device(device)
     dtype = _floating("float32" if dtype is None else dtype)
     folder = model_folder(str(name_or_path), offline=offline)
     config = require_loadable(folder)
@@ -170,7 +170,8 @@ def _local(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))  # unlike Path.expanduser, it leaves an unknown user's ~name alone
 
 
-def _require_device(device: str | torch.device) -> None:
+def require_device(device: str | torch.device) -> None:
+    """Raise EdgelibError for a device that this machine does not have, naming those that it has."""
     there = ["cpu"]
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -75,6 +75,7 @@ def cheap_garbage():
         (RobustnessGap, {"configs": ["fp32", "w4a8-minmax-g48"]}, "w4a8-minmax-g48 does not fit scenes-clip: layer"),
         (Pareto, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
         (RobustnessGap, {"configs": ["fp32"]}, "at least 2"),
+        (RobustnessGap, {"twins": ["key-offset:8"]}, "key-offset:8 is of the decoder of a model that writes"),
         (Fp8KvAblation, {"n_images": 3}, "n_images"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value)[:40],
@@ -96,6 +97,11 @@ def here(tmp_path_factory):
         else:
             (root / name / file).unlink()
     write_vqa(root / "vqa", dataset("scenes-vqa", n=4))
+    write_vqa(root / "train", dataset("scenes-vqa", n=4))
+    for kind in ("questions", "annotations"):  # of images that were not downloaded
+        [file] = (root / "train").glob(f"*_{kind}.json")
+        text = file.read_text().replace('"image_id": ', '"image_id": 9')
+        file.with_name(file.name.replace("val2014", "train2014")).write_text(text)
     write_vqa(root / "blind", dataset("scenes-vqa", n=2), images=None)
     for name in ("ant/0", "ant/1", "bee/0", "bee/1"):
         (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +133,44 @@ def here(tmp_path_factory):
         (Fp8KvAblation, {"dataset": "{}/vqa"}, "has no split 'test'"),
         (EdgeEngines, {"questions": "{}/photos", "n_images": 2}, "holds labelled images"),
         (RobustnessGap, {"results": "{}/file/results"}, "file is no folder"),
+        (RobustnessGap, {"device": "cuda:99"}, "there is no device 'cuda:99' on this machine"),
+        (RobustnessGap, {"model": "nobody/clip", "local_files_only": True}, "'nobody/clip' is not in the local cache"),
+        (
+            RobustnessGap,
+            {"dataset": "nobody/set", "local_files_only": True},
+            "could not be loaded from the local cache",
+        ),
+        (
+            Pareto,
+            {"dataset": "{}/photos", "n_images": 3, "n_calibration": 2},
+            "n=2 calibration images .* has 1 outside",
+        ),
+        (Pareto, {"dataset": "{}/photos", "n_images": 3, "n_calibration": 1, "n_sensitivity": 8}, "n=8 calibr"),
+        (
+            CalibrationSensitivity,
+            {"dataset": "{}/photos", "n_images": 2, "ladder_size": 1, "sizes": [1, 9]},
+            "n=9 calibration images were asked of 'photos', whose split 'test' has 2 outside",
+        ),
+        (
+            CalibrationSensitivity,
+            {
+                "dataset": "{}/photos",
+                "n_images": 2,
+                "ladder_size": 1,
+                "sizes": [1, 2],
+                "mixes": ["clean", "single-class:x"],
+            },
+            "has no class 'x'; classes: ant, bee",
+        ),
+        (VlmAccuracy, {"vqa": "{}/vqa", "vqa_split": "validation", "n_vqa": 4}, "has 0 for 'balanced' outside 'vqa'"),
+        (
+            VlmAccuracy,
+            {"vqa": "{}/train", "vqa_split": "validation", "n_vqa": 4},
+            "Calibration reads the split 'train'",
+        ),
+        (Fp8KvAblation, {"calibration": "single-class"}, "is of classes, and questions have none"),
+        (EdgeEngines, {"calibration_source": "{}/nothing"}, "does not exist: there is no 'nothing'"),
+        (Efficiency, {"dataset": "{}/photos", "n_images": 9}, "has 4; ask for at most 4"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value)[:40],
 )
@@ -140,9 +184,15 @@ def test_what_is_named_on_this_machine_is_looked_at_before_any_work(chapter, val
 
 
 def test_what_is_named_and_whole_passes_and_a_hub_id_waits(here):
-    RobustnessGap(model=str(here / "clip"), dataset=str(here / "photos"), n_images=4, results=str(here / "new")).look()
+    RobustnessGap(
+        model=str(here / "clip"),
+        dataset=str(here / "photos"),
+        n_images=4,
+        baseline_model=None,
+        results=str(here / "new"),
+    ).look()
     RobustnessGap(model="openai/clip-vit-base-patch32", dataset="uoft-cs/cifar10").look()
-    VlmAccuracy(vqa=f"{here / 'vqa'}:vqa", vqa_split="validation", n_vqa=4).look()
+    VlmAccuracy(vqa=f"{here / 'vqa'}:vqa", vqa_split="validation", n_vqa=2, n_calibration=2).look()
     assert not (here / "new").exists()
 
 

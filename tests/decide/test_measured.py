@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 from small_record import options_of, outcomes_of, record_of
 
@@ -33,6 +36,19 @@ def test_the_fastest_kernel_that_was_timed_stands_for_a_configuration(record):
 def test_a_decision_for_a_measured_machine_uses_its_times(record):
     found = decide(with_measured(record, load_measurements(None), NUMBERS), KEY)
     assert found.tied and all(choice.source == "measured" for choice in found.tied)
+
+
+def test_of_a_model_of_ones_own_images_count_and_not_texts(record):
+    """Also where costs are those of the folder that the measurements lie in."""
+    published = load_measurements(None)
+    table = published.encoders.query("model == 'clip-vit-base-patch32' and batch == 1")
+    quick = {column: table[column] / 100 for column in ("p25", "p50", "p75", "p95")}
+    both = pd.concat([table.assign(part="vision"), table.assign(part="text", **quick)]).assign(model="my-clip")
+    own = replace(published, machine={**published.machine, "model": {"name": "my-clip"}}, encoders=both)
+    for costs, folder in (("my-clip", ""), ("./my-times", "/somewhere/my-times")):
+        made = with_measured(record.model_copy(update={"costs": costs}), own, NUMBERS, folder)
+        option = next(o for o in made.devices[-1].options if o.config == "fp32")
+        assert option.latency_ms == table[table["weight"] == "fp32"]["p50"].min()
 
 
 def test_measurements_of_another_model_are_refused(record):

@@ -27,7 +27,7 @@ from edgelib.chapters.schema.fields import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgelib.data.labelled import Dataset
     from edgelib.models.generative import GenerativeModel
@@ -87,10 +87,16 @@ class Parameters(BaseModel):
         if self.model_fields_set & {"model", *CONFIGS} and hasattr(self, "model"):
             named = (getattr(self, name, None) or [] for name in CONFIGS)
             kinds.refuse_unfit(self.model, (c for some in named for c in ([some] if isinstance(some, str) else some)))
+        if self.model_fields_set & {"model", "twins"} and hasattr(self, "model"):
+            kinds.refuse_twins(self.model, getattr(self, "twins", []))
 
     def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
         """The data sets that it scores, by parameter: the name of each, and what loads it."""
         return {}
+
+    def draws(self) -> Iterable[present.Draw]:
+        """The calibration sets that are drawn."""
+        return ()
 
     def look(self) -> None:
         """Look at what is named and lies on this machine, before any work.
@@ -98,12 +104,15 @@ class Parameters(BaseModel):
         Raises EdgelibError for a model or data set that is not there, or that cannot be read as it is asked for, and
         for results that cannot be written.
         """
+        offline = self.local_files_only
         present.require_writable(self.results)
+        present.require_machine(self.device, getattr(self, "executor", None))
         for name, _ in self.model_marks():
             if name in self.model_fields_set and getattr(self, name) is not None:
-                present.require_model(getattr(self, name))
-        for name, load in self.data_sets().values():
-            present.require_data(name, load)
+                present.require_model(getattr(self, name), offline)
+        scored = {key: present.require_data(name, load, offline) for key, (name, load) in self.data_sets().items()}
+        for draw in self.draws():
+            present.require_draw(draw, self.seed, scored.get(draw.scored), offline)
 
 
 def _marks(schema: type[BaseModel], name: str, kind: type) -> list:
@@ -171,6 +180,15 @@ class ZeroShot(GridParameters):
         """The model on the device."""
         how: Any = {"device": self.device, "offline": self.local_files_only}
         return kinds.classifier(kinds.load_kind(kinds.name_of_classifier, self.model, **how), self.model)
+
+    def draws(self) -> Iterable[present.Draw]:
+        """The calibration set, if a configuration looks at one."""
+        return self.one_draw(*(getattr(self, name) for name in ("configs", "calibration", "n_calibration")))
+
+    def one_draw(self, configs: list[str], mix: str, n: int) -> list[present.Draw]:
+        """The draw of `draw_sets`, none if no configuration looks."""
+        needed = any(scheme_of(config).needs_calibration for config in configs)
+        return [present.Draw("dataset", mix, n, self.dataset, self.reading())] if needed else []
 
     def draw_sets(self, data: Dataset, configs: list[str], mix: str, n: int, draws: int = 1) -> tuple[Dataset, ...]:
         """Calibration sets of the seeds seed, seed + 1, ..., without scored images; none if no configuration looks."""

@@ -123,10 +123,11 @@ def name_of_questions(name: str) -> None:
 def _held(name: str) -> tuple[str | None, str]:
     """What a folder or file on this machine holds, and what it looks like, where its layout tells that unread."""
     from edgelib.data.readers.layouts.table import recognised
+    from edgelib.data.readers.local import found_at
     from edgelib.ground.paths import from_home
 
     path = from_home(name)
-    source = recognised(path.resolve()) if name and os.path.exists(path) else None
+    source = recognised(found_at(path)) if name and os.path.exists(path) else None
     return (None, "") if source is None else (source.kind, source.looks_like)
 
 
@@ -162,6 +163,15 @@ def refuse_unfit(name: str, configs: Iterable[str]) -> None:
             parameter_plan(built, config)
         except EdgelibError as error:
             raise EdgelibError(f"{config} does not fit {name}: {error}") from None
+
+
+def refuse_twins(name: str, twins: Iterable[str]) -> None:
+    """Refuse planted outliers of a decoder, for a model on this machine that has none."""
+    from edgelib.models.twins import WRITERS_ONLY, parse_twin
+
+    wrong = next((twin for twin in twins if parse_twin(twin)[0] in WRITERS_ONLY), None)
+    if wrong is not None and _kind(name) in ("dual", "timm"):
+        raise EdgelibError(f"{wrong} is of the decoder of a model that writes, and {name} has none; leave it out")
 
 
 def load_kind(refuse: Callable[[str], None], name: str, *, device: str, offline: bool) -> Any:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import from_home
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A calibration set that a chapter draws. scored: the parameter whose items are not drawn; mix, n and source: as
+    `calibration_set` takes them; how: the rest of its arguments."""
+
+    scored: str
+    mix: str
+    n: int
+    source: str
+    how: dict[str, Any] = field(default_factory=dict)
 
 
 def is_here(name: str) -> bool:
@@ -18,23 +31,47 @@ def is_here(name: str) -> bool:
     return bool(there) or name.startswith((".", "/", "~")) or name.count("/") != 1
 
 
-def require_model(name: str) -> None:
-    """Raise EdgelibError for a model of this machine that is not there, or that its files tell cannot be loaded."""
+def require_model(name: str, offline: bool = False) -> None:
+    """Raise EdgelibError for a model of this machine that is not there, or that its files tell cannot be loaded.
+
+    offline: a hub id, too, is for this machine to have.
+    """
     from edgelib.models.load import model_folder, require_loadable
 
-    if is_here(name) and not (name.endswith(".gguf") and os.path.isfile(from_home(name))):
+    if (offline or is_here(name)) and not (name.endswith(".gguf") and os.path.isfile(from_home(name))):
         require_loadable(model_folder(name, offline=True))
 
 
-def require_data(name: str, load: Callable[[], Any]) -> None:
-    """Raise EdgelibError for a data set of this machine that `load` cannot read as it is asked for.
+def require_data(name: str, load: Callable[[], Any], offline: bool = False) -> Any:
+    """Return a data set of this machine, None for another; raises EdgelibError where `load` cannot read it as asked.
 
-    No image is decoded. What is generated is always there.
+    No image is decoded. What is generated is always there. offline: a hub id, too, is for this machine to have.
     """
     from edgelib.data.scenes.sets import GENERATED
 
-    if name not in GENERATED and is_here(name):
-        load()
+    return load() if name not in GENERATED and (offline or is_here(name)) else None
+
+
+def require_draw(draw: Draw, seed: int, scored: Any, offline: bool = False) -> None:
+    """Raise EdgelibError for a calibration set that cannot be drawn from a data set of this machine.
+
+    scored: the items that are left out, None where they are not known here.
+    """
+    from edgelib.data.calibration import require_calibration
+    from edgelib.data.scenes.sets import GENERATED
+
+    if draw.source in GENERATED or offline or is_here(draw.source):
+        require_calibration(draw.mix, draw.n, seed, draw.source, exclude=scored, **draw.how)
+
+
+def require_machine(device: str, executor: str | None) -> None:
+    """Raise EdgelibError for a device that is not there, and for cells that are run by a package that is not."""
+    from edgelib.models.load import require_device
+    from edgelib.study.executors.cluster import require_ray
+
+    require_device(device)
+    if executor == "ray":
+        require_ray()
 
 
 def require_writable(folder: str) -> None:

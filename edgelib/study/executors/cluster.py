@@ -154,17 +154,23 @@ def _own_imports() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _connected(cluster: Cluster, workers: int) -> tuple[Any, bool]:
-    """The module ray, connected, and whether the connection was made here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # the default to come, which Ray warns about until somebody chooses it
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+def require_ray() -> Any:
+    """Return the module ray. Raises EdgelibError where it is not installed."""
     try:
         import ray
     except ImportError:
         raise EdgelibError(
             "executor ray needs the package ray; install it: pip install 'edgelib[ray]', or use executor process"
         ) from None
+    return ray
+
+
+def _connected(cluster: Cluster, workers: int) -> tuple[Any, bool]:
+    """The module ray, connected, and whether the connection was made here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # the default to come, which Ray warns about until somebody chooses it
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = require_ray()
     if ray.is_initialized():
         return ray, False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
