@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ from edgelib.chapters.schema.fields import (
 from edgelib.errors import EdgelibError
 
 if TYPE_CHECKING:
+    from edgelib.data.labelled import Dataset
     from edgelib.study.classifier_grid import ClassifierGrid
 
 
@@ -33,6 +35,9 @@ class RobustnessGap(ZeroShot):
     configs: Annotated[Configs, at_least_two("number formats: the reference, and one to compare with it")] = Field(
         ["fp32", "w8a8-minmax", "w4a8-minmax", "w3a8-minmax"],
         description="number formats: the reference first, then at least one to compare with it",
+    )
+    n_clean_images: int | None = Field(
+        None, ge=2, le=MOST_ITEMS, description="images seen clean, the corrupted ones among them; null takes n_images"
     )
     corruptions: Corruptions = Field(["gaussian_noise", "fog", "jpeg_compression"], description="corruptions to apply")
     severities: Severities = Field([1, 5], description="severities 1 (mild) to 5 (harsh)")
@@ -56,6 +61,7 @@ class RobustnessGap(ZeroShot):
     def _twins_within_the_grid(self) -> RobustnessGap:
         middle = self.severities[len(self.severities) // 2]
         defaults = {"twin_configs": self.configs[1:], "twin_severities": [middle], "baseline_configs": self.configs}
+        defaults |= {"n_clean_images": self.n_images}
         for field, default in defaults.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)  # the model is frozen for everyone else
@@ -74,7 +80,35 @@ class RobustnessGap(ZeroShot):
                 f"baseline_configs = {self.baseline_configs}: name the reference {self.configs[0]!r} first, then at "
                 "least one configuration to compare with it"
             )
+        if (self.n_clean_images or 0) < self.n_images:
+            raise EdgelibError(
+                f"n_clean_images = {self.n_clean_images}: the n_images = {self.n_images} that are corrupted are seen "
+                f"clean as well; give {self.n_images} or more, or null for as many"
+            )
         return self
+
+    def load_data(self) -> Dataset:
+        """The images that are seen clean; the first `n_images` of them are corrupted as well."""
+        from edgelib.data.datasets import dataset
+
+        found = dataset(self.dataset, self.split, self.n_clean_images, self.seed, **self.reading())
+        return kinds.labels(found, self.dataset)
+
+    def clean_study(self, study: ClassifierGrid) -> ClassifierGrid | None:
+        """The grid of the images that are seen clean only, in every configuration without outliers; None without any.
+
+        A gap subtracts a clean term of one cell from a corrupted one of many: more clean images cost little and make
+        the difference surer. study: of `study`, whose models and calibration it shares.
+        """
+        from edgelib.corruptions.condition import Condition
+        from edgelib.models.twins import PLAIN
+
+        data = self.load_data()
+        if len(data) == len(study.data):
+            return None
+        more = data.subset(range(len(study.data), len(data)))
+        plain = tuple(variant for variant in study.variants if variant.twin == PLAIN)
+        return replace(study, variants=plain, conditions=(Condition(),), twin_conditions=None, data=more)
 
     def study(self) -> ClassifierGrid:
         """Load what the parameters name and lay out the grid: the model and its twins, then the supervised baseline.
@@ -102,7 +136,7 @@ class RobustnessGap(ZeroShot):
             variants=variants,
             conditions=conditions_of(self.corruptions, self.severities),
             twin_conditions=conditions_of(self.corruptions, self.twin_severities),
-            data=data,
+            data=data.subset(range(self.n_images)),
             calibrations=self.draw_sets(data, self.configs, self.calibration, self.n_calibration),
             **self.protocol(),
         )

@@ -155,6 +155,8 @@ def verdicts(
 def moved_answers(rows: pd.DataFrame, reference: str, value: str = "correct") -> dict[str, dict[str, int]]:
     """Count the answers that carry a gap: {title: {config: how many differ from the reference's}}, clean and corrupted.
 
+    The titles say of how many.
+
     rows: config, item, corruption, severity and `value`, one answer each.
     """
     keys = ["item", "corruption", "severity"]
@@ -162,7 +164,7 @@ def moved_answers(rows: pd.DataFrame, reference: str, value: str = "correct") ->
     differ = wide.drop(columns=reference).ne(wide[reference], axis=0)
     clean = differ.index.get_level_values("severity") == 0
     sides = {"Clean answers that differ": differ[clean], "Corrupted answers that differ": differ[~clean]}
-    return {title: side.sum().astype(int).to_dict() for title, side in sides.items()}
+    return {f"{title}, of {len(side):,}": side.sum().astype(int).to_dict() for title, side in sides.items()}
 
 
 def spread(rows: pd.DataFrame, across: str, value: str) -> pd.DataFrame:

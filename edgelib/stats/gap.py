@@ -39,7 +39,8 @@ TOO_FEW = "too few images for an interval"
 class Gap:
     """Robustness gap of `config` against `reference` in log odds; positive: quantization makes corruption cost more.
 
-    interval, p and mde come from one bootstrap over n_clusters images with n items and n_cells corrupted cells.
+    interval, p and mde come from one bootstrap over n_clusters images with n items in n_cells corrupted cells, and over
+    the images that are clean only; n_clean counts the items of the clean cell, of which the n are a part.
     at_floor is the share of the cells in which the config's accuracy is not clearly above chance: cells that can no
     longer show a loss.
     `scales` holds the same question asked on every scale (see `gap_table`). An interval of zero width means that the
@@ -52,6 +53,7 @@ class Gap:
     interval: tuple[float, float]
     p: float
     n: int
+    n_clean: int
     n_clusters: int
     mde: float
     n_cells: int
@@ -111,18 +113,18 @@ def _matched(reference, config, chance):
 
 
 def _gaps(reference, config, items, chance) -> dict[str, np.ndarray]:
-    """{scale: gap [B]} from accuracies [B, 1 + J]; positive means that quantization makes corruption cost more."""
+    """{scale: gap [B]} from accuracies and items [B, 1 + J]; positive: quantization makes corruption cost more."""
     corrupted = np.s_[..., 1:]
     matched = _matched(reference, config, chance)
-    clean_ratio = _log_odds_ratio(reference[..., :1], config[..., :1], items, chance)
+    clean_ratio = _log_odds_ratio(reference[..., :1], config[..., :1], items[..., :1], chance)
     drop = [p[..., 0] - p[corrupted].mean(axis=-1) for p in (reference, config)]
     return {
-        "logit": _log_odds_ratio(reference[corrupted], config[corrupted], items, chance) - clean_ratio,
+        "logit": _log_odds_ratio(reference[corrupted], config[corrupted], items[corrupted], chance) - clean_ratio,
         "logit, no floor": _logit_drop(config, items) - _logit_drop(reference, items),
         "accuracy": drop[1] - drop[0],
         "retention": _retention(reference, chance) - _retention(config, chance),
         "matched accuracy": (matched - config)[corrupted].mean(axis=-1),
-        "matched logit": _log_odds_ratio(matched[corrupted], config[corrupted], items, chance),
+        "matched logit": _log_odds_ratio(matched[corrupted], config[corrupted], items[corrupted], chance),
     }
 
 
@@ -155,9 +157,11 @@ def gap_table(
 ) -> pd.DataFrame:
     """Return one row per config and scale of the robustness gap.
 
-    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clusters, n_cells, at_floor, unknown.
-    Positive effect: quantization makes corruption cost more. One paired bootstrap over clusters (images) serves all
-    configs, cells and scales: percentile interval, p by inverting it, se the standard deviation of the replicates. The
+    Columns: config, reference, scale, effect, low, high, p, se, n_items, n_clean, n_clusters, n_cells, at_floor,
+    unknown. Positive effect: quantization makes corruption cost more. One paired bootstrap over clusters (images)
+    serves all configs, cells and scales: percentile interval, p by inverting it, se the standard deviation of the
+    replicates. Clean accuracy is that of all clean items, n_clean, of which n_items are corrupted as well: those that
+    are clean only are drawn apart, and make the clean side, of one cell, as sure as the corrupted one, of many. The
     scales:
     - "logit", primary: log odds ratio reference : config over the corrupted cells minus that on clean images. Odds
       above chance, Mantel-Haenszel over cells, 1/2 added to right and to wrong answers (Haldane and Anscombe).
@@ -185,18 +189,23 @@ def gap_table(
     accuracy, items = resampled(outcomes, n_boot, seed)
     table = []
     for name, place in zip(chosen, places, strict=True):
-        floor = wilson(accuracy[0, place, 1:].clip(0, 1), items[0, 0], level)[0] <= chance
-        counts = dict(n_items=int(items[0, 0]), n_clusters=len(outcomes.sizes), n_cells=len(outcomes.cells))
-        shared = counts | dict(at_floor=float(floor.mean()))
+        floor = wilson(accuracy[0, place, 1:].clip(0, 1), items[0, 1], level)[0] <= chance
+        shared = _counts(outcomes, items) | dict(at_floor=float(floor.mean()))
         constant = _constant(accuracy[0, at_reference], accuracy[0, place])
         for scale, values in _gaps(accuracy[:, at_reference], accuracy[:, place], items, chance).items():
             nothing = constant and "logit" in scale
-            summary = _summary(np.full_like(values, np.nan) if nothing else values, level, len(outcomes.sizes))
+            summary = _summary(np.full_like(values, np.nan) if nothing else values, level, outcomes.n_clusters)
             unknown = (constant or AT_FLOOR) if np.isnan(summary["effect"]) else ""
             if not unknown and np.isinf([summary["low"], summary["high"]]).all():
                 unknown = TOO_FEW
             table.append(dict(config=name, reference=reference, scale=scale, **summary, **shared, unknown=unknown))
     return pd.DataFrame(table)
+
+
+def _counts(outcomes, items) -> dict[str, int]:
+    """How many items, clean items, clusters and corrupted cells there are."""
+    shown = dict(n_items=int(items[0, 1]), n_clean=int(items[0, 0]))
+    return shown | dict(n_clusters=outcomes.n_clusters, n_cells=len(outcomes.cells))
 
 
 def _summary(values, level, n) -> dict[str, float]:
@@ -234,6 +243,7 @@ def robustness_gap(
         interval=(float(first.low), float(first.high)),
         p=float(first.p),
         n=int(first.n_items),
+        n_clean=int(first.n_clean),
         n_clusters=int(first.n_clusters),
         mde=minimum_detectable_effect(first.se, level),
         n_cells=int(first.n_cells),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.stats.metrics import fractions
-from edgelib.stats.paired import REPLICATES, percentile_interval, replicates, rng_for, wilson
+from edgelib.stats.paired import REPLICATES, drawn_sums, percentile_interval, replicates, rng_for, wilson
 
 COLUMNS = ("item", "config", "corruption", "severity", "correct")
 CLEAN = "clean"
@@ -18,12 +18,21 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class CellSums:
-    """Outcomes summed per cluster: sums [G, K configs, 1 + J cells], cell 0 clean; sizes [G] items per cluster."""
+    """Outcomes summed per cluster: sums [G, K configs, 1 + J cells], cell 0 clean; sizes [G] items per cluster.
+
+    corrupted [G]: how many of these items have corrupted outcomes as well, the same ones in every cell.
+    """
 
     configs: tuple[str, ...]
     cells: tuple[tuple[str, int], ...]
     sums: np.ndarray
     sizes: np.ndarray
+    corrupted: np.ndarray
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters with corrupted outcomes."""
+        return int((self.corrupted > 0).sum())
 
 
 def check_rows(rows: pd.DataFrame, columns=COLUMNS) -> None:
@@ -51,9 +60,14 @@ def _cells(rows: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, int]]]:
     return codes, [(CLEAN, 0) if key < 0 else (names[key // base], int(key % base)) for key in keys]
 
 
-def _check_complete(counts: np.ndarray, items, configs, cells) -> None:
-    """counts [items * configs * cells] counts outcomes; each must occur once."""
-    wrong = np.flatnonzero(counts != 1)
+def _corrupted(counts: np.ndarray, items, configs, cells) -> np.ndarray:
+    """Which items [items] have corrupted outcomes; of counts [items * configs * cells] of outcomes each must be one, or
+    for an item that is clean everywhere none in the corrupted cells."""
+    by_item = counts.reshape(len(items), len(configs), len(cells))
+    corrupted = by_item[:, :, 1:].any(axis=(1, 2))
+    expected = np.ones_like(by_item)
+    expected[~corrupted, :, 1:] = 0
+    wrong = np.flatnonzero(counts != expected.ravel())
     if len(wrong):
         item, config, cell = np.unravel_index(wrong[0], (len(items), len(configs), len(cells)))
         raise EdgelibError(
@@ -61,14 +75,15 @@ def _check_complete(counts: np.ndarray, items, configs, cells) -> None:
             f"{configs[config]!r}, {cells[cell][0]} severity {cells[cell][1]}, instead of once ({len(wrong)} such "
             "places); finish the sweep, or drop that config or cell"
         )
+    return corrupted
 
 
 def cell_sums(rows: pd.DataFrame, cluster: str = "item") -> CellSums:
     """Return the outcomes of long rows as one array; rows may come in any order.
 
     rows: columns item, config, corruption, severity, correct (0/1, or graded in [0, 1]); severity 0 is clean. Every
-    config needs every item in every cell exactly once, because comparisons are paired. cluster: the column whose ids
-    are resampled (the image, when several items share one).
+    config needs every item in every cell exactly once, because comparisons are paired; an item may be clean only, if
+    it is so for all of them. cluster: the column whose ids are resampled (the image, when several items share one).
     Raises EdgelibError naming the first missing or repeated outcome, and for missing columns or clean rows.
     """
     check_rows(rows, dict.fromkeys((*COLUMNS, cluster)))
@@ -80,20 +95,31 @@ def cell_sums(rows: pd.DataFrame, cluster: str = "item") -> CellSums:
     cluster_codes, clusters = pd.factorize(rows[cluster], sort=True)
     shape, column = (len(clusters), len(configs), len(cells)), config_codes * len(cells) + cell_codes
     width = len(configs) * len(cells)
-    _check_complete(np.bincount(item_codes * width + column, minlength=len(items) * width), items, configs, cells)
-    flat = cluster_codes * width + column
-    counts = np.bincount(flat, minlength=len(clusters) * width).reshape(len(clusters), width)
-    if (counts != counts[:, :1]).any():
+    counts = np.bincount(item_codes * width + column, minlength=len(items) * width)
+    corrupted = _corrupted(counts, items, configs, cells)
+    of_item = np.zeros(len(items), int)
+    of_item[item_codes] = cluster_codes
+    if (of_item[item_codes] != cluster_codes).any():
         raise EdgelibError(f"column {cluster!r} must be the same for all outcomes of an item: it is resampled")
-    sums = np.bincount(flat, weights=rows["correct"].to_numpy(float), minlength=counts.size)
-    return CellSums(tuple(configs), tuple(cells[1:]), sums.reshape(shape), counts[:, 0])
+    flat, size = cluster_codes * width + column, len(clusters)
+    sums = np.bincount(flat, weights=rows["correct"].to_numpy(float), minlength=size * width)
+    sizes = (np.bincount(part, minlength=size) for part in (of_item, of_item[corrupted]))
+    return CellSums(tuple(configs), tuple(cells[1:]), sums.reshape(shape), *sizes)
 
 
 def resampled(outcomes: CellSums, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (accuracy [1 + n_boot, K, 1 + J], items [1 + n_boot, 1]), data in row 0; one resampling for all."""
+    """Return (accuracy [1 + n_boot, K, 1 + J], items [1 + n_boot, 1 + J]), data in row 0; one resampling for all.
+
+    Clusters that have clean outcomes only are a stratum of their own: each replicate draws as many of either kind as
+    there are, so that the clean outcomes of a cluster stay together with its corrupted ones.
+    """
     rng, sums = rng_for(seed, "robustness gap"), outcomes.sums.reshape(len(outcomes.sizes), -1)
-    means, totals = replicates(sums, outcomes.sizes, n_boot, rng)
-    return means.reshape(len(means), *outcomes.sums.shape[1:]), totals[:, None]
+    columns = np.column_stack([sums, outcomes.sizes, outcomes.corrupted])
+    strata = [columns[kind] for kind in (outcomes.corrupted > 0, outcomes.corrupted == 0) if kind.any()]
+    drawn = sum(drawn_sums(stratum, n_boot, rng) for stratum in strata)
+    accuracy = drawn[:, :-2].reshape(len(drawn), *outcomes.sums.shape[1:])
+    items = drawn[:, [-2] + [-1] * len(outcomes.cells)]
+    return accuracy / items[:, None], items
 
 
 def cell_table(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -138,8 +164,9 @@ def severity_table(
     table = []
     for place, config in enumerate(outcomes.configs):
         for severity in np.unique(severities):
-            values = accuracy[:, place, severities == severity].mean(axis=1)
-            low, high = percentile_interval(values[1:], level, len(outcomes.sizes))
+            at = severities == severity
+            values = accuracy[:, place, at].mean(axis=1)
+            low, high = percentile_interval(values[1:], level, outcomes.n_clusters)
             table.append(
                 dict(
                     config=config,
@@ -147,8 +174,8 @@ def severity_table(
                     value=float(values[0]),
                     low=low,
                     high=high,
-                    n=int(items[0, 0]),
-                    n_cells=int((severities == severity).sum()),
+                    n=int(items[0, at][0]),
+                    n_cells=int(at.sum()),
                 )
             )
     return pd.DataFrame(table)

@@ -67,17 +67,21 @@ def replicates(sums, sizes, n_boot: int, rng: np.random.Generator, counts=None):
     for (1 by default). Each replicate draws as many clusters as there are, with replacement, and returns sum / size, so
     clusters may differ in size. Whole-number sums are added exactly in float32, whatever the number of threads.
     """
+    sampled = drawn_sums(np.column_stack([sums, sizes]), n_boot, rng, counts)
+    return sampled[:, :-1] / sampled[:, -1:], sampled[:, -1]
+
+
+def drawn_sums(columns, n_boot: int, rng: np.random.Generator, counts=None) -> np.ndarray:
+    """Return sums over clusters [1 + n_boot, K] of columns [G, K], resampled as in `replicates`; row 0 is the data."""
     n_boot = check_replicates(n_boot)
-    counts = np.ones(len(sizes), dtype=int) if counts is None else counts
-    columns = np.column_stack([sums, sizes])
+    counts = np.ones(len(columns), dtype=int) if counts is None else counts
     exact = (columns == np.round(columns)).all() and np.abs(columns).max() * counts.sum() < 2**24
     columns = columns.astype(np.float32 if exact else np.float64)
     drawn, step = [counts.astype(columns.dtype)[None] @ columns], max(1, _CHUNK // len(counts))
     for start in range(0, n_boot, step):
         weights = rng.multinomial(counts.sum(), counts / counts.sum(), size=min(step, n_boot - start))
         drawn.append(weights.astype(columns.dtype) @ columns)
-    sampled = np.concatenate(drawn).astype(float)
-    return sampled[:, :-1] / sampled[:, -1:], sampled[:, -1]
+    return np.concatenate(drawn).astype(float)
 
 
 def percentile_interval(draws, level: float, n: int) -> tuple[float, float]:

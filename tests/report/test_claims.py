@@ -68,7 +68,7 @@ def test_gaps_are_counted_against_a_reference_of_equal_clean_accuracy():
         scales = pd.DataFrame([dict(scale="matched logit", effect=effect, low=low, high=high, p=p, se=0.1)]).set_index(
             "scale"
         )
-        return Gap("q", "r", 1.0, (0.5, 1.5), 0.001, 100, 100, 0.2, 4, 0.0, 0.95, scales)
+        return Gap("q", "r", 1.0, (0.5, 1.5), 0.001, 100, 100, 100, 0.2, 4, 0.0, 0.95, scales)
 
     family = {"A": gap(0.3, 0.1, 0.5, 0.001), "B": gap(-0.3, -0.5, -0.1, 0.04), "C": gap(np.nan, -np.inf, np.inf, 1.0)}
     family = Family(family)
@@ -157,7 +157,7 @@ def test_parts_of_a_key_may_have_words_of_their_own():
 
 
 def test_gaps_of_a_family_are_counted():
-    wide = Gap("w4a8-minmax", "fp32", 0.5, (0.2, 0.8), 0.001, 100, 100, 0.2, 4, 0.0, 0.95, pd.DataFrame())
+    wide = Gap("w4a8-minmax", "fp32", 0.5, (0.2, 0.8), 0.001, 100, 100, 100, 0.2, 4, 0.0, 0.95, pd.DataFrame())
     lost = replace(wide, config="w3a8-minmax", effect=np.nan, interval=(-np.inf, np.inf), p=1.0)
     family = Family({"w4a8-minmax": wide, "w3a8-minmax": lost})
     said = gaps.gap_summary(family.named(str.upper))

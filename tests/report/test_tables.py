@@ -132,7 +132,8 @@ def test_answers_that_carry_a_gap_are_counted_clean_and_corrupted():
         columns=["config", "item", "corruption", "severity", "correct"],
     )
     counted = moved_answers(rows, "fp32")
-    assert counted == {"Clean answers that differ": {"w4": 1}, "Corrupted answers that differ": {"w4": 4}}
+    clean, corrupted = "Clean answers that differ, of 4", "Corrupted answers that differ, of 8"
+    assert counted == {clean: {"w4": 1}, corrupted: {"w4": 4}}
     family = compare({"w4": ([1.0, 0.0], [1.0, 1.0])})
     shown, _ = selected(*verdicts(family, {"Configuration": named()}, counts=counted))
-    assert shown["Corrupted answers that differ"][0] == "4" and shown["Clean answers that differ"][0] == "1"
+    assert shown[corrupted][0] == "4" and shown[clean][0] == "1"

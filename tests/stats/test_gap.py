@@ -276,3 +276,46 @@ def test_gaps_of_a_family_are_the_gaps_of_its_configs():
     family = g.robustness_gaps(rows, others, "fp32", 0.1, n_boot=100)
     single = g.robustness_gap(rows, others[0], "fp32", 0.1, n_boot=100)
     assert list(family) == others and family[others[0]].interval == single.interval
+
+
+def clean_only(rows, n):
+    """The rows of items from n on without their corrupted outcomes."""
+    return rows[(rows["item"] < n) | (rows["severity"] == 0)]
+
+
+def test_images_that_are_clean_only_move_the_clean_side_and_narrow_the_gap():
+    rows = simulated(np.random.default_rng(8), 800, 1.5)
+    few, more = (
+        g.robustness_gap(r, "w4", "fp32", 0.1, n_boot=300) for r in (rows[rows["item"] < 200], clean_only(rows, 200))
+    )
+    assert (more.n, more.n_clean, more.n_clusters) == (200, 800, 200) and few.n_clean == few.n
+    assert np.diff(more.interval) < 0.75 * np.diff(few.interval)
+    sums = outcomes.cell_sums(clean_only(rows, 200))
+    accuracy, items = outcomes.resampled(sums, 100, 0)
+    clean, cells = rows[rows["severity"] == 0], rows[(rows["severity"] > 0) & (rows["item"] < 200)]
+    assert accuracy[0, :, 0] == pytest.approx(clean.groupby("config")["correct"].mean()[list(sums.configs)])
+    assert accuracy[0, :, 1:].mean(axis=1) == pytest.approx(
+        cells.groupby("config")["correct"].mean()[list(sums.configs)]
+    )
+    assert (items[:, 0] == 800).all() and (items[:, 1:] == 200).all()
+
+
+def test_intervals_with_images_that_are_clean_only_hold_the_truth():
+    rng, runs, hit = np.random.default_rng(9), 30, 0
+    for run in range(runs):
+        rows = clean_only(simulated(rng, 240, 1.5, planted=0.5), 60)
+        row = g.gap_table(rows, "fp32", 0.1, n_boot=200, seed=run).iloc[0]
+        hit += row["low"] <= 0.5 <= row["high"]
+    assert hit / runs >= 0.95 - 2.6 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_an_item_without_some_of_its_corrupted_outcomes_is_missing_them():
+    rows = clean_only(simulated(np.random.default_rng(8), 20, 1.5), 10)
+    torn = rows[~((rows["item"] == 3) & (rows["corruption"] == "blur"))]
+    with pytest.raises(EdgelibError, match="item 3 occurs 0 times"):
+        g.gap_table(torn, "fp32", 0.1)
+    one_sided = pd.concat(
+        [rows, rows[(rows["item"] == 3) & (rows["severity"] > 0) & (rows["config"] == "w4")].assign(item=15)]
+    )
+    with pytest.raises(EdgelibError, match="item 15 occurs 0 times for config 'fp32'"):
+        g.gap_table(one_sided, "fp32", 0.1)

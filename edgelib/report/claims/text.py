@@ -88,9 +88,13 @@ def spread_text(value: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def count_text(test: PairedDifference | Gap) -> str:
-    """What a test looked at: "n = 600 images", or "n = 786 items of 80 images" where images share items."""
+    """What a test looked at: "n = 600 images", or "n = 786 items of 80 images" where images share items.
+
+    Of a gap with more clean items: "n = 240 images, and 960 clean".
+    """
     items = "" if test.n == test.n_clusters else f"{test.n:,} items of "
-    return f"n = {items}{test.n_clusters:,} images"
+    clean = getattr(test, "n_clean", test.n)
+    return f"n = {items}{test.n_clusters:,} images{'' if clean == test.n else f', and {clean:,} clean'}"
 
 
 def points_text(margin: float) -> str:

@@ -39,12 +39,13 @@ def stopping_table(
         raise EdgelibError(f"margin must lie from 0 to below 1, in the unit of the outcomes, got {margin!r}")
     outcomes = cell_sums(rows)
     index = {name: i for i, name in enumerate(outcomes.configs)}
-    base = outcomes.sums[:, choose(index, reference, "reference config"), 1:]
+    sums = outcomes.sums[outcomes.corrupted > 0]
+    base = sums[:, choose(index, reference, "reference config"), 1:]
     chosen = [name for name in outcomes.configs if name != reference] if configs is None else list(configs)
     rng, table = rng_for(seed, "order of outcomes"), []
     ways = [rng.permutation(base.size) for _ in range(orders)]
     for name in chosen:
-        difference = (outcomes.sums[:, choose(index, name, "config"), 1:] - base).ravel()
+        difference = (sums[:, choose(index, name, "config"), 1:] - base).ravel()
         whole = bool(difference.mean() >= -margin - 1e-12)
         found = [settled_after(difference[way], -margin, level=level, population=base.size) for way in ways]
         used = float(np.mean([one.n for one in found]))
