@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.records import printable
+
+_LONGEST = 2400  # characters of a message
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +23,12 @@ app = typer.Typer(
 
 
 Over = Annotated[str, typer.Option("--yaml", "-y", help="Values that win over the file's: '{n_images: 8}'.")]
+
+
+def _paragraph(message: str) -> str:
+    """One line of at most `_LONGEST` characters, the middle left out: paths from outside can be of any length."""
+    text, half = printable(" ".join(message.split())), _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def one_paragraph(command: Callable) -> Callable:
@@ -36,7 +45,7 @@ def one_paragraph(command: Callable) -> Callable:
             message = f"cannot use{where}: {error.strerror or error}; check that the path exists and may be written"
         except KeyboardInterrupt:
             message = "interrupted; run the same command again to go on, finished grid cells are kept"
-        print(f"edgelib: {message}", file=sys.stderr)
+        print(f"edgelib: {_paragraph(message)}", file=sys.stderr)
         raise typer.Exit(1)
 
     return run

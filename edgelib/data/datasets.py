@@ -25,7 +25,7 @@ from edgelib.data.readers.sources import (
 from edgelib.data.scenes.sets import DEFAULT_LENGTH, GENERATED
 from edgelib.errors import EdgelibError, did_you_mean
 from edgelib.ground.checks import seed_number, whole_number
-from edgelib.ground.paths import from_home
+from edgelib.ground.paths import from_home, require_ordinary
 from edgelib.ground.randomness import address, keys_for, uniform
 
 
@@ -121,6 +121,7 @@ def open_source(name: str, offline: bool = False) -> Source:
     """Open a local path, "path:config", or a hub id. Raises EdgelibError for a name that is neither."""
     path = from_home(name)
     if name and os.path.exists(path):  # unlike Path.exists, it takes any name
+        require_ordinary(path)
         return open_path(path)
     before, _, config = name.rpartition(":")
     if before and config and os.path.isdir(from_home(before)):

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from edgelib.errors import EdgelibError
-from edgelib.ground.paths import whole_file
+from edgelib.ground.paths import require_ordinary, whole_file
 from edgelib.ground.records import Record, checked, one_line
 
 VERSION = 1
@@ -195,6 +195,7 @@ def read_record(path: str | Path) -> DecisionRecord:
 
     Raises EdgelibError for a file that cannot be read, is no JSON, or does not hold a record, naming field and value.
     """
+    require_ordinary(path)
     try:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from pydantic import Field
 from edgelib.devices.device import Device
 from edgelib.devices.table import family_reasons
 from edgelib.errors import EdgelibError
-from edgelib.ground.paths import from_home, whole_file
+from edgelib.ground.paths import from_home, require_ordinary, whole_file
 from edgelib.ground.records import Record, Text, between, checked, one_line, read_yaml, shown
 
 PUBLISHED = "epyc-2-cores"
@@ -168,6 +168,7 @@ def _table(name: str, path: Path, may_lack: bool = False) -> pd.DataFrame:
     """One file of measurements, checked; without rows where there is none and it may lack."""
     if may_lack and not path.is_file():
         return pd.DataFrame(columns=[*COLUMNS[name], *OWN[name]])
+    require_ordinary(path)
     try:
         text = path.read_bytes().decode("utf-8")
         lines = [line for line in csv.reader(StringIO(text, newline=""), strict=True) if line]

@@ -72,7 +72,7 @@ class DeviceFacts(Record):
     @model_validator(mode="after")
     def _possible(self) -> DeviceFacts:
         if self.memory_gib and self.usable_gib and self.usable_gib > self.memory_gib:
-            raise ValueError(f"{self.usable_gib:g} GiB usable of {self.memory_gib:g} GiB fitted")
+            raise ValueError(f"usable_gib = {self.usable_gib:g} is above memory_gib = {self.memory_gib:g}")
         if both := set(self.rates) & set(self.lacks):
             raise ValueError(f"{min(both)} stands in rates and in lacks; it runs or it does not")
         return self

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgelib.doctor.finding import Finding
 from edgelib.doctor.models import Examined
+from edgelib.ground.records import printable
 
 _WIDTH = 20  # of a topic
 
@@ -47,11 +48,6 @@ def as_text(environment: Mapping[str, list[Finding]], models: list[Examined], wi
     elif not models:
         last += "; name a model or a folder to have it examined: edgelib doctor ./my-model"
     return "\n".join([*lines[1:], "", last])
-
-
-def printable(text: str) -> str:
-    """Text on one line that moves no cursor and turns no direction: what is not printed is written as its code."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _plain(finding: Finding) -> dict:

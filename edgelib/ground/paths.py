@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgelib.errors import EdgelibError
+
 
 def find_root(start: str | Path | None = None) -> Path:
     """Return the checkout of edgelib around `start`, else the one edgelib is imported from, else the current folder."""
@@ -21,6 +23,12 @@ def find_root(start: str | Path | None = None) -> Path:
 def from_home(path: str | os.PathLike) -> Path:
     """Return the path with ~ as one's home; the home of an unknown user stays as it is written."""
     return Path(os.path.expanduser(path))
+
+
+def require_ordinary(path: str | os.PathLike) -> None:
+    """Raise EdgelibError for what is neither a file nor a folder, such as a pipe: to read it may never end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise EdgelibError(f"{path} is a pipe, a socket or a device, which is not read here; name a file or a folder")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgelib.errors import EdgelibError, did_you_mean
+from edgelib.ground.paths import require_ordinary
 
 _MOST_BYTES = 2**18  # no file that a person writes is longer
 _MOST_VALUES = 10_000  # of a file, before and after its aliases are followed: nested ones multiply
@@ -117,6 +118,7 @@ def read_yaml(path: Path, what: str) -> object:
     what: the file's name in errors, such as "device table". Raises EdgelibError for a file that cannot be read, is
     longer than 256 KiB, is no text or no YAML, names a key twice, or holds more values than a person writes.
     """
+    require_ordinary(path)
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -138,6 +140,11 @@ def parse_yaml(data: bytes | str, where: str) -> object:
     except Exception as error:  # impossible dates, tags that do not fit: PyYAML lets any type out
         reason = one_line(error) if isinstance(error, ValueError) else "a value is not of the form that its tag says"
     raise EdgelibError(f"{where} is not YAML: {reason}")
+
+
+def printable(text: str) -> str:
+    """Text on one line that moves no cursor and turns no direction: what is not printed is written as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def one_line(error: Exception) -> str:

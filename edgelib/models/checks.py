@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.paths import require_ordinary
 
 LONGEST = 300  # letters of what another library says of a folder
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # how safetensors calls the types that weights are computed in
@@ -54,6 +55,7 @@ def stored_types(folder: Path) -> dict[str, str]:
         raise _no_safetensors(folder)
     types = {}
     for file in files:
+        require_ordinary(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 types |= {key: opened.get_slice(key).get_dtype() for key in opened.keys()}

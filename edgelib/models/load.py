@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,14 @@ from edgelib.models.families.writers import HOW_TO_ADD, WRITERS, loader_of, writ
 from edgelib.models.generative import GenerativeModel
 from edgelib.models.generative_folder import load_generative, quiet_transformers
 from edgelib.models.preprocess import from_timm, from_transformers, read_object, require_fit
-from edgelib.models.zero_shot import ClipModel, TimmClassifier, ZeroShotModel
+from edgelib.models.zero_shot import (
+    ClipModel,
+    TimmClassifier,
+    ZeroShotModel,
+    prompts_of,
+    require_short,
+    require_trained,
+)
 
 EMBEDDED = Path(__file__).parent / "embedded"  # each folder in it is a model named after the folder
 _SHAPE = (96, 64)  # height and width of the image on which a model that writes is tried
@@ -95,6 +104,24 @@ def require_loadable(folder: Path) -> dict:
         raise _unknown_family(folder, config)
     require_tokenizer(folder)
     return config
+
+
+def require_classes(folder: Path, class_names: Sequence[str], templates: Sequence[str], name: str) -> None:
+    """Raise EdgelibError, before weights are read, for classes that a folder's classifier cannot be asked for.
+
+    A prompt may be longer than the model reads; a supervised classifier knows no classes but its own.
+    """
+    config, context = read_object(folder / "config.json"), None
+    if "architecture" in config:
+        require_trained(class_names, _label_names(config, None, folder), name)
+    elif dual_encoder(config.get("model_type"), config.get("architectures")) is not None:
+        with suppress(Exception), quiet_transformers():  # what is wrong with the configuration, loading says
+            from transformers import AutoConfig
+
+            said = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            context = said.text_config.max_position_embeddings
+        if isinstance(context, int):
+            require_short(prompts_of(class_names, templates), load_tokenizer(folder), context, name)
 
 
 def _require_run(model: ZeroShotModel | GenerativeModel, folder: Path) -> None:
@@ -280,8 +307,11 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
     return model
 
 
-def _label_names(config: dict, outputs: int, folder: Path) -> tuple[str, ...]:
-    """The names of a timm model's outputs, in order, in the words of its label_descriptions where it has some."""
+def _label_names(config: dict, outputs: int | None, folder: Path) -> tuple[str, ...]:
+    """The names of a timm model's outputs, in order, in the words of its label_descriptions where it has some.
+
+    outputs: how many there are, None where that is not known yet.
+    """
     pretrained = config.get("pretrained_cfg")
     labels = config.get("label_names") or (isinstance(pretrained, dict) and pretrained.get("label_names"))
     if not labels:
@@ -291,6 +321,7 @@ def _label_names(config: dict, outputs: int, folder: Path) -> tuple[str, ...]:
         )
     if isinstance(labels, dict):
         labels = [labels.get(str(i)) for i in range(len(labels))]
+    outputs = len(labels) if outputs is None and isinstance(labels, list) else outputs
     if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels) or len(labels) != outputs:
         raise EdgelibError(
             f"{folder / 'config.json'}: label_names is {shown(labels)}, but must be a list of {outputs} names, one for "

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.paths import require_ordinary
 from edgelib.ground.records import shown
 
 _RESAMPLE = {
@@ -217,6 +218,7 @@ def _resize(config: dict, path: Path) -> tuple[int, int] | int | PatchBudget:
 
 def read_object(path: Path) -> dict:
     """Return the JSON object in a model folder's file; raises EdgelibError if it is missing or holds anything else."""
+    require_ordinary(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

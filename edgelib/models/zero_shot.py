@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgelib.errors import EdgelibError
+from edgelib.ground.records import shown
 from edgelib.models.families.dual import DualEncoder
 from edgelib.models.families.duals import dual_encoder
 from edgelib.models.preprocess import Preprocess
@@ -48,6 +49,33 @@ def tokenizer_traits(tokenizer: Any) -> object:
     if backend is None:
         return sorted(tokenizer.get_vocab().items())
     return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+
+
+def prompts_of(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every class in every template, class by class."""
+    return [template.format(name) for name in class_names for template in templates]
+
+
+def require_short(texts: Sequence[str], tokenizer: Any, context: int, name: str) -> None:
+    """Raise EdgelibError for a text of more tokens than the model `name` reads, its beginning and end included."""
+    lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]  # it would warn of long ones
+    longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
+    if longest is not None and lengths[longest] > context:
+        raise EdgelibError(
+            f"prompt {shown(texts[longest])} of {lengths[longest]} tokens is longer than the {context} tokens that "
+            f"{name} reads; shorten the name of the class, or the template in prompts"
+        )
+
+
+def require_trained(class_names: Sequence[str], labels: Sequence[str], name: str) -> None:
+    """Raise EdgelibError for a class that the supervised classifier `name`, of classes `labels`, was not trained on."""
+    missing = [c for c in class_names if c not in labels]
+    if missing:
+        raise EdgelibError(
+            f"{name} was trained on {len(labels)} classes ({', '.join(labels[:10])}...) "
+            f"and has no {', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data "
+            "set in the label_names of its config.json"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,13 +168,8 @@ class ClipModel(ZeroShotModel):
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 [N, D] of unit length. Raises EdgelibError for a text longer than the model's context."""
-        tokens = self._tokens(texts, return_tensors="pt")
-        if tokens.input_ids.shape[1] > self._context:
-            longest = max(texts, key=len)
-            raise EdgelibError(
-                f"prompt {longest!r} is longer than the {self._context} tokens that {self.name} reads; shorten it"
-            )
-        return self._read(tokens)
+        require_short(texts, self.tokenizer, self._context, self.name)
+        return self._read(self._tokens(texts, return_tensors="pt"))
 
     @property
     def _context(self) -> int:
@@ -176,7 +199,7 @@ class ClipModel(ZeroShotModel):
     @torch.inference_mode()
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Mean of the unit-length encodings of each class's prompts, renormalised (Radford et al., 2021)."""
-        prompts = [t.format(c) for c in class_names for t in templates]
+        prompts = prompts_of(class_names, templates)
         parts = [self.encode_text(prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
         features = torch.cat(parts).view(len(class_names), len(templates), -1)
         return F.normalize(features.mean(dim=1), dim=-1)
@@ -221,12 +244,6 @@ class TimmClassifier(ZeroShotModel):
 
     def class_vectors(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """One unit vector per class, picking its score. Raises EdgelibError for a class it was not trained on."""
-        missing = [c for c in class_names if c not in self.label_names]
-        if missing:
-            raise EdgelibError(
-                f"{self.name} was trained on {len(self.label_names)} classes ({', '.join(self.label_names[:10])}...) "
-                f"and has no {', '.join(map(repr, missing[:10]))}; a supervised baseline needs every class of the data "
-                "set in the label_names of its config.json"
-            )
+        require_trained(class_names, self.label_names, self.name)
         index = torch.tensor([self.label_names.index(c) for c in class_names])
         return F.one_hot(index, len(self.label_names)).to(self.device, torch.float32)

@@ -97,7 +97,7 @@ BAD_ROWS = {
     "number as a name": (row(name=5), "name = 5: .*valid string"),
     "no name": (row(name=None), "name is missing"),
     "order of halves": (row(order=1.5), "order = 1.5: .*valid integer"),
-    "more usable than fitted": (row(memory_gib=8, usable_gib=9), "9 GiB usable of 8"),
+    "more usable than fitted": (row(memory_gib=8, usable_gib=9), "usable_gib = 9 is above memory_gib = 8"),
     "runs and lacks": (row(lacks={"int8": "no"}), "int8 stands in rates and in lacks"),
     "not a row": ([1], "must hold lines 'name: value', got .1."),
 }

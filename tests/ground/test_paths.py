@@ -1,12 +1,21 @@
-"""Files that appear whole, whatever happens while they are written."""
+"""Files that appear whole, whatever happens while they are written; pipes in their place."""
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
+from edgelib.data.datasets import dataset
+from edgelib.decide.record import read_record
+from edgelib.devices.measurements import load_measurements
+from edgelib.devices.table import devices
+from edgelib.errors import EdgelibError
 from edgelib.ground.paths import whole_file
+from edgelib.ground.records import read_yaml
+from edgelib.models.checks import stored_types
+from edgelib.models.preprocess import read_object
 
 
 def test_a_file_takes_its_place_when_the_block_ends(tmp_path):
@@ -44,3 +53,22 @@ def test_writers_at_the_same_time_do_not_meet(tmp_path):
         thread.join()
     assert not failed and path.read_text() in [letter * 1000 for letter in "abcd"]
     assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+READERS = {
+    "parameters": ("robustness_gap.yaml", lambda path: read_yaml(path, "parameter file")),
+    "configuration": ("config.json", read_object),
+    "weights": ("model.safetensors", lambda path: stored_types(path.parent)),
+    "machine": ("machine.yaml", lambda path: load_measurements(path.parent)),
+    "decision": ("decision.json", read_record),
+    "arrays": ("images.npz", dataset),
+    "devices": ("board.yaml", devices),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pipe_is_refused_and_never_waited_for(reader, tmp_path):
+    name, read = READERS[reader]
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(EdgelibError, match="is a pipe, a socket or a device, which is not read here; name a file"):
+        read(tmp_path / name)

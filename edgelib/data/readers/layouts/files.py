@@ -83,8 +83,8 @@ def _folders_and_files(root: Path, depth: int) -> Iterator[tuple[Path, list[str]
         entries = [entry for entry in os.scandir(root) if not entry.name.startswith((".", "__"))]
     except OSError:
         return
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    yield root, [entry.name for entry in entries if not entry.is_dir()], folders if depth else []
+    folders = [entry.name for entry in entries if os.path.isdir(entry)]  # unlike its own, it takes links that loop
+    yield root, [entry.name for entry in entries if os.path.isfile(entry)], folders if depth else []
     for name in folders if depth else []:
         yield from _folders_and_files(root / name, depth - 1)
 
