@@ -113,6 +113,10 @@ class Parameters(BaseModel):
         scored = {key: present.require_data(name, load, offline) for key, (name, load) in self.data_sets().items()}
         for draw in self.draws():
             present.require_draw(draw, self.seed, scored.get(draw.scored), offline)
+        self.look_together(scored)
+
+    def look_together(self, scored: dict[str, Any]) -> None:
+        """Look at whether models and the data sets that were found fit; scored: by parameter, None where not here."""
 
 
 def _marks(schema: type[BaseModel], name: str, kind: type) -> list:
@@ -180,6 +184,12 @@ class ZeroShot(GridParameters):
         """The model on the device."""
         how: Any = {"device": self.device, "offline": self.local_files_only}
         return kinds.classifier(kinds.load_kind(kinds.name_of_classifier, self.model, **how), self.model)
+
+    def look_together(self, scored: dict[str, Any]) -> None:
+        """Raise EdgelibError for classes that a model of this machine cannot be asked for."""
+        for name in (self.model, getattr(self, "baseline_model", None)):
+            if name is not None:
+                present.require_classes(name, self.dataset, scored["dataset"], self.prompts, self.local_files_only)
 
     def draws(self) -> Iterable[present.Draw]:
         """The calibration set, if a configuration looks at one."""

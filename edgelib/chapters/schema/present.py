@@ -52,6 +52,22 @@ def require_data(name: str, load: Callable[[], Any], offline: bool = False) -> A
     return load() if name not in GENERATED and (offline or is_here(name)) else None
 
 
+def require_classes(model: str, source: str, data: Any, prompts: str, offline: bool = False) -> None:
+    """Raise EdgelibError for classes that a model of this machine cannot be asked for in these prompts.
+
+    data: that of `source`, None where it was not loaded; generated ones have the same classes in every draw.
+    """
+    from edgelib.data.datasets import dataset
+    from edgelib.data.prompts import templates
+    from edgelib.data.scenes.sets import GENERATED
+    from edgelib.models.load import model_folder, require_classes
+
+    if data is None and source in GENERATED:
+        data = dataset(source, n=2)
+    if data is not None and (offline or is_here(model)):
+        require_classes(model_folder(model, offline=True), data.class_names, templates(prompts), model)
+
+
 def require_draw(draw: Draw, seed: int, scored: Any, offline: bool = False) -> None:
     """Raise EdgelibError for a calibration set that cannot be drawn from a data set of this machine.
 
