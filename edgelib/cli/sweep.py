@@ -46,6 +46,14 @@ def sweep(
     store: Annotated[
         str | None, typer.Option(help="Folder or URL of cells, such as s3://bucket/run; the file's `results`.")
     ] = None,
+    stop_early: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MARGIN",
+            help="Leave each configuration once it is known whether it loses at most this share of corrupted images, "
+            "such as 0.02. Its outcomes are stored apart and are not complete cells.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it will take, for each executor.")] = False,
     over: Over = "",
 ) -> None:
@@ -72,21 +80,51 @@ def sweep(
         if dry_run:
             _forecast(study, cells, parameters.workers)
             return
-        how = {"executor": parameters.executor, "workers": parameters.workers, "cluster": cluster}
-        rows = study.score(run(study, cells, **how))
+        how: dict[str, Any] = {"executor": parameters.executor, "workers": parameters.workers, "cluster": cluster}
+        if stop_early is None:
+            rows, told, shown = _complete(study, run(study, cells, **how))
+        else:
+            rows, told, shown = _stopped(study, cells, stop_early, parameters.level, how)
     rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
     rows.attrs["provenance"] = parameters.provenance()  # goes into the metadata of a .parquet
-    out = out or (Path(place) if here else find_root() / "results") / "sweeps" / f"{file.stem}.parquet"
-    marks = list(study.columns(*next(iter(study.cells()))))
-    score = "correct" if "correct" in rows else "score"
-    means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
+    kept = "" if stop_early is None else ".stopped"  # never in the place of a complete table
+    out = out or (Path(place) if here else find_root() / "results") / "sweeps" / f"{file.stem}{kept}.parquet"
     with whole_file(out) as path:
         ENDINGS[out.suffix](rows, path)
     with whole_file(summary := out.with_suffix(".summary.json")) as path:
-        path.write_text(_summary(name, rows, means, score), encoding="utf-8")
-    print((means.unstack("severity") if "severity" in marks else means.to_frame()).round(3).to_string())
+        path.write_text(_summary(name, rows, told), encoding="utf-8")
+    print(f"{shown}, also in {summary}; {len(rows)} outcomes in {out}")
+
+
+def _complete(study: Any, rows: Any) -> tuple[Any, dict, str]:
+    """The scored rows of a complete grid, what its summary tells beside their origin, and what is printed."""
+    rows = study.score(rows)
+    marks = list(study.columns(*next(iter(study.cells()))))
+    score = "correct" if "correct" in rows else "score"
+    means = rows.groupby([mark for mark in marks if mark != "corruption"], sort=False)[score].mean()
+    table = means.unstack("severity") if "severity" in marks else means.to_frame()
     clean = ", severity 0 is clean" if "severity" in marks else ""
-    print(f"simulated mean of {score!r}{clean}, also in {summary}; {len(rows)} outcomes in {out}")
+    told = {"score": score, "kind": "simulated", "means": means.reset_index(name="mean").to_dict("records")}
+    return rows, told, f"{table.round(3).to_string()}\nsimulated mean of {score!r}{clean}"
+
+
+def _stopped(study: Any, cells: Any, margin: float, level: float, how: dict) -> tuple[Any, dict, str]:
+    """The same of a grid whose configurations were left once it was known whether they keep a margin."""
+    from edgelib.study.classifier_grid import ClassifierGrid
+    from edgelib.study.early.settle import sweep_until_settled
+
+    if not isinstance(study, ClassifierGrid):
+        raise EdgelibError("--stop-early is for grids of models that classify images; leave it out for this chapter")
+    table, rows = sweep_until_settled(study, cells, margin, level=level, **how)
+    told = {"kind": "simulated", "stop_early": {"margin": margin, "level": level}, "verdicts": table.to_dict("records")}
+    shown = table.drop(columns="stopped").round(4).to_string(index=False)
+    return (
+        rows,
+        told,
+        f"{shown}\nsimulated verdicts on a loss of at most {margin:g}, together those of the complete grid with "
+        f"probability {level:g}; {int(table['stopped'].sum())} of {len(table)} configurations were stopped early, "
+        "after n outcomes of as many as column 'of' says: theirs are no complete cells",
+    )
 
 
 def _forecast(study: Any, cells: Any, workers: int) -> None:
@@ -113,18 +151,10 @@ def _forecast(study: Any, cells: Any, workers: int) -> None:
     )
 
 
-def _summary(name: str, rows: Any, means: Any, score: str) -> str:
-    """What the table beside it holds: where it came from and its means."""
-    told = {
-        "chapter": name,
-        **rows.attrs["provenance"],
-        "outcomes": len(rows),
-        "columns": list(rows.columns),
-        "score": score,
-        "kind": "simulated",
-        "means": means.reset_index(name="mean").to_dict("records"),
-    }
-    return json.dumps(told, indent=1, ensure_ascii=False, default=str) + "\n"
+def _summary(name: str, rows: Any, told: dict) -> str:
+    """What the table beside it holds: where it came from and what was made of it."""
+    about = {"chapter": name, **rows.attrs["provenance"], "outcomes": len(rows), "columns": list(rows.columns)}
+    return json.dumps(about | told, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 @contextmanager
