@@ -95,8 +95,8 @@ function fact(term, value) {
   return make("div", {}, make("dt", {}, term), make("dd", {}, value));
 }
 
-/* One recommended configuration: cost, certainty, what to beware of, how to make and run it. */
-function choiceCard(record, found, choice, limit) {
+/* One configuration that fits: cost, certainty, what to beware of, how to make and run it. */
+function choiceCard(record, found, choice, limit, title = null) {
   const config = record.configs.find(c => c.key === choice.config);
   const criterion = found.criteria[1];
   const asked = criterion === "corrupted" ? "Mean over corruptions" : criterion.replaceAll("_", " ");
@@ -106,13 +106,13 @@ function choiceCard(record, found, choice, limit) {
     fact(`One image, ${choice.source}`, `${spread(choice.latency_ms, choice.low, choice.high)} ms`),
     fact("Clean images", percent(config.accuracy.clean)),
     fact(asked, percent(config.accuracy[criterion])),
-    fact(`Within ${points(found.margin)}`, `probability ${fixed(choice.p_within, 2)}, ${choice.shown ? "shown" : "observed, not shown"}`),
-    found.tied.length > 1 ? fact("Costs no more than the first", `probability ${fixed(choice.p_as_good, 2)}`) : null,
+    fact(`Within ${points(found.margin)}`, choice.fate || `probability ${fixed(choice.p_within, 2)}, ${choice.shown ? "shown" : "observed, not shown"}`),
+    found.tied.length > 1 && !choice.fate ? fact("Costs no more than the first", `probability ${fixed(choice.p_as_good, 2)}`) : null,
     fact("Runtime", withDoubt(record, choice.runtime)),
   ];
   const beware = config.caveats.map(caveat => make("li", {}, `Beware: ${caveatText(caveat)}.`));
-  return make("section", {class: "decision-choice", "data-config": choice.config},
-    make("h3", {}, config.label),
+  return make("section", {class: "decision-choice", [choice.fate ? "data-asked" : "data-config"]: choice.config},
+    make("h3", {}, title || config.label),
     make("dl", {}, ...facts.filter(Boolean)),
     beware.length ? make("ul", {class: "decision-beware"}, ...beware) : null,
     memoryList(choice.memory),
@@ -149,11 +149,28 @@ function oneDevice(record, values, asked) {
   const more = ends[0].tied.length ? ends[1].tied.filter(c => !ends[0].tied.some(t => t.config === c.config)) : [];
   if (more.length)
     cards.push(make("p", {}, `By the middle of the projection ${more.map(c => labelOf(record, c.config)).join(", ")} would do; time it on the device before you believe it.`));
+  const own = askedOption(record, found, values);
+  if (own) cards.unshift(choiceCard(record, found, own, limit, `${labelOf(record, own.config)}, which you asked about`));
   const rows = others(record, found).map(([key, reason]) => [labelOf(record, key), reason]);
   const rest = rows.length ? [make("h2", {}, "Why not the others"), table("Configurations that are not recommended here", ["Configuration", "Why not"], rows)] : [];
   remember(found.name);
   const fate = values.config ? ` ${labelOf(record, values.config)}: ${fateOf(record, found, values.config)}.` : "";
-  return {sentence: answerText(record, ...ends) + fate, nodes: [...cards, ...rest]};
+  return {sentence: answerText(record, ...ends) + timeText(found) + fate, nodes: [...cards, ...rest]};
+}
+
+/* What a projected time asks of the reader. */
+function timeText(found) {
+  const late = found.tied.filter(choice => choice.source === "projected");
+  if (!late.length) return "";
+  const [{latency_ms, low, high}] = late;
+  return ` Nobody timed it there: one image is projected to take ${spread(latency_ms, low, high)} ms, so time it on your board before you rely on that.`;
+}
+
+/* The configuration that was asked about, where it fits and something else is to be shipped. */
+function askedOption(record, found, {config}) {
+  if (!found.fits.includes(config) || found.tied.some(choice => choice.config === config)) return null;
+  const option = record.devices.find(d => d.key === found.device).options.find(o => o.config === config);
+  return {...option, fate: Object.fromEntries(others(record, found))[config]};
 }
 
 /* Keep the device of a question: the chart of the chapter shows it first. A page without a store does without. */
@@ -186,20 +203,20 @@ function everyDevice(record, values, asked) {
     try {
       ends = both(record, asked, place.key);
     } catch (error) {
-      return [link, error.message, ...Array(values.config ? 4 : 3).fill("")];
+      return [link, ...(values.config ? [""] : []), error.message, "", "", ""];
     }
     const found = shippedOf(ends);
     const fate = values.config ? [fateOf(record, found, values.config)] : [];
     if (found.fits.includes(values.config)) fitting.push(place.name);
     if (found.tied.some(choice => choice.config === values.config)) shipping.push(place.name);
-    if (!found.tied.length) return [link, "nothing", firstReason(found), "", "", ...fate];
+    if (!found.tied.length) return [link, ...fate, "nothing", firstReason(found), "", ""];
     count += 1;
     const first = found.tied[0];
     const sizes = Math.max(...found.tied.map(choice => choice.total));
     const late = ends[0].tied.length ? "" : "; time it first: no upper end is within the budget";
-    return [link, choiceText(record, found), chanceText(found) + late, fixed(sizes / GIB, 2), spread(first.latency_ms, first.low, first.high), ...fate];
+    return [link, ...fate, choiceText(record, found), chanceText(found) + late, fixed(sizes / GIB, 2), spread(first.latency_ms, first.low, first.high)];
   });
-  const titles = ["Device", "Ship", `P(within ${points(asked.margin)})`, "Memory in all, GiB", "Time, ms", ...(values.config ? [labelOf(record, values.config)] : [])];
+  const titles = ["Device", ...(values.config ? [labelOf(record, values.config)] : []), "Ship", `P(within ${points(asked.margin)})`, "Memory in all, GiB", "Time, ms"];
   const able = record.devices.length === 1 ? "1 device" : `${record.devices.length} devices`;
   const sentence = `Something can be shipped on ${count} of ${able}.${where(values.config)} Choose one for costs, commands and reasons.`;
   return {sentence, nodes: [table("What to ship, device by device", titles, rows)]};
@@ -250,11 +267,18 @@ function startingPoints(record) {
   const four = record.devices.find(d => d.memory_bytes === 4 * GIB);
   const links = [];
   if (four) links.push(["A 4 GB board", {memory: "4", device: four.key}]);
-  if (record.configs.some(c => c.key === "fp8")) links.push(["16 GB with FP8", {memory: "16", config: "fp8"}]);
+  if (record.configs.some(c => c.key === "fp8")) links.push(["16 GB with FP8", {...sixteen(record), config: "fp8"}]);
   if (corruptions(record).includes("fog")) links.push(["Ready for fog", {corruption: "fog"}]);
   links.push(["Every device", {}]);
   const items = links.map(([text, values]) => make("a", {href: writeHash({...DEFAULTS, ...values})}, text));
   return make("nav", {class: "decision-starts", "aria-label": "Common questions"}, ...items);
+}
+
+/* The device of 16 GB that runs FP8, if there is one; else the question about all devices. */
+function sixteen(record) {
+  const able = d => d.memory_bytes === 16 * GIB && d.options.some(o => o.config === "fp8" && !o.reason);
+  const found = record.devices.find(able);
+  return found ? {device: found.key} : {memory: "16"};
 }
 
 function scopeText(record) {
@@ -267,9 +291,10 @@ function start(root, record) {
   const said = make("p", {id: "decision-said", role: "status", "aria-live": "polite"});
   const shown = make("div", {id: "decision-shown"});
   const line = make("div");
+  const heading = make("h2", {class: "decision-answer"}, "The answer");
   root.replaceChildren(
     make("h2", {}, "Your limits"), startingPoints(record), form,
-    make("h2", {}, "The answer"), said, shown,
+    heading, said, shown,
     make("h2", {}, "The same on a command line"), line,
     make("p", {}, "The address of this page holds the question: bookmark it or send it."),
     make("p", {class: "decision-scope"}, scopeText(record)),
@@ -302,7 +327,10 @@ function start(root, record) {
     draw(values);
   });
   form.addEventListener("submit", event => event.preventDefault());
-  addEventListener("hashchange", fromHash);
+  addEventListener("hashchange", () => {
+    fromHash();
+    heading.scrollIntoView(); // the answer is below a form that fills a phone
+  });
   fromHash();
 }
 

@@ -76,10 +76,11 @@ function openText(count) {
 }
 
 function caveatText(caveat) {
+  const chapter = `chapter ${caveat.chapter.replaceAll("_", " ")}`;
   const where = caveat.kind === "twin" ? `with planted outliers (${caveat.where})` : `calibrated on ${caveat.where}`;
   if (caveat.value === null || caveat.instead_of === null)
-    return `${fixed(100 * caveat.drop, 1)} points lost ${where}, in ${caveat.chapter}`;
-  return `${fixed(100 * caveat.value, 1)} instead of ${fixed(100 * caveat.instead_of, 1)} % ${where}, in ${caveat.chapter}`;
+    return `${fixed(100 * caveat.drop, 1)} points lost ${where} (${chapter})`;
+  return `${fixed(100 * caveat.value, 1)} instead of ${fixed(100 * caveat.instead_of, 1)} % ${where} (${chapter})`;
 }
 
 /* Why a configuration is not recommended, in the order of the record: [config, reason]. */

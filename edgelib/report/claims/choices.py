@@ -61,11 +61,12 @@ def open_text(images: int) -> str:
 
 
 def caveat_text(caveat: Caveat) -> str:
-    """What another chapter found: "51.0 instead of 89.5 % with outliers activation:128 (calibration_sensitivity)"."""
+    """What another chapter found: "51.0 instead of 89.5 % with planted outliers (activation:128) (chapter ...)"."""
+    chapter = f"chapter {caveat.chapter.replace('_', ' ')}"
     where = f"with planted outliers ({caveat.where})" if caveat.kind == "twin" else f"calibrated on {caveat.where}"
     if caveat.value is None or caveat.instead_of is None:
-        return f"{100 * caveat.drop:.1f} points lost {where}, in {caveat.chapter}"
-    return f"{100 * caveat.value:.1f} instead of {100 * caveat.instead_of:.1f} % {where}, in {caveat.chapter}"
+        return f"{100 * caveat.drop:.1f} points lost {where} ({chapter})"
+    return f"{100 * caveat.value:.1f} instead of {100 * caveat.instead_of:.1f} % {where} ({chapter})"
 
 
 def tier_claim(sure: Decision, middle: Decision, labels: Mapping[str, str], tier: str) -> str:
