@@ -363,6 +363,7 @@ axes = {
 }
 axes |= {"x_ends": ("latency low", "latency high"), "y_ends": ("corrupted low", "corrupted high")}
 told = [column for column in cloud.columns if column not in (*axes["x_ends"], *axes["y_ends"])]
+axes["first"] = known[first].name
 HTML(scatter(cloud, "pareto-explorer", title, **axes, tooltip=told, looks=looks(P.configs).values()))
 
 # %% [markdown]

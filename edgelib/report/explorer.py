@@ -92,6 +92,7 @@ def scatter(
     group: str,
     tooltip: list[str],
     looks: Iterable[Look],
+    first: str | None = None,
     x_ends: tuple[str, str] | None = None,
     y_ends: tuple[str, str] | None = None,
 ) -> str:
@@ -99,9 +100,9 @@ def scatter(
 
     name: id of the chart on its page, letters and dashes. label: what it shows, for readers who cannot see it.
     group: column that parts the values of `colour` into legends of their own, so that none is long.
-    choose: column whose value a menu selects, at first what the reader chose last on any page, else the value of most
-    points. looks: how the values of `colour` are drawn, found by their labels: a value keeps its look whatever is
-    chosen. x_ends, y_ends: columns of the ends of intervals. Columns are their own titles.
+    choose: column whose value a menu selects, at first what the reader chose last on any page, else `first`, else the
+    value of most points. looks: how the values of `colour` are drawn, found by their labels: a value keeps its look
+    whatever is chosen. x_ends, y_ends: columns of the ends of intervals. Columns are their own titles.
     Raises EdgelibError for missing columns, NaN in x or y, a name that is no id, and a value without a look.
     """
     import altair as alt
@@ -122,8 +123,8 @@ def scatter(
     colours = alt.Scale(domain=domain, range=[styles[value].colour for value in domain])
     shapes = alt.Scale(domain=domain, range=[marker_path(styles[value].marker) for value in domain])
     values = list(dict.fromkeys(rows[choose]))
-    fullest = max(values, key=lambda value: (rows[choose] == value).sum())
-    menu = alt.param(name="chosen", value=fullest, bind=alt.binding_select(options=values, name=f"{choose} "))
+    shown_first = first if first in values else max(values, key=lambda value: (rows[choose] == value).sum())
+    menu = alt.param(name="chosen", value=shown_first, bind=alt.binding_select(options=values, name=f"{choose} "))
     kept = alt.param(name="kept", value=None)
     base = alt.Chart(rows[shown]).encode(
         x=alt.X(x, type="quantitative", title=x, scale=_scale("x")),
