@@ -14,8 +14,9 @@ from torchvision.transforms import InterpolationMode
 
 from edgelib.errors import EdgelibError, choose
 from edgelib.files.description import Description, Facts
+from edgelib.files.pack_file import WEIGHTS
 from edgelib.models.architectures import model_class
-from edgelib.models.checks import reason_of, require_known_tokens
+from edgelib.models.checks import reason_of, require_known_tokens, require_layers
 from edgelib.models.families.duals import dual_encoder
 from edgelib.models.families.writers import loader_of
 from edgelib.models.generative import GenerativeModel
@@ -27,6 +28,7 @@ from edgelib.observe.calibrate import module_of
 
 # any other name would be a kernel to fetch from the hub and run
 _ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")}
+_LEAST_LAYERS, _BYTES_OF_LAYER = 64, 1024  # a file of so many bytes more may be of a layer more; none is smaller
 _RESAMPLE = {InterpolationMode.NEAREST: 0, InterpolationMode.BILINEAR: 2, InterpolationMode.BICUBIC: 3}
 
 
@@ -106,6 +108,7 @@ def build_module(folder: Path, known: Description) -> nn.Module:
     if attention == "sdpa":  # what transformers chooses itself, but for parts that have no such attention (Gemma 2)
         attention = {"": attention}
     settings = read_object(folder / file)
+    require_layers(folder, settings, _LEAST_LAYERS + (folder / WEIGHTS).stat().st_size // _BYTES_OF_LAYER)
     build = model_class(settings.get("architectures"), file)
     try:
         with quiet_transformers():

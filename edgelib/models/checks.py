@@ -16,6 +16,8 @@ from torch import nn
 
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import require_ordinary
+from edgelib.ground.records import shown
+from edgelib.models.preprocess import read_object
 
 LONGEST = 300  # letters of what another library says of a folder
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # how safetensors calls the types that weights are computed in
@@ -40,6 +42,8 @@ _NAMES = {  # how the tensors of quantized layers end
     "torchao": ("_weight_qdata", "_weight_scale"),
 }
 _ENTRIES = ("quantization_config", "compression_config", "quantize_config", "quant_config", "quantization")
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LAYERS = {"num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "encoder_layers", "decoder_layers"}
 _PACKAGES = ("sentencepiece", "protobuf", "num2words")  # of the extra "families"
 
 
@@ -62,6 +66,41 @@ def stored_types(folder: Path) -> dict[str, str]:
         except (SafetensorError, OSError) as error:
             raise EdgelibError(f"{file} is damaged or cut short ({error}); fetch it again") from None
     return types
+
+
+def require_shards(folder: Path) -> None:
+    """The files of weights are called as transformers reads them, and all that it would read are there."""
+    index = folder / _INDEX
+    if (folder / _SINGLE).is_file():
+        return
+    if not index.is_file():
+        raise EdgelibError(
+            f"{folder} has neither {_SINGLE} nor {_INDEX}, which lists the files of a model in parts; fetch the whole "
+            f"folder again, or call its one file {_SINGLE}"
+        )
+    listed = read_object(index).get("weight_map")
+    files = set(listed.values()) if isinstance(listed, dict) and all(map(_is_text, listed.values())) else set()
+    lacking = sorted(name for name in files if Path(name).name != name or not (folder / name).is_file())
+    if lacking or not files:
+        what = f"{_some(lacking)}, which it lists" if files else 'a "weight_map" of tensors and files'
+        raise EdgelibError(f"{index} is not whole: there is no {what}; fetch the folder again")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def require_layers(folder: Path, config: object, most: int) -> None:
+    """No configuration asks for more layers than its weights can be: to build a million of them would take hours."""
+    if not isinstance(config, Mapping):
+        return
+    for key, value in config.items():
+        require_layers(folder, value, most)
+        if key in _LAYERS and isinstance(value, int) and value > most:
+            raise EdgelibError(
+                f"{folder}: {key} in config.json is {shown(value)}, but its weights cannot be of more than {most:,} "
+                "layers; copy config.json from the model's repository"
+            )
 
 
 def _no_safetensors(folder: Path) -> EdgelibError:

@@ -21,6 +21,8 @@ from edgelib.models.checks import (
     require_baseline,
     require_finite,
     require_known_tokens,
+    require_layers,
+    require_shards,
     require_whole,
     stored_types,
 )
@@ -97,12 +99,18 @@ def require_loadable(folder: Path) -> dict:
     """
     _refuse_open_clip(folder)
     config = read_object(folder / "config.json")
-    require_baseline(folder, config, stored_types(folder))
+    types = stored_types(folder)
+    require_baseline(folder, config, types)
+    require_layers(folder, config, len(types))
     if "architecture" in config:
         return config
     if dual_encoder(config.get("model_type"), config.get("architectures")) is None and loader_of(config) is None:
         raise _unknown_family(folder, config)
+    require_shards(folder)
     require_tokenizer(folder)
+    if dual_encoder(config.get("model_type"), config.get("architectures")) is not None:
+        said = config.get("vision_config")
+        require_fit(from_transformers(folder), said.get("image_size") if isinstance(said, dict) else None, folder)
     return config
 
 
@@ -130,16 +138,22 @@ def _require_run(model: ZeroShotModel | GenerativeModel, folder: Path) -> None:
         with quiet_transformers(), torch.no_grad():
             if isinstance(model, GenerativeModel):
                 image = torch.zeros(3, *_SHAPE, dtype=torch.uint8)
-                model.module.generate(**model.inputs([image], ["what is it"]), max_new_tokens=1)
+                how: Any = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+                made = model.module.generate(**model.inputs([image], ["what is it"]), **how).logits[0]
             else:
                 model.probe()
+                made = model.encode_images(torch.zeros(1, 3, *_SHAPE, dtype=torch.uint8))
     except EdgelibError:
         raise
     except Exception as error:
+        reason = reason_of(error)
+    else:
+        reason = "what it computes is not a number" if bool(made.isnan().any()) else ""
+    if reason:
         raise EdgelibError(
-            f"{folder} loads, but its model cannot read a blank image: {reason_of(error)}; copy its .json files from "
-            "the model's repository"
-        ) from None
+            f"{folder} loads, but its model cannot read a blank image: {reason}; copy its .json files from the model's "
+            "repository"
+        )
 
 
 def model_folder(name: str, *, offline: bool = False) -> Path:

@@ -15,7 +15,7 @@ from edgelib import EdgelibError, load, quantize
 from edgelib.files.compressed_tensors import save_compressed_tensors
 from edgelib.files.pack import save_packed
 from edgelib.models.checks import reason_of
-from edgelib.models.load import EMBEDDED
+from edgelib.models.load import EMBEDDED, require_loadable
 
 
 def copy_of(name: str, tmp_path: Path) -> Path:
@@ -339,3 +339,46 @@ def test_a_tokenizer_without_its_package_says_how_to_install_it(clip, monkeypatc
     with pytest.raises(EdgelibError, match=r"needs sentencepiece, .*'edgelib\[families\]'") as caught:
         load(clip)
     assert "\n" not in str(caught.value) and "Check out" not in str(caught.value)
+
+
+# --- what the files tell before any weight is read
+
+
+def in_parts(folder: Path, listed: object) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    if listed is not None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+
+
+def sized(folder: Path, **size: object) -> None:
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | size))
+
+
+TOLD = {
+    "a part that is not there": (lambda f: in_parts(f, {"a": "model-00002-of-00002.safetensors"}), "00002-of-00002"),
+    "a part elsewhere": (lambda f: in_parts(f, {"a": "../model.safetensors"}), "no ../model.safetensors, which it"),
+    "a list of nothing": (lambda f: in_parts(f, {}), 'there is no a "weight_map"'),
+    "parts without a list": (lambda f: in_parts(f, None), "has neither model.safetensors nor"),
+    "a million layers": (
+        lambda f: rewrite_config(f, lambda c: c["text_config"].update(num_hidden_layers=10**6)),
+        "num_hidden_layers in config.json is 1000000, but its weights",
+    ),
+    "images of another size": (lambda f: sized(f, size={"height": 32, "width": 32}), "prepared with 32 x 32 pixels"),
+    "images of a million pixels": (lambda f: sized(f, size={"shortest_edge": 10**9}), "size is .*1000000000"),
+    "no way to prepare images": (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_folder_that_cannot_load_is_told_from_its_files(case, clip):
+    change, said = TOLD[case]
+    change(clip)
+    with pytest.raises(EdgelibError, match=said):
+        require_loadable(clip)
+
+
+def test_a_model_that_computes_no_number_is_refused(clip):
+    rewrite_config(clip, lambda c: c["vision_config"].update(layer_norm_eps=float("nan")))
+    with pytest.raises(EdgelibError, match="what it computes is not a number"):
+        load(clip)
