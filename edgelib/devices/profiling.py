@@ -6,6 +6,7 @@ synchronisation at the end, so that waiting for the host is no part of a time.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -256,6 +257,7 @@ def memory_split(model: nn.Module, step: Callable[[], object], kept: Callable[[]
 
 def allocated_peak(step: Callable[[], object]) -> int:
     """Return the most bytes of CPU tensors that were alive at once during step(), beyond those that were before it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its first start writes of GPUs that are not there
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

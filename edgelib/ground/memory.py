@@ -6,6 +6,8 @@ it count as well; /proc/meminfo, which `psutil` reads, is that of the whole mach
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +32,15 @@ def free_bytes(mount: Path = _MOUNT, groups: Path = _GROUPS) -> int:
     """Bytes that this process can still take without swapping, or being killed for the limit of its container."""
     left = [max(0, limit - used) for limit, used in _limits(mount, groups)]
     return min([psutil.virtual_memory().available, *left])
+
+
+def give_back() -> None:
+    """Return what was freed to the system: glibc keeps blocks of up to 32 MiB, such as the weights of a layer, in its
+    heap, so that each further copy of a network would add to those before it. Nothing happens with another allocator.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def require_free(needed: int, what: str, fix: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from edgelib.ground.memory import give_back
 from edgelib.study.protocol import Study
 from edgelib.study.store import CellStore, StoreError
 
@@ -47,7 +48,9 @@ class Job:
     @cached_property
     def built(self) -> object:
         """What the study builds for the group."""
-        return self.study.build(self.group)
+        built = self.study.build(self.group)
+        give_back()  # what rounding took on the way
+        return built
 
     def prepare(self) -> None:
         """Build it."""

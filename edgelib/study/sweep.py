@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from edgelib.errors import EdgelibError, choose
+from edgelib.ground.memory import give_back
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, Cluster, Patience, StartError, run_tasks
 from edgelib.study.filling import Failure, Filled, Job, Shard, fill, shard_spec
@@ -130,6 +131,7 @@ def _run(study: Study, store: CellStore, tasks: list[tuple], failures: list[Fail
     here = how["executor"] == "process" or how["executor"] == "ray" and (how["cluster"] or Cluster()).where is None
     copies = how["workers"] if here else 1  # on other machines, each worker has the memory of one
     for group in grouped(study, [v for v in study.variants if v in wanted], copies=copies):
+        give_back()  # what the group before took
         members = set(group)
         own = [(p, todo, shard) for p, some, shard in tasks if (todo := [v for v in some if v in members])]
         own.sort(key=lambda task: -study.effort(*task[:2]))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import psutil
 import pytest
 
 from edgelib.errors import EdgelibError
+from edgelib.ground import memory
 from edgelib.ground.memory import free_bytes, in_units, require_free, total_bytes
 
 MIB = 2**20
@@ -64,3 +67,15 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch):
     with pytest.raises(EdgelibError, match=r"a map takes 2\.0 GiB of memory, and 3\.0 MiB are free here; shrink it"):
         require_free(2**31, "a map", "shrink it")
     assert in_units(1023) == "1023 bytes" and in_units(5 * 2**40) == "5.0 TiB"
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_what_was_freed_is_given_back_where_the_allocator_can(platform, monkeypatch):
+    asked = []
+    library = SimpleNamespace(malloc_trim=asked.append)
+    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda name: library))
+    memory.give_back()
+    assert asked == [0] * (platform == "linux")
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda name: object()))
+    memory.give_back()
