@@ -183,11 +183,15 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
     def _shared(self) -> dict:
         return shared_spec(self.data, self.prompts, self.seed, self.table) | {"code": code_version(__name__)}
 
+    @cached_property
+    def _named(self) -> dict[str, dict[str, str]]:
+        """What names each model in a spec; a network is asked once, not for every cell."""
+        return {name: {"model": m.fingerprint, "device": m.device.type} for name, m in self.models.items()}
+
     def spec(self, variant: Variant, condition: Condition) -> dict:
         """Plain values that name a cell: nothing else may change its rows."""
         return self._shared | {
-            "model": self.models[variant.model].fingerprint,
-            "device": self.models[variant.model].device.type,
+            **self._named[variant.model],
             "variant": self._identity(variant),
             "corruption": condition.corruption,
             "severity": condition.severity,

@@ -16,6 +16,7 @@ FORMAT = 2
 ITEM = "item"  # the column that names what a row is about
 _SPEC, _SHAPE, _DIGEST = b"edgelib.spec", b"edgelib.shape", b"edgelib.digest"
 _EMPTY = b"0" * 64
+_MISSHAPEN = "its columns, rows or items are not those that it names"
 # In a Parquet footer a key is followed by the field and the length of its value: 64 characters.
 _MARK = _DIGEST + b"\x18\x40"
 
@@ -35,7 +36,7 @@ def seal(spec: Mapping, rows: pd.DataFrame) -> bytes:
     The digest is SHA-256 of the whole file with 64 zeros in the place of the digest. Equal rows give equal bytes.
     """
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    shape = json.dumps(_shape(table), sort_keys=True).encode()
+    shape = json.dumps(_shape(table) | {"items": _items(table)}, sort_keys=True).encode()
     metadata = {**(table.schema.metadata or {}), _SPEC: spec_text(spec), _SHAPE: shape, _DIGEST: _EMPTY}
     stream = io.BytesIO()
     # cells are short and read whole: dictionaries and statistics would cost more than they save
@@ -56,11 +57,15 @@ def unseal(data: bytes, text: bytes | None) -> pa.Table:
 
 
 def read_spec(data: bytes) -> bytes:
-    """The `spec_text` that a sealed cell says it is of. Raises Damaged as `unseal` does."""
-    return _open(data, None)[1]
+    """The `spec_text` that a sealed cell says it is of, its items counted. Raises Damaged as `unseal` does."""
+    table, told, shape = _open(data, None)
+    if shape["items"] != _items(table):
+        raise Damaged(_MISSHAPEN)
+    return told
 
 
-def _open(data: bytes, text: bytes | None) -> tuple[pa.Table, bytes]:
+def _open(data: bytes, text: bytes | None) -> tuple[pa.Table, bytes, dict]:
+    """The rows, the text of the spec, and the shape that is told, whose items are not counted again."""
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):
         raise Damaged("it is of an older format" if data[:4] == data[-4:] == b"PAR1" else "it is no whole Parquet file")
@@ -72,14 +77,14 @@ def _open(data: bytes, text: bytes | None) -> tuple[pa.Table, bytes]:
         told, shape = metadata.pop(_SPEC), json.loads(metadata.pop(_SHAPE))
         del metadata[_DIGEST]
         table = table.replace_schema_metadata(metadata)
-        found = _shape(table)
+        found = _shape(table) | {"items": shape["items"]}
     except (pa.ArrowException, ValueError, LookupError, TypeError, OSError) as error:
         raise Damaged(f"it cannot be decoded ({error})") from None
     if shape != found:
-        raise Damaged("its columns, rows or items are not those that it names")
+        raise Damaged(_MISSHAPEN)
     if text is not None and told != text:
         raise Damaged("it holds another cell")
-    return table, told
+    return table, told, shape
 
 
 def _digest(data: bytes | bytearray, at: int) -> str:
@@ -90,5 +95,8 @@ def _digest(data: bytes | bytearray, at: int) -> str:
 
 
 def _shape(table: pa.Table) -> dict:
-    items = pc.count_distinct(table[ITEM], mode="all").as_py() if ITEM in table.column_names else None
-    return {"format": FORMAT, "columns": table.column_names, "rows": table.num_rows, "items": items}
+    return {"format": FORMAT, "columns": table.column_names, "rows": table.num_rows}
+
+
+def _items(table: pa.Table) -> int | None:
+    return pc.count_distinct(table[ITEM], mode="all").as_py() if ITEM in table.column_names else None
