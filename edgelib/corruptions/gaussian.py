@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgelib.corruptions.products import Band, along_columns, along_rows, bands_of, products_are_exact
 from edgelib.corruptions.registry import corruption
 
 FINE = 8  # bits below the point of what `smoothed` returns
 _UNIT_BITS = 14
-_STRETCH = 32  # values of a line that one product makes
 
 
 @lru_cache
@@ -53,30 +53,13 @@ def smoothed(planes: Tensor, sigma: float, mode: str = "edge", truncate: float =
     return values
 
 
-def products_are_exact(device: torch.device) -> bool:
-    """Whether a product of float32 matrices keeps all 24 bits: not on a GPU, nor where a program asked for fewer."""
-    asked = getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)
-    whole = torch.get_float32_matmul_precision() == "highest" if asked is None else asked in ("none", "ieee")
-    return whole and device.type == "cpu"
-
-
 @lru_cache(maxsize=64)
-def _bands(weights: tuple[int, ...], size: int, mode: str, scale: float) -> list[tuple[slice, slice, Tensor]]:
-    """Return (values made, values used, float32 matrix [used, made]) for each stretch of a line of `size` values.
-
-    What lies outside of the line is folded in: the weight of a value that is repeated there is the larger.
-    """
-    radius, bands = len(weights) - 1, []
+def _bands(weights: tuple[int, ...], size: int, mode: str, scale: float) -> list[Band]:
+    """Products that smooth a line of `size` values; the weight of a value that is repeated outside is the larger."""
     taps = np.array([*weights[:0:-1], *weights]) * scale
-    places = np.pad(np.arange(size), radius, mode=mode)  # type: ignore[call-overload]
-    for start in range(0, size, _STRETCH):
-        made = np.arange(start, min(start + _STRETCH, size))[:, None]
-        used = places[made + np.arange(len(taps))]
-        first, last = int(used.min()), int(used.max()) + 1
-        band = np.zeros((last - first, len(made)), np.float32)
-        np.add.at(band, (used - first, made - start), taps)
-        bands.append((slice(start, start + len(made)), slice(first, last), torch.from_numpy(band)))
-    return bands
+    places = np.pad(np.arange(size), len(weights) - 1, mode=mode)  # type: ignore[call-overload]
+    used = places[np.arange(size)[:, None] + np.arange(len(taps))]
+    return bands_of(used, np.broadcast_to(taps, used.shape))
 
 
 def _by_products(planes: Tensor, weights: tuple[int, ...], mode: str) -> Tensor:
@@ -87,14 +70,12 @@ def _by_products(planes: Tensor, weights: tuple[int, ...], mode: str) -> Tensor:
     """
     values, (count, height, width) = planes.to(torch.float32), planes.shape
     halfway = torch.empty_like(values, memory_format=torch.contiguous_format)
-    for made, used, band in _bands(weights, height, mode, 2.0**-_UNIT_BITS):
-        torch.bmm(band.T.expand(count, -1, -1), values[:, used], out=halfway[:, made])
+    along_columns(values, _bands(weights, height, mode, 2.0**-_UNIT_BITS), halfway)
     halfway.mul_(2.0**FINE).add_(0.5).floor_().mul_(2.0**-FINE)
     cut = torch.empty(2, *halfway.shape)
     torch.sub(halfway, torch.floor(halfway, out=cut[0]), out=cut[1])
     lines, sums = cut.view(-1, width), torch.empty(2 * count * height, width)
-    for made, used, band in _bands(weights, width, mode, 1.0):
-        torch.mm(lines[:, used], band, out=sums[:, made])
+    along_rows(lines, _bands(weights, width, mode, 1.0), sums)
     high, low = sums.view(2, *planes.shape)
     return high.add_(low.add_(2.0 ** (_UNIT_BITS - 1 - FINE)).floor_())
 

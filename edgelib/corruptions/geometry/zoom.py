@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgelib.corruptions.gaussian import products_are_exact
+from edgelib.corruptions.products import Band, along_rows, bands_of, products_are_exact
 from edgelib.corruptions.registry import corruption
 
-_STRETCH = 32  # values of a line that one product makes
 POINT = 9  # bits of a weight: 8 + 2 * 9 bits of a value and 27 layers fit into 32
 
 
@@ -31,18 +30,10 @@ def zoom_places(size: int, factor: float, part: str) -> tuple[np.ndarray, np.nda
 
 
 @lru_cache(maxsize=256)
-def _bands(size: int, factor: float, part: str) -> list[tuple[slice, slice, Tensor]]:
-    """Return (values made, values used, float32 matrix [used, made]) for each stretch of an enlarged line."""
+def _bands(size: int, factor: float, part: str) -> list[Band]:
+    """Products that enlarge a line of `size` values."""
     first, second, weight = zoom_places(size, factor, part)
-    bands = []
-    for start in range(0, size, _STRETCH):
-        made = slice(start, min(start + _STRETCH, size))
-        used = slice(int(first[made].min()), int(second[made].max()) + 1)
-        band, column = np.zeros((used.stop - used.start, made.stop - start), np.float32), np.arange(made.stop - start)
-        band[first[made] - used.start, column] = 2**POINT - weight[made]
-        band[second[made] - used.start, column] += weight[made]
-        bands.append((made, used, torch.from_numpy(band)))
-    return bands
+    return bands_of(np.stack([first, second], axis=1), np.stack([2**POINT - weight, weight], axis=1))
 
 
 def enlarged(planes: Tensor, factor: float, part: str) -> Tensor:
@@ -61,10 +52,7 @@ def enlarged(planes: Tensor, factor: float, part: str) -> Tensor:
 
 def _wider(lines: Tensor, factor: float, part: str, out: Tensor | None = None) -> Tensor:
     """Return float32 lines [L, W] enlarged along W, with `POINT` more bits: exact, as whole numbers below 2**24 are."""
-    wide = torch.empty_like(lines) if out is None else out
-    for made, used, band in _bands(lines.shape[1], factor, part):
-        torch.mm(lines[:, used], band, out=wide[:, made])
-    return wide
+    return along_rows(lines, _bands(lines.shape[1], factor, part), torch.empty_like(lines) if out is None else out)
 
 
 def _sum_of_enlarged(planes: Tensor, factors: list[float], part: str) -> Tensor:
