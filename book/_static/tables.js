@@ -1,5 +1,6 @@
 /* Tables with a caption can be sorted by a click on a title, filtered where they are long, and saved as CSV. */
-document.addEventListener("DOMContentLoaded", () => {
+document.addEventListener("readystatechange", () => {
+  if (document.readyState !== "interactive") return; // before the theme looks for what is as wide as the page
   const LONG = 8;
   const text = cell => cell.textContent.trim();
   /* The first number of a cell: "1,234 (1 to 2)" sorts as 1234. */
@@ -41,12 +42,26 @@ document.addEventListener("DOMContentLoaded", () => {
     URL.revokeObjectURL(link.href);
   }
 
-  for (const table of document.querySelectorAll("article table[id]")) {
+  /* A table wider than the text takes the margin as well, where there is one; what is wider still says that it scrolls. */
+  const over = box => box.scrollWidth > box.clientWidth + 2;
+  function widen(table, box, bar) {
+    if (!over(box)) return;
+    const cell = box.closest(".cell");
+    if (!box.closest(".full-width, .tag_full-width")) (cell || box).classList.add(cell ? "tag_full-width" : "full-width");
+    if (!over(box)) return;
+    const more = document.createElement("span");
+    more.className = "table-more";
+    more.textContent = "more columns: scroll sideways";
+    bar.append(more);
+  }
+
+  for (const table of document.querySelectorAll("article table[id], article table.edgelib-wide")) {
     for (const cell of table.querySelectorAll("tbody td")) {
       if (/^\S+ \([^()]* to [^()]*\)/.test(text(cell))) cell.classList.add("interval");
       if (text(cell).length > 80) cell.classList.add("long");
     }
-    if (!table.tHead || !table.tBodies.length || !table.caption) continue;
+    const wide = table.classList.contains("edgelib-wide");
+    if (!table.tHead || !table.tBodies.length || !(table.caption || wide)) continue;
     [...table.tHead.rows[0].cells].forEach((title, place) => {
       title.tabIndex = 0;
       title.title = "Sort by this column";
@@ -73,8 +88,10 @@ document.addEventListener("DOMContentLoaded", () => {
     button.type = "button";
     button.textContent = "CSV";
     button.title = "Save the rows that are shown as a CSV file";
-    button.addEventListener("click", () => save(table, table.id));
+    button.addEventListener("click", () => save(table, table.id || "table"));
     bar.append(button);
-    (table.closest(".pst-scrollable-table-container") || table).before(bar);
+    const box = table.closest(".pst-scrollable-table-container") || table;
+    box.before(bar);
+    widen(table, box, bar);
   }
 });
