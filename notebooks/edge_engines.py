@@ -184,15 +184,17 @@ panels(effects.groupby("place", sort=False), forest, (7.2, 1.2 + 0.3 * len(other
 plt.show()
 
 # %% [markdown]
-# {numref}`tab-pair-verdicts` has the verdicts, corrected by Holm's method over all pairs and conditions. "Open" is no proof of safety: the last
-# column says how large a loss one such test would have found.
+# {numref}`tab-pair-verdicts` has the verdicts, corrected by Holm's method over all pairs and conditions; it is folded where no row is
+# settled. "Open" is no proof of safety: the last column says how large a loss one such test would have found.
 
 # %% tags=["hide-input", "full-width"]
 table, columns = verdicts(
     tests, {"Condition": named("place", words), "Decoder + vision": named("config", pairs)}, pairs=sides
 )
 caption = f"Simulated accuracy minus that of {pairs[reference]}, {100 * P.level:g} % paired bootstrap intervals over images, in points."
-show(table, caption, "tab-pair-verdicts", columns)
+fold = f"All {len(tests)} comparisons, none of them settled" if not tests.settled() else ""
+say([difference_summary(tests.named(lambda place, config: f"{pairs[config]} ({words[place]})"))])
+show(table, caption, "tab-pair-verdicts", columns, fold=fold)
 say(condition_claim(plain))
 
 # %% [markdown]

@@ -371,7 +371,7 @@ lowest = scores.set_index("config").clean.idxmin()
 points = [gap_summary(known), *([f"on the twins, {gap_summary(doses)}"] if len(doses) else [])]
 points += difference_claims(losses, label(reference), "clean accuracy", keys=[lowest]) if lowest in others else []
 say(points)
-opening = gap_opening(tests, scores, costs, reference, twin_scores)
+opening = gap_opening(tests, costs, reference, twin_scores)
 conclude(opening, scope_claim(P.model, P.dataset))
 
 # %% [markdown]

@@ -382,7 +382,9 @@ alike = [f"{label(config)} on {points[task]}" for task, config in tests if task 
 summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"), alike)
 shown = difference_claims(tests, label(reference), "{task}", words=NAMES, keys=tests.settled())
 say([*[summary, *shown][:4], *spoken[:1]])
-conclude(answers_opening(tests, doses, points, reference), scope_claim(P.model, P.vqa, "answers"))
+nature = work.root / "book" / "reference" / "nature" / "vlm_accuracy-differences.csv"
+real = pd.read_csv(nature) if nature.is_file() else None
+conclude(answers_opening(tests, doses, points, reference, real), scope_claim(P.model, P.vqa, "answers"))
 
 # %% [markdown]
 # **What this does not show.** The twins' outliers are planted, and questions, where they are drawn, are stand-ins in the columns of VQAv2, POPE and

@@ -91,16 +91,19 @@ def show(
     name: str,
     columns: Mapping[str, str | Column] | None = None,
     numeric: Sequence[str] = (),
+    fold: str = "",
 ) -> None:
     """Show a numbered table with its caption; a page refers to it by its name.
 
     columns: title -> column of `rows` or a `Column` that writes its cells; None: all as they are. numeric: titles of
-    further columns whose texts are numbers. Raises KeyError for a column that the rows lack.
+    further columns whose texts are numbers. fold: the line that a reader opens it by; "" shows it at once. Raises
+    KeyError for a column that the rows lack.
     """
     from IPython.display import Markdown, display
 
     frame, written = (rows, []) if columns is None else selected(rows, columns)
-    display(Markdown(myst_table(frame, caption, name, dict.fromkeys([*written, *numeric], str))))
+    table = myst_table(frame, caption, name, dict.fromkeys([*written, *numeric], str))
+    display(Markdown(f"::::{{dropdown}} {fold}\n{table}\n::::" if fold else table))
 
 
 def facts(title: str, values: Mapping[str, object] | None = None, **named: object) -> pd.DataFrame:

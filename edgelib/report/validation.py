@@ -33,7 +33,7 @@ def published_folder(root: Path, named: str | None) -> Path:
 
 def read_scope(folder: Path) -> str:
     """Say which tables a page reads: how many chapters have published any, and that nothing else was run."""
-    found = sorted({path.name.partition("-")[0] for path in folder.glob("*.csv")} - {"validation"})
+    found = sorted({path.name.partition("-")[0].replace("_", " ") for path in folder.glob("*.csv")} - {"validation"})
     return f"Verdicts are read from the published tables of {len(found)} chapters: {', '.join(found) or 'none'}"
 
 

@@ -99,7 +99,7 @@ def test_the_chapter_on_the_gap(n, share):
     shown(scores, {"RS": tables.interval("rs"), "Retention": tables.interval("retention")})
     costs = corruption_costs(main, **BOOT)
     shown(tables.spread(costs, "severity", "cost"), {"Severity 1": tables.interval("cost_1")})
-    opening = openings.gap_opening(tests, scores, costs, "fp32")
+    opening = openings.gap_opening(tests, costs, "fp32")
     whole(opening.answer, opening.number, opening.advice)
     if (n, share) not in FIGURES:
         return

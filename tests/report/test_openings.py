@@ -13,7 +13,7 @@ from edgelib.models.twins import PLAIN
 from edgelib.report.claims import devices, openings
 from edgelib.report.claims.text import names_text, one_of
 from edgelib.stats.family import Family, compare
-from edgelib.stats.gap import robustness_gaps, rs_table
+from edgelib.stats.gap import robustness_gaps
 from edgelib.stats.ladder import recoveries
 from edgelib.stats.outcomes import corruption_costs, severity_differences
 from edgelib.stats.recommend import recommend
@@ -37,7 +37,7 @@ def grid(clean: dict[str, float], corrupted: dict[str, float], n: int = IMAGES) 
 def opened(rows: pd.DataFrame) -> openings.Opening:
     configs = list(dict.fromkeys(rows.config))
     tests = robustness_gaps(rows, configs[1:], configs[0], 1 / CLASSES, **BOOT)
-    return openings.gap_opening(tests, rs_table(rows, 1 / CLASSES, **BOOT), corruption_costs(rows, **BOOT), configs[0])
+    return openings.gap_opening(tests, corruption_costs(rows, **BOOT), configs[0])
 
 
 def whole(opening: openings.Opening) -> str:
@@ -83,7 +83,7 @@ def test_a_twin_that_breaks_a_configuration_is_named():
     ).assign(config="w4a8-minmax", clean_low=lambda t: t.clean - 0.04, clean_high=lambda t: t.clean + 0.04)
     rows = grid({"fp32": 0.9, "w8a8-minmax": 0.9}, {"fp32": 0.6, "w8a8-minmax": 0.6})
     tests = robustness_gaps(rows, ["w8a8-minmax"], "fp32", 1 / CLASSES, **BOOT)
-    known = tests, rs_table(rows, 1 / CLASSES, **BOOT), corruption_costs(rows, **BOOT), "fp32"
+    known = tests, corruption_costs(rows, **BOOT), "fp32"
     said = openings.gap_opening(*known, planted)
     assert "outliers of strength 16 in the weights, W4A8 min-max names 10.0 (6.0 to 14.0) % of clean" in said.advice
     assert said.advice.endswith("without them 90.0 %")
@@ -122,6 +122,18 @@ def test_losses_under_outliers_reach_the_first_line():
     assert "; on the plain model the loss that stays possible is" in said.number
     assert "loses 40.0 points" in said.number and said.advice.startswith("Take W8A8 min-max. It loses at most")
     whole(said)
+
+
+def test_what_a_real_decoder_loses_with_is_not_advised():
+    tests = families({("vqa", "w4a16-awq"): 0.0, ("vqa", "w8a8-minmax"): 0.0})
+    twins = families({("weight:16", c): 0.0 for c in ("w4a16-awq", "w8a8-minmax")}, ("twin", "config"))
+    real = families({("vqa", "w4a16-awq-g64"): 0.2, ("vqa", "w8a8-smoothquant"): 0.0}).table(
+        "effect", "low", "high", "p_holm"
+    )
+    advice = openings.answers_opening(tests, twins, {"vqa": "VQA"}, "fp32", real).advice
+    assert advice.startswith("Take W8A8 min-max. It loses at most")
+    assert "A real decoder loses 20.0 points with W4A16 AWQ, groups of 64 (" in advice
+    assert openings.answers_opening(tests, twins, {"vqa": "VQA"}, "fp32", real[1:]).advice.startswith("Take one of")
 
 
 @pytest.mark.parametrize(

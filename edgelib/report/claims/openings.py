@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from edgelib.quant.scheme import scheme
 from edgelib.report.claims.text import Sentence, interval_text, names_text, one_of, points_text
 from edgelib.report.figures.palette import label, readable
 from edgelib.report.tables import with_interval
@@ -98,23 +99,16 @@ def twin_text(twin: str) -> str:
     return f"outliers of strength {dose} in {places[kind]}" if kind in places else twin
 
 
-def gap_opening(
-    tests: Family, scores: pd.DataFrame, costs: pd.DataFrame, reference: str, planted: pd.DataFrame | None = None
-) -> Opening:
+def gap_opening(tests: Family, costs: pd.DataFrame, reference: str, planted: pd.DataFrame | None = None) -> Opening:
     """Open the chapter on what corruption costs and what quantization adds to it.
 
-    tests: gaps by configuration. scores: of `rs_table`, the reference among them. costs: of `corruption_costs`; fog is
-    named if it was asked for, else the first corruption. planted: scores on twins, of `by_dose`, with the plain model.
+    tests: gaps by configuration. costs: of `corruption_costs`; fog is named if it was asked for, else the first
+    corruption. planted: scores on twins, of `by_dose`, with the plain model.
     """
     estimated = {str(config): test for config, test in tests.tests.items() if not test.unknown}
     wider = [str(config) for config in tests.settled() if tests[config].effect > 0]
-    base = scores.set_index("config").loc[reference]
-    drop = (base["accuracy_drop_low"], base["accuracy_drop_high"])
     level = next(iter(tests.tests.values())).level
     first, number = _first_weather(costs, reference, level)
-    number += (
-        f"; the mean over all corruptions is {100 * base['accuracy_drop']:.1f} ({interval_text(drop, level, 100)})"
-    )
     if not estimated:
         why = "; ".join(dict.fromkeys(test.unknown for test in tests.tests.values()))
         answer = f"{first}; whether quantization adds to that cannot be said: {why}"
@@ -122,11 +116,11 @@ def gap_opening(
     most = max(estimated, key=lambda config: estimated[config].scales.loc["accuracy"].high)
     added = 100 * estimated[most].scales.loc["accuracy"].high
     number += (
-        "; what quantization adds to it, so few images cannot say"
+        "; what quantization adds, so few images cannot say"
         if not math.isfinite(added)
-        else f"; quantization adds at most {added:.1f} points to it ({label(most)}, the upper end of its interval)"
+        else f"; over all corruptions, quantization adds at most {added:.1f} points ({label(most)}, upper end)"
         if added > 0
-        else "; quantization is not shown to add to it"
+        else "; over all corruptions, quantization is not shown to add any"
     )
     if wider:
         verb = "loses" if len(wider) == 1 else "lose"
@@ -189,11 +183,14 @@ def _worst_weather(costs: pd.DataFrame, reference: str) -> str:
     return f"{readable(worst.corruption)}: at severity {worst.severity} it costs {points}"
 
 
-def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], reference: str) -> Opening:
+def answers_opening(
+    tests: Family, planted: Family, tasks: Mapping[str, str], reference: str, real: pd.DataFrame | None = None
+) -> Opening:
     """Open the chapter on written answers.
 
     tests: (task, config) -> difference to the reference. planted: (twin, config) -> the same on a twin. tasks: those
-    whose points are hundredths, and their names.
+    whose points are hundredths, and their names. real: differences of a model with a real decoder, `tests` as a table;
+    what is shown to lose there is not advised, whatever its groups.
     """
     cells, twins = _pairs(tests), _pairs(planted)
     configs = list(dict.fromkeys(config for _, config in cells))
@@ -224,13 +221,34 @@ def answers_opening(tests: Family, planted: Family, tasks: Mapping[str, str], re
     safe = [config for config in tried if config not in bad]
     if not safe:
         return Opening(answer, number, f"stay with {ref} until a configuration is shown to keep the answers")
+    lost_there = {} if real is None else _real_losses(real, safe)
+    safe = [config for config in safe if config not in lost_there]
+    beware = "; ".join(dict.fromkeys(lost_there.values()))
+    if not safe:
+        return Opening(answer, number, f"stay with {ref}: {beware}")
     found = [tests[task, config].interval[0] for config in safe for task in tasks if (task, config) in cells]
     loses = (
         f"loses at most {max(0.0, -100 * min(found)):.1f} points here, the lower end of its interval" if found else ""
     )
     who = "it" if len(safe) == 1 else "each"
     bound = f". {who.capitalize()} {loses}" if loses else ""
-    return Opening(answer, number, f"take {one_of(map(label, safe), 4)}{bound}")
+    there = f". {beware[0].upper()}{beware[1:]}: see Twins against nature" if beware else ""
+    return Opening(answer, number, f"take {one_of(map(label, safe), 4)}{bound}{there}")
+
+
+def _real_losses(real: pd.DataFrame, configs: Iterable[str]) -> dict[str, str]:
+    """{config: what a real decoder loses with the same numbers and method}, for those whose loss is settled there."""
+    kind = lambda config: (scheme(config).weight, scheme(config).activation, scheme(config).method)  # noqa: E731
+    lost = real[(real["p_holm"] < 0.05) & (real["high"] < 0)]
+    worst = lost.sort_values("effect").drop_duplicates("config")
+    said = {}
+    for row in worst.itertuples():
+        text = (
+            f"a real decoder loses {-100 * row.effect:.1f} points with {label(row.config)} ({-100 * row.high:.1f} to "
+        )
+        text += f"{-100 * row.low:.1f})"
+        said |= {config: text for config in configs if kind(config) == kind(row.config) and config not in said}
+    return said
 
 
 def cache_opening(
