@@ -90,10 +90,11 @@ class EdgeEngines(Answers):
     @field_validator("engine_times")
     @classmethod
     def _timed(cls, folder: str | None) -> str | None:
-        from edgelib.study.engine.times import engine_times
+        from edgelib.study.engine.times import engine_times, first_times
 
         if folder != "here":
             engine_times(folder)
+            first_times(folder)
         return folder
 
     @property

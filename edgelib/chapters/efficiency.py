@@ -70,9 +70,13 @@ class Efficiency(OneClassifier):
     @field_validator("measurements")
     @classmethod
     def _measured(cls, folder: str | None) -> str | None:
-        from edgelib.devices.measurements import load_measurements
+        from edgelib.devices.measurements import load_measurements, machine_device
 
-        if folder != "here" and not len(load_measurements(folder).encoders):
+        if folder == "here":
+            return folder
+        measured = load_measurements(folder)
+        machine_device(measured)
+        if not len(measured.encoders):
             raise EdgelibError(
                 f"{folder} holds no times of an encoder, which the chapter compares kernels by: this model's images "
                 "are encoded only together with their prompt; null takes the published machine"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
@@ -166,8 +166,39 @@ def load_measurements(path: str | Path | None = None) -> Measurements:
 
 def _table(name: str, path: Path, may_lack: bool = False) -> pd.DataFrame:
     """One file of measurements, checked; without rows where there is none and it may lack."""
-    if may_lack and not path.is_file():
+    if may_lack and not path.exists():
         return pd.DataFrame(columns=[*COLUMNS[name], *OWN[name]])
+    table = read_columns(path, _kinds(COLUMNS[name]), _kinds(OWN[name]))
+    require_rising(path, table, _RISING)
+    case = [column for column in ("model", *_OWN_TEXTS, "config", "batch", "prompt", "new_tokens") if column in table]
+    require_once(path, table, case)
+    return table
+
+
+def _kinds(columns: Iterable[str]) -> dict[str, Number | None]:
+    texts = (*_TEXTS, *_OWN_TEXTS)
+    return {
+        name: None if name in texts else Number(*_RANGES[name], name in _COUNTS, name in _OWN_TIMES) for name in columns
+    }
+
+
+@dataclass(frozen=True)
+class Number:
+    """What a number of a column may be: from least to most, whole or not. lacks: whether a cell may be empty."""
+
+    least: float
+    most: float
+    whole: bool = False
+    lacks: bool = False
+
+
+def read_columns(
+    path: Path, columns: Mapping[str, Number | None], more: Mapping[str, Number | None] | None = None
+) -> pd.DataFrame:
+    """Return a file's rows; raises EdgelibError naming file, line, column and value.
+
+    columns: what each holds, None for texts that are not empty. more: columns that a file may lack.
+    """
     require_ordinary(path)
     try:
         text = path.read_bytes().decode("utf-8")
@@ -177,7 +208,7 @@ def _table(name: str, path: Path, may_lack: bool = False) -> pd.DataFrame:
     if len(lines) < 2:
         raise EdgelibError(f"{path} holds no rows")
     header = lines[0]
-    missing = [column for column in COLUMNS[name] if header.count(column) != 1]
+    missing = [column for column in columns if header.count(column) != 1]
     if missing:
         raise EdgelibError(f"{path} lacks {', '.join(missing)}, or has it twice")
     for at, line in enumerate(lines, start=1):
@@ -185,48 +216,48 @@ def _table(name: str, path: Path, may_lack: bool = False) -> pd.DataFrame:
             raise EdgelibError(f"{path}, line {at} has {len(line)} values for {len(header)} columns")
     if not text.endswith("\n"):
         raise EdgelibError(f"{path} ends in the middle of line {len(lines)}: it was cut")
+    wanted = {**columns, **{name: kind for name, kind in (more or {}).items() if name in header}}
+    texts = dict.fromkeys((name for name, kind in wanted.items() if kind is None), str)
     try:
-        table = pd.read_csv(
-            StringIO(text), dtype=dict.fromkeys((*_TEXTS, *_OWN_TEXTS), str), keep_default_na=False, na_values=[""]
-        )
+        table = pd.read_csv(StringIO(text), dtype=texts, keep_default_na=False, na_values=[""])
     except pd.errors.ParserError as error:
         raise EdgelibError(f"cannot read {path}: {one_line(error)}") from None
     if len(table) != len(lines) - 1:
         raise EdgelibError(f"{path} has quotes or ends of lines that leave open where its rows end")
-    for column in (*COLUMNS[name], *(own for own in OWN[name] if own in header)):
-        table[column] = _column(path, table[column], [line[header.index(column)] for line in lines[1:]])
-    _consistent(path, table)
+    for name, kind in wanted.items():
+        table[name] = _column(path, table[name], kind, [line[header.index(name)] for line in lines[1:]])
     return table
 
 
-def _column(path: Path, values: pd.Series, written: list[str]) -> pd.Series:
+def _column(path: Path, values: pd.Series, kind: Number | None, written: list[str]) -> pd.Series:
     """A column of texts or numbers; raises where a value is missing or cannot be measured, as it is written."""
-    if values.name in (*_TEXTS, *_OWN_TEXTS):
+    if kind is None:
         good, rule, found = values.notna(), "must not be empty", values
     else:
-        low, high = _RANGES[values.name]
         found = pd.to_numeric(values, errors="coerce")
-        whole = values.name in _COUNTS
-        lacks = values.isna() & (values.name in _OWN_TIMES)
-        good = lacks | found.between(low, high) & (found % 1 == 0 if whole else True) & (values.dtype != bool)
-        rule = f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+        good = found.between(kind.least, kind.most) & (found % 1 == 0 if kind.whole else True) & (values.dtype != bool)
+        good |= values.isna() & kind.lacks
+        rule = f"must be a {'whole ' if kind.whole else ''}number from {kind.least:g} to {kind.most:g}"
     if not good.all():
         at = int((~good).to_numpy().argmax())
         raise EdgelibError(f"{path}, line {at + 2}, {values.name} = {shown(written[at])}: {rule}")
     return found
 
 
-def _consistent(path: Path, table: pd.DataFrame) -> None:
-    """Percentiles rise, and every case stands once."""
-    for columns in _RISING:
+def require_rising(path: Path, table: pd.DataFrame, groups: Iterable[Sequence[str]]) -> None:
+    """Raise EdgelibError for a row in which a number is above the next of its group, such as a percentile."""
+    for columns in groups:
         for low, high in pairwise(column for column in columns if column in table):
             falls = (table[low] > table[high]).to_numpy()
             if falls.any():
                 at = int(falls.argmax())
                 values = f"{low} = {table[low].iloc[at]:g} is above {high} = {table[high].iloc[at]:g}"
                 raise EdgelibError(f"{path}, line {at + 2}: {values}")
-    case = [column for column in ("model", *_OWN_TEXTS, "config", "batch", "prompt", "new_tokens") if column in table]
-    twice = table.duplicated(case).to_numpy()
+
+
+def require_once(path: Path, table: pd.DataFrame, case: Sequence[str]) -> None:
+    """Raise EdgelibError for a row that is the case of an earlier one; case: the columns that tell which it is."""
+    twice = table.duplicated(list(case)).to_numpy()
     if twice.any():
         at = int(twice.argmax())
         raise EdgelibError(f"{path}, line {at + 2} is a case again: {', '.join(map(str, table[case].iloc[at]))}")

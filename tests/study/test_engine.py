@@ -80,10 +80,12 @@ def test_a_table_of_times_is_read_or_refused(tmp_path):
     for text, said in (
         (GOOD, None),
         (GOOD.replace("decode_low", "x"), "lacks decode_low"),
-        (GOOD.replace(",9,11", ",nothing,11"), "no time or count above 0"),
-        (GOOD.replace(",9,11", ",-9,11"), "no time or count above 0"),
-        (GOOD.splitlines()[0], "lacks rows"),
-        ("", "is no table"),
+        (GOOD.replace(",9,11", ",nothing,11"), r"line 2, decode_\w+ = .* must be a number"),
+        (GOOD.replace(",9,11", ",-9,11"), r"line 2, decode_\w+ = .* must be a number"),
+        (GOOD.splitlines()[0], "holds no rows"),
+        ("", "holds no rows"),
+        (GOOD.replace(",9,11", ",10.5,11"), "decode_low = 10.5 is above decode_per_s = 10"),
+        (GOOD + GOOD.splitlines()[1] + "\n", "line 3 is a case again"),
     ):
         (tmp_path / FILE).write_text(text)
         if said is None:
@@ -101,7 +103,7 @@ M,m,f16,f16,2,4,17,3,0.01,30,29,31
     (tmp_path / FIRST_FILE).write_text(text)
     assert first_times(tmp_path)["first_ms"].tolist() == [30]
     (tmp_path / FIRST_FILE).write_text(text.replace("first_low", "low"))
-    with pytest.raises(EdgelibError, match=f"{FIRST_FILE} in .* lacks first_low"):
+    with pytest.raises(EdgelibError, match=f"{FIRST_FILE} lacks first_low"):
         first_times(tmp_path)
 
 

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from edgelib.devices.measurements import PUBLISHED
+from edgelib.devices.measurements import PUBLISHED, Number, read_columns, require_once, require_rising
 from edgelib.errors import EdgelibError
 from edgelib.ground.paths import from_home
-from edgelib.ground.records import one_line
 
 FILE, FIRST_FILE = "llama_cpp.csv", "llama_cpp_first.csv"
-_TEXTS = ("machine", "model", "mix", "cache")
-_NUMBERS = (
-    *("threads", "file_bytes", "prompt_tokens", "repeats", "others"),
-    *("prompt_per_s", "prompt_low", "prompt_high", "decode_per_s", "decode_low", "decode_high"),
+_COUNT, _RATE = Number(1, 1e12, whole=True), Number(1e-9, 1e9)  # rates in tokens per second, waits in milliseconds
+_ASKED = {"threads": _COUNT, "prompt_tokens": _COUNT, "repeats": _COUNT, "others": Number(0, 1)}
+_TIMES = dict.fromkeys(("machine", "model", "mix", "cache")) | _ASKED | {"file_bytes": _COUNT}
+_FIRST = dict.fromkeys(("machine", "model", "mix", "vision")) | _ASKED | {"image_tokens": _COUNT}
+_RISING = tuple(
+    tuple(f"{what}_{end}" for end in ("low", middle, "high"))
+    for what, middle in (("prompt", "per_s"), ("decode", "per_s"), ("first", "ms"))
 )
-_FIRST_TEXTS = ("machine", "model", "mix", "vision")
-_FIRST_NUMBERS = (
-    "threads",
-    "image_tokens",
-    "prompt_tokens",
-    "repeats",
-    "others",
-    "first_ms",
-    "first_low",
-    "first_high",
-)
+_TIMES |= dict.fromkeys((*_RISING[0], *_RISING[1]), _RATE)
+_FIRST |= dict.fromkeys(_RISING[2], _RATE)
 _MEASURED = Path(__file__).parents[2] / "devices" / "measured"
 
 
@@ -48,7 +40,7 @@ def engine_times(wanted: str | os.PathLike | None) -> pd.DataFrame:
             f"{path.parent.name!r} holds no {FILE}, the times of llama.cpp; null takes those of the published machine, "
             '"here" measures them now'
         )
-    return _read(path, _TEXTS, _NUMBERS) if there else pd.DataFrame(columns=[*_TEXTS, *_NUMBERS])
+    return _read(path, _TIMES) if there else pd.DataFrame(columns=list(_TIMES))
 
 
 def first_times(wanted: str | os.PathLike | None) -> pd.DataFrame:
@@ -59,8 +51,8 @@ def first_times(wanted: str | os.PathLike | None) -> pd.DataFrame:
     """
     path, there = _place(wanted, FIRST_FILE)
     if not there:
-        return pd.DataFrame(columns=[*_FIRST_TEXTS, *_FIRST_NUMBERS])
-    return _read(path, _FIRST_TEXTS, _FIRST_NUMBERS)
+        return pd.DataFrame(columns=list(_FIRST))
+    return _read(path, _FIRST)
 
 
 def _place(wanted: str | os.PathLike | None, file: str) -> tuple[Path, bool]:
@@ -69,16 +61,14 @@ def _place(wanted: str | os.PathLike | None, file: str) -> tuple[Path, bool]:
     return path, os.path.isfile(path)  # unlike Path.is_file, it takes any name
 
 
-def _read(path: Path, texts: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
-    where = f"{path.name} in {path.parent.name!r}"
+def _read(path: Path, columns: Mapping[str, Number | None]) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise EdgelibError(f"{where} is no table ({one_line(error)}); measure it again") from None
-    lacking = [column for column in (*texts, *names) if column not in rows]
-    if lacking or not len(rows):
-        raise EdgelibError(f"{where} lacks {', '.join(lacking) or 'rows'}; measure it again")
-    numbers = rows[list(names)].apply(pd.to_numeric, errors="coerce")
-    if not np.isfinite(numbers).all(axis=None) or (numbers.drop(columns="others") <= 0).any(axis=None):
-        raise EdgelibError(f"{where} holds what is no time or count above 0; measure it again")
-    return rows.assign(**numbers)
+        table = read_columns(path, columns)
+        require_rising(path, table, _RISING)
+        case = ("machine", "model", "mix", "cache", "vision", "image_tokens", "threads", "prompt_tokens")
+        require_once(path, table, [column for column in case if column in columns])
+    except EdgelibError as error:
+        raise EdgelibError(
+            f"no times of llama.cpp: {error}; measure again with `edgelib measure --llama-cpp`"
+        ) from None
+    return table
