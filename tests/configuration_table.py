@@ -42,8 +42,8 @@ def taken(fields: Iterable[str]) -> dict[str, list[str]]:
     for chapter, given in published().items():
         for field in fields:
             for name in getattr(given, field, None) or []:
-                if chapter not in found.setdefault(name, []):
-                    found[name].append(chapter)
+                if (words := chapter.replace("_", " ")) not in found.setdefault(name, []):
+                    found[name].append(words)
     return found
 
 

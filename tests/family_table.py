@@ -66,7 +66,7 @@ def found_out(family: str, folder: Path) -> dict[str, str]:
         "kept": ", ".join(sorted(facts["kept"], key=lambda why: why.removeprefix("an ").removeprefix("a "))),
         "features": {True: "shared", False: "for each question", None: "of images"}[facts.get("features_shared")],
         "caches": ", ".join(facts.get("caches", [])) or "none",
-        "chapters": ", ".join(facts["chapters"]),
+        "chapters": ", ".join(facts["chapters"]).replace("_", " "),
     }
 
 
