@@ -75,6 +75,7 @@ def cheap_garbage():
         (RobustnessGap, {"configs": ["fp32", "w4a8-minmax-g48"]}, "w4a8-minmax-g48 does not fit scenes-clip: layer"),
         (Pareto, {"device_table": "/nowhere.yaml"}, "/nowhere.yaml"),
         (RobustnessGap, {"configs": ["fp32"]}, "at least 2"),
+        (VlmAccuracy, {"max_new_tokens": 4096}, "max_new_tokens = 4096: scenes-vlm reads and writes"),
         (RobustnessGap, {"twins": ["key-offset:8"]}, "key-offset:8 is of the decoder of a model that writes"),
         (Fp8KvAblation, {"n_images": 3}, "n_images"),
     ],

@@ -89,6 +89,8 @@ class Parameters(BaseModel):
             kinds.refuse_unfit(self.model, (c for some in named for c in ([some] if isinstance(some, str) else some)))
         if self.model_fields_set & {"model", "twins"} and hasattr(self, "model"):
             kinds.refuse_twins(self.model, getattr(self, "twins", []))
+        if self.model_fields_set & {"model", "max_new_tokens"} and hasattr(self, "max_new_tokens"):
+            kinds.refuse_length(self.model, self.max_new_tokens)
 
     def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
         """The data sets that it scores, by parameter: the name of each, and what loads it."""
@@ -110,6 +112,8 @@ class Parameters(BaseModel):
         for name, _ in self.model_marks():
             if name in self.model_fields_set and getattr(self, name) is not None:
                 present.require_model(getattr(self, name), offline)
+        for key, (name, _) in self.data_sets().items():
+            present.require_generated(name, getattr(self, f"{key}_split", getattr(self, "split", None)))
         scored = {key: present.require_data(name, load, offline) for key, (name, load) in self.data_sets().items()}
         for draw in self.draws():
             present.require_draw(draw, self.seed, scored.get(draw.scored), offline)

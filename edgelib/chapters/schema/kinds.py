@@ -174,6 +174,19 @@ def refuse_twins(name: str, twins: Iterable[str]) -> None:
         raise EdgelibError(f"{wrong} is of the decoder of a model that writes, and {name} has none; leave it out")
 
 
+def refuse_length(name: str, new_tokens: int) -> None:
+    """Refuse answers that are longer than what a model on this machine reads and writes together."""
+    from edgelib.models.preprocess import read_object
+
+    path, text = _configuration(name), None
+    with contextlib.suppress(EdgelibError):  # loading says what is wrong with it
+        config = {} if path is None else read_object(path)
+        text = config.get("text_config", config)
+    most = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    if isinstance(most, int) and new_tokens >= most:
+        raise EdgelibError(f"max_new_tokens = {new_tokens}: {name} reads and writes {most} tokens in all; choose less")
+
+
 def load_kind(refuse: Callable[[str], None], name: str, *, device: str, offline: bool) -> Any:
     """Load a model whose name `refuse` takes; a hub id of the wrong kind is refused before its weights are fetched.
 
