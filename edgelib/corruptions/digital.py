@@ -21,6 +21,7 @@ from edgelib.ground.randomness import bits
 
 _PILLOW_ONE = 1 << 22
 _CACHED = 1 << 18  # bytes that stay near the processor while they are turned
+_LINES = 256  # as many are read at once where a plane is turned: more would leave the nearest cache
 _CODEC_PIXELS = 1 << 14  # from here on a codec is faster on a CPU
 
 
@@ -141,7 +142,9 @@ def _box_averages(values: np.ndarray, small: int) -> np.ndarray:
             sums = part.astype(np.uint16)
             for step in range(1, number):
                 sums += values.take(first + step, axis=1)
-            if number == 4:
+            if number == 3:
+                part = (sums + 1) // 3
+            elif number == 4:
                 part = (sums + 2) >> 2
             else:
                 part = (sums * np.uint32(_PILLOW_ONE / number + 0.5) + np.uint32(_PILLOW_ONE // 2)) >> 22
@@ -155,7 +158,12 @@ def _pixelated(images: np.ndarray, factor: float) -> np.ndarray:
     """Return uint8 images [n, 3, H, W] as `pixelate` makes them."""
     height, width = images.shape[2:]
     few_rows, few_columns = int(height * factor), int(width * factor)
-    turned = np.ascontiguousarray(images.reshape(1, -1, width).swapaxes(1, 2))  # so that columns are long runs of bytes
+    planes = images.reshape(-1, height, width)
+    turned = np.empty((width, len(planes), height), np.uint8)  # so that columns are long runs of bytes
+    step = max(1, _LINES // height)
+    for start in range(0, len(planes), step):
+        turned[:, start : start + step] = planes[start : start + step].transpose(2, 0, 1)
+    turned = turned.reshape(1, width, -1)
     wide = _box_averages(turned, few_columns).take(nearest_sources(few_columns, width), axis=1)
     planes = np.ascontiguousarray(wide.swapaxes(1, 2)).reshape(-1, height, width)
     return _box_averages(planes, few_rows).take(nearest_sources(few_rows, height), axis=1).reshape(images.shape)
