@@ -53,6 +53,7 @@ document.addEventListener("readystatechange", () => {
     more.className = "table-more";
     more.textContent = "more columns: scroll sideways";
     bar.append(more);
+    if (table.caption) table.caption.style.width = `${box.clientWidth}px`; // it does not scroll away
   }
 
   for (const table of document.querySelectorAll("article table[id], article table.edgelib-wide")) {
