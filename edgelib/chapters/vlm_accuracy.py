@@ -121,6 +121,16 @@ class VlmAccuracy(Answers):
         return self
 
     @model_validator(mode="after")
+    def _own_questions(self) -> VlmAccuracy:
+        from edgelib.data.scenes.sets import QUESTIONS
+
+        for task in ASKED:
+            name = getattr(self, task)
+            if name in QUESTIONS and name != f"scenes-{task}":
+                raise _other_questions(task, name, name.removeprefix("scenes-"))
+        return self
+
+    @model_validator(mode="after")
     def _named_benchmarks(self) -> VlmAccuracy:
         for field in ("columns", "images"):
             for task in getattr(self, field):
@@ -214,13 +224,16 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
     name, split = (p.more[task], p.more_split) if task in p.more else (getattr(p, task), getattr(p, f"{task}_split"))
     questions = kinds.questions(dataset(name, split, n, p.seed, **p.reading(task)), f"{task}={name!r}")
     if questions.task.name != task:
-        found = questions.task.name
-        raise EdgelibError(
-            f"{task}={name!r} holds questions of {found}, which "
-            + (f"the parameter {found} takes" if found in ASKED else f"more takes, as {{{found}: {name}}}")
-            + f"; name a set of {task} here, or {name}:{task} where a folder holds the files of both"
-        )
+        raise _other_questions(task, name, questions.task.name)
     return questions
+
+
+def _other_questions(task: str, name: str, found: str) -> EdgelibError:
+    return EdgelibError(
+        f"{task}={name!r} holds questions of {found}, which "
+        + (f"the parameter {found} takes" if found in ASKED else f"more takes, as {{{found}: {name}}}")
+        + f"; name a set of {task} here, or {name}:{task} where a folder holds the files of both"
+    )
 
 
 def _translations(p: VlmAccuracy) -> QuestionSet:

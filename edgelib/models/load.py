@@ -29,7 +29,7 @@ from edgelib.models.checks import (
 from edgelib.models.families.duals import dual_encoder, dual_types
 from edgelib.models.families.writers import HOW_TO_ADD, WRITERS, loader_of, writing_types
 from edgelib.models.generative import GenerativeModel
-from edgelib.models.generative_folder import load_generative, quiet_transformers
+from edgelib.models.generative_folder import load_generative, load_processor, quiet_transformers
 from edgelib.models.preprocess import from_timm, from_transformers, read_object, require_fit
 from edgelib.models.zero_shot import (
     ClipModel,
@@ -112,6 +112,19 @@ def require_loadable(folder: Path) -> dict:
         said = config.get("vision_config")
         require_fit(from_transformers(folder), said.get("image_size") if isinstance(said, dict) else None, folder)
     return config
+
+
+def require_readers(folder: Path, config: dict) -> None:
+    """Raise EdgelibError, before weights are read, for a tokenizer or processor that does not load.
+
+    config: what `require_loadable` returned.
+    """
+    if "architecture" in config:
+        return
+    if dual_encoder(config.get("model_type"), config.get("architectures")) is not None:
+        load_tokenizer(folder)
+    else:
+        load_processor(folder)
 
 
 def require_classes(folder: Path, class_names: Sequence[str], templates: Sequence[str], name: str) -> None:

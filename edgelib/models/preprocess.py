@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from edgelib.errors import EdgelibError, choose
+from edgelib.errors import EdgelibError, about, choose
 from edgelib.ground.paths import require_ordinary
 from edgelib.ground.records import shown
 
@@ -139,12 +139,14 @@ def from_transformers(folder: Path) -> Preprocess:
         raise EdgelibError(f"{path} neither resizes nor crops: the size of the model's input is unknown")
     scale = _scale(config, path) if does["do_rescale"] else 1.0
     normalise = does["do_normalize"]
+    with about(str, path):
+        interpolation = choose_resample(config.get("resample", 3))
     return Preprocess(
         resize=resize,
         crop=crop,
         mean=_colours(config, path, "image_mean", 255 * scale) if normalise else (0.0, 0.0, 0.0),
         std=_colours(config, path, "image_std", 255 * scale) if normalise else (1.0, 1.0, 1.0),
-        interpolation=choose_resample(config.get("resample", 3)),
+        interpolation=interpolation,
         scale=scale,
     )
 

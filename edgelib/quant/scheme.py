@@ -234,6 +234,8 @@ def scheme(spec: str | Mapping | Scheme) -> Scheme:
         return replace(Scheme(**read_name(name)), **layers)  # type: ignore[arg-type]
     if not isinstance(spec, Mapping):
         raise EdgelibError(f"a scheme is a name, a mapping or a Scheme, got {spec!r}; {vocabulary().grammar}")
+    if not spec:
+        raise EdgelibError(f"an empty mapping names no scheme; {vocabulary().grammar}")
     values = dict(spec)
     base = scheme(values.pop("preset")) if "preset" in values else Scheme()
     allowed = [f.name for f in fields(Scheme)]

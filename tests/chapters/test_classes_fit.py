@@ -37,3 +37,19 @@ def test_a_class_that_a_model_cannot_be_asked_for_is_named(tmp_path, names, give
     np.savez(tmp_path / "mine.npz", images=images, labels=labels, class_names=np.array(names))
     with pytest.raises(EdgelibError, match=words):
         look("robustness_gap", dataset=str(tmp_path / "mine.npz"), n_images=4, n_calibration=1, **given)
+
+
+GENERATED = {
+    "questions of another benchmark": ("vlm_accuracy", {"pope": "scenes-mme"}, "pope='scenes-mme' holds .* of mme"),
+    "split of images": ("robustness_gap", {"split": "trian"}, r"no split 'trian' \(did you mean 'train'"),
+    "split of questions": ("edge_engines", {"split": "evening"}, "'scenes-vqa' has no split 'evening'"),
+    "split of one benchmark": ("vlm_accuracy", {"mme_split": "evening"}, "'scenes-mme' has no split 'evening'"),
+    "no scheme": ("robustness_gap", {"configs": ["fp32", {}]}, "an empty mapping names no scheme"),
+}
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_what_no_generated_set_or_scheme_has_is_named(case):
+    chapter, given, words = GENERATED[case]
+    with pytest.raises(EdgelibError, match=words):
+        look(chapter, **given)

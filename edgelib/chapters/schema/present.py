@@ -36,10 +36,11 @@ def require_model(name: str, offline: bool = False) -> None:
 
     offline: a hub id, too, is for this machine to have.
     """
-    from edgelib.models.load import model_folder, require_loadable
+    from edgelib.models.load import model_folder, require_loadable, require_readers
 
     if (offline or is_here(name)) and not (name.endswith(".gguf") and os.path.isfile(from_home(name))):
-        require_loadable(model_folder(name, offline=True))
+        folder = model_folder(name, offline=True)
+        require_readers(folder, require_loadable(folder))
 
 
 def require_data(name: str, load: Callable[[], Any], offline: bool = False) -> Any:
@@ -50,6 +51,15 @@ def require_data(name: str, load: Callable[[], Any], offline: bool = False) -> A
     from edgelib.data.scenes.sets import GENERATED
 
     return load() if name not in GENERATED and (offline or is_here(name)) else None
+
+
+def require_generated(name: str, split: str | None) -> None:
+    """Raise EdgelibError for a split that a generated set, by its name, does not have; None: not told."""
+    from edgelib.data.readers.sources import Options
+    from edgelib.data.scenes.sets import GENERATED
+
+    if name in GENERATED and split is not None:
+        GENERATED[name](2, 0).read(split, Options())
 
 
 def require_classes(model: str, source: str, data: Any, prompts: str, offline: bool = False) -> None:
