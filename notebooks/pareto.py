@@ -88,6 +88,7 @@ writer: Optional[str] = "qwen2-vl-2b"  # model that writes whose memory is count
 context: int = 1024  # tokens of text that it keeps in memory
 devices: Optional[list[str]] = None  # devices of the deployment guide; None: all
 device_table: Optional[str] = None  # a YAML file of a device of your own, or a folder of them
+measurements: Optional[str] = None  # a folder of `edgelib measure`: that machine is one more device
 mix: list[str] = [
     "w4a8-minmax",
     "w3a8-minmax",
@@ -168,12 +169,12 @@ facts("sweep", counts | {"calibration draws": P.seeds, "outcomes": len(rows)})
 #
 # Costs are those of a model one would deploy. If `cost_of` names an architecture, memory and time are that architecture's while
 # the accuracy is that of the evaluated model: read what follows as an exercise with real costs, not as its accuracy. With
-# `cost_of: null` both belong to the model itself.
+# `cost_of: null` both belong to the model itself. A machine on which it was timed joins the devices by `measurements`.
 
 # %% tags=["hide-input"]
 known = device_rows(P.device_table)
 subject = next(iter(study.models.values()))
-shipped, what = (subject.module, subject.name) if P.cost_of is None else (architecture(P.cost_of), P.cost_of)
+shipped, what = costing.costed(subject, P.cost_of)
 project = projector(published_points(known))
 places = select(known, dict.fromkeys([*P.tiers.values(), *(P.devices or known)]))
 shape = encoder_of(shipped.config.vision_config)
@@ -279,6 +280,7 @@ commands = {c: costing.pack_command(P.model, c, P.calibration, P.n_calibration) 
 scope = {"model": subject.name, "costs": what, "not_available": unknown, "synthetic": P.dataset in DRAWN}
 said = {"writer": writes, "latency_level": project.level}
 record = ship.decision_record(tables, options, names, commands, caveats, **boot, **said, **scope)
+record = costing.measured_too(record, P.measurements, P.configs)
 _ = write_record(record, work.folder / "decision.json")
 wanted = ship.wanted_tiers(P.tiers, P.budgets, known)
 decisions = ship.tier_decisions(record, wanted, **asked)
@@ -375,7 +377,7 @@ HTML(scatter(cloud, "pareto-explorer", title, **axes, tooltip=told, looks=looks(
 # question of images, and it says about how many would answer it.
 
 # %% tags=["hide-input", "full-width"]
-guide = work.save("guide", ship.deployment_guide(record, [place.key for place in places], **asked))
+guide = work.save("guide", ship.deployment_guide(record, [place.key for place in record.devices], **asked))
 caption = f"Deployment guide for {escaped(what)} with the simulated accuracies of {escaped(subject.name)}, margin {claim.points_text(P.margin / 100)}, by {P.order}; {ship.STAR}."
 show(guide, caption, "tab-guide")
 say([f"not available: {line}" for line in unknown])
@@ -404,7 +406,7 @@ points = [claim.tiers_claim(tiers, names), claim.frontier_claim(sure, names, ["b
 say([*points, claim.allocation_claim(*mixed, brief=True)])
 tier = next(iter(P.tiers))
 opening = claim.decision_opening(*decisions[tier], record, limits[tier])
-conclude(opening, scope_claim(P.model, P.dataset))
+conclude(opening, f"{scope_claim(P.model, P.dataset)}. {claim.costs_claim(subject.name, what)}")
 
 # %% [markdown]
 # **What this does not show.** Times are projections whose errors {doc}`efficiency` prints; energy is the highest power mode for as long

@@ -96,6 +96,9 @@ class Pareto(ZeroShot):
     context: int = Field(1024, ge=1, le=2**24, description="tokens of text that it keeps in memory")
     devices: Devices | None = Field(None, description="devices of the deployment guide; null takes all")
     device_table: TablePath | None = Field(None, description="file of a device of your own, or a folder of them")
+    measurements: TablePath | None = Field(
+        None, description="folder made by `edgelib measure` of the model that costs: that machine is one more device"
+    )
     mix: Annotated[Configs, each(_alone), at_least_two("configurations to choose from")] = Field(
         ["w4a8-minmax", "w3a8-minmax", "w8a8-minmax"],
         description="formats that layers choose from; the first is the uniform scheme to beat at equal bytes",
@@ -115,6 +118,15 @@ class Pareto(ZeroShot):
             if not most > 0:
                 raise EdgelibError(f"the budget of {column!r} must be above 0, got {most}")
         return budgets
+
+    @field_validator("measurements")
+    @classmethod
+    def _measured(cls, folder: str | None) -> str | None:
+        from edgelib.devices.measurements import load_measurements, machine_device
+
+        if folder is not None:
+            machine_device(load_measurements(folder))
+        return folder
 
     @model_validator(mode="after")
     def _towers(self) -> Pareto:

@@ -71,5 +71,6 @@ def with_measured(
             )
         )
     memory = None if machine.memory_gib is None else machine.memory_gib * GIB
-    device = DeviceOptions(key=KEY, name=machine.name, memory_bytes=memory, power_w=None, options=options)
-    return record.model_copy(update={"devices": [*record.devices, device]})
+    name = f"{machine.name}, measured"
+    device = DeviceOptions(key=KEY, name=name, memory_bytes=memory, power_w=None, options=options)
+    return record.model_copy(update={"devices": [*(d for d in record.devices if d.key != KEY), device]})

@@ -8,6 +8,7 @@ import pandas as pd
 
 from edgelib.decide.decision import Decision, decide
 from edgelib.decide.margins import ALPHA, joint_draws, means_table, pair_bounds
+from edgelib.decide.measured import KEY as MEASURED
 from edgelib.decide.pareto import TIERS
 from edgelib.decide.record import (
     CLEAN,
@@ -222,10 +223,10 @@ def _width(config: str) -> str:
 
 def device_cloud(record: DecisionRecord) -> pd.DataFrame:
     """Return a row per device and configuration that runs there, in the words and units of a reader; the ends of
-    intervals have names in small letters."""
+    intervals have names in small letters. Times are projected ones, so a machine that was measured is left out."""
     labels = {config.key: config.label for config in record.configs}
     rows = []
-    for device in record.devices:
+    for device in (d for d in record.devices if d.key != MEASURED):
         for config, row in options_table(record, device.key).iterrows():
             rows.append(
                 {

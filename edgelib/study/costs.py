@@ -10,17 +10,45 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from edgelib.decide.record import DeviceOptions, Need, Option, Writer
+from edgelib.decide.measured import with_measured
+from edgelib.decide.record import DecisionRecord, DeviceOptions, Need, Option, Writer
 from edgelib.devices.deploy.memory import MIB, memory_parts, system_bytes
 from edgelib.devices.deploy.runtimes import Runtime, Step, runtime_for
 from edgelib.devices.device import GIB, Device, reason_against
+from edgelib.devices.measurements import load_measurements
 from edgelib.devices.projection import Projector
 from edgelib.devices.shapes import Decoder, Encoder
 from edgelib.devices.workload import encode_work
 from edgelib.errors import EdgelibError
 from edgelib.files.parts import part_bytes
 from edgelib.files.size import other_bits, stored_bytes, weight_bits
+from edgelib.models.architectures import architecture
+from edgelib.models.zero_shot import ZeroShotModel
 from edgelib.quant.scheme import scheme
+from edgelib.study.timing.identity import configuration
+
+
+def costed(model: ZeroShotModel, cost_of: str | None) -> tuple[nn.Module, str]:
+    """Return the network whose shapes cost, and what it is called: the model itself, or an architecture.
+
+    cost_of: as `edgelib.models.architectures.architecture` takes it; None, and a configuration that is the model's own,
+    mean the model. Raises EdgelibError as `architecture` does.
+    """
+    if cost_of is None:
+        return model.module, model.name
+    shapes = architecture(cost_of)
+    return shapes, model.name if configuration(shapes) == configuration(model) else cost_of
+
+
+def measured_too(record: DecisionRecord, folder: str | None, configs: Iterable[str]) -> DecisionRecord:
+    """Return the record with the machine whose measurements lie in a folder; as it is for None.
+
+    Raises EdgelibError as `with_measured` does.
+    """
+    if folder is None:
+        return record
+    numbers = {config: (scheme(config).weight, scheme(config).activation) for config in configs}
+    return with_measured(record, load_measurements(folder), numbers, folder)
 
 
 def deployment_costs(

@@ -51,6 +51,13 @@ def test_of_a_model_of_ones_own_images_count_and_not_texts(record):
         assert option.latency_ms == table[table["weight"] == "fp32"]["p50"].min()
 
 
+def test_measured_again_the_newer_times_count(record):
+    measured = load_measurements(None)
+    once = with_measured(record, measured, NUMBERS)
+    assert [d.key for d in with_measured(once, measured, NUMBERS).devices] == [d.key for d in once.devices]
+    assert once.devices[-1].name.endswith(", measured")
+
+
 def test_measurements_of_another_model_are_refused(record):
     other = record.model_copy(update={"costs": "my-clip"})
     with pytest.raises(EdgelibError, match="have no my-clip one image at a time"):

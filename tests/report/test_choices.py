@@ -11,7 +11,7 @@ import pytest
 
 from edgelib.decide.allocation import Allocation
 from edgelib.errors import EdgelibError
-from edgelib.report.claims.choices import allocation_claim
+from edgelib.report.claims.choices import allocation_claim, costs_claim
 from edgelib.report.figures.choices import bits_by_depth, frontier, frontier_panels
 from edgelib.stats.family import Family
 from edgelib.stats.paired import PairedDifference
@@ -82,3 +82,9 @@ def test_both_panels_of_the_frontier_name_a_configuration_with_its_size():
 def test_bits_by_depth_takes_its_rows(ax):
     assert bits_by_depth(pd.DataFrame(dict(format=["w4", "w8", "w4"])), ax, ["w4", "w8"]) is ax
     ax.figure.canvas.draw()
+
+
+def test_a_page_says_whether_accuracies_and_costs_are_of_one_model():
+    assert costs_claim("my-clip", "my-clip") == "One model: accuracies, memory and time are all those of my-clip"
+    said = costs_claim("scenes-clip", "clip-vit-base-patch32")
+    assert said.startswith("Not one model: accuracies are those of scenes-clip, memory and time those of clip-vit")

@@ -27,6 +27,16 @@ def amount(column: str, value: float) -> str:
     return f"{shown:,.0f} {unit}" if abs(shown) >= 100 else f"{shown:.3g} {unit}"
 
 
+def costs_claim(model: str, costs: str) -> str:
+    """Say whether accuracies and costs are of one model. model: what is scored; costs: what memory and time are of."""
+    if model == costs:
+        return f"One model: accuracies, memory and time are all those of {model}"
+    return (
+        f"Not one model: accuracies are those of {model}, memory and time those of {costs}; cost_of: null takes both "
+        "from the model that is scored"
+    )
+
+
 def choice_text(found: Decision, labels: Mapping[str, str]) -> str:
     """What a decision recommends, in words: "FP16", or "FP16 or W8A8 (tied in speed)" for what cannot be told apart."""
     names = [labels[choice.config] for choice in found.tied]
