@@ -38,13 +38,14 @@ def read_caveats(folder: Path, configs: Iterable[str]) -> tuple[dict[str, list[C
     found: dict[str, list[Caveat]] = {config: [] for config in wanted}
     missing = []
     for chapter, (name, columns) in _TABLES.items():
+        words = f"chapter {chapter.replace('_', ' ')}"
         table = _table(folder / f"{chapter}-{name}.csv", columns)
         if table is None:
-            missing.append(f"{chapter}: no published table")
+            missing.append(f"{words}: no published table")
             continue
         unknown = [config for config in wanted if config not in set(table["config"])]
         if unknown:
-            missing.append(f"{chapter}: {', '.join(unknown)} not evaluated there")
+            missing.append(f"{words}: {', '.join(unknown)} not evaluated there")
         for config in wanted:
             own = table[table["config"] == config]
             found[config] += _READERS[chapter](own) if len(own) else []

@@ -37,9 +37,9 @@ def test_the_worst_of_each_chapter_and_kind_is_named(folder):
 def test_what_no_chapter_looked_at_is_not_passed_over_in_silence(folder):
     _, unknown = read_caveats(folder, ["a", "c"])
     assert unknown == [
-        "robustness_gap: c not evaluated there",
-        "calibration_sensitivity: c not evaluated there",
-        "vlm_accuracy: no published table",
+        "chapter robustness gap: c not evaluated there",
+        "chapter calibration sensitivity: c not evaluated there",
+        "chapter vlm accuracy: no published table",
     ]
 
 
