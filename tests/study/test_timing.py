@@ -201,3 +201,14 @@ def test_remaining_time_follows_how_true_the_prediction_was():
     progress("b")
     assert lines == ["[1/2] a; about 0:30 left", "[2/2] b; about 0:40 left"]
     assert clock_text(3725) == "1:02:05"
+
+
+@pytest.mark.parametrize("text", ["", " ", "４８", "48x４８"], ids=["empty", "blank", "wide digits", "one wide side"])
+def test_neither_nothing_nor_digits_of_other_scripts_are_images(text):
+    with pytest.raises(EdgelibError, match="neither a folder nor sizes in pixels"):
+        shown(text)
+
+
+def test_images_beyond_memory_are_refused_before_they_are_drawn():
+    with pytest.raises(EdgelibError, match="name a smaller size or batch"):
+        shown("8192", 10**9)

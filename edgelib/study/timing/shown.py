@@ -15,13 +15,14 @@ from torch import Tensor
 
 from edgelib.data.images import ImageList
 from edgelib.errors import EdgelibError
+from edgelib.ground.memory import require_free
 from edgelib.ground.paths import from_home
 from edgelib.ground.randomness import address
 
 MOST_SIZES = 4  # of a folder; the sizes that most of its images have
 LARGEST = 8192  # side of an image in pixels
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
-_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def shown(images: str | Path, most: int = 4) -> Shown:
     if len(sizes) == len(parts):
         return _drawn(sizes, most)
     folder = from_home(text)
-    if not folder.is_dir():
+    if not text or not folder.is_dir():
         raise EdgelibError(
             f"no images {text!r}: it is neither a folder nor sizes in pixels (height x width), such as 224,448x672"
         )
@@ -73,6 +74,7 @@ def _drawn(parts: list[re.Match], most: int) -> Shown:
         height, width = int(height), int(width or height)
         if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
             raise EdgelibError(f"an image of {part.group()} pixels cannot be shown; its sides go from 1 to {LARGEST}")
+        require_free(most * 3 * height * width, f"{most} images of {part.group()}", "name a smaller size or batch")
         generator = torch.Generator().manual_seed(address("timing", height, width) % 2**63)
         pixels = torch.randint(0, 256, (most, 3, height, width), dtype=torch.uint8, generator=generator)
         sizes[f"{height}x{width}"] = list(pixels)
