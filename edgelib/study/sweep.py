@@ -22,7 +22,7 @@ from edgelib.ground.memory import give_back
 from edgelib.ground.progress import progress_bar
 from edgelib.study.executors import EXECUTORS, Cluster, Patience, StartError, run_tasks
 from edgelib.study.filling import Failure, Filled, Job, Shard, fill, shard_spec
-from edgelib.study.plan.groups import grouped
+from edgelib.study.plan.groups import copies_here, grouped
 from edgelib.study.protocol import Study
 from edgelib.study.store import CellStore, StoreError
 
@@ -128,8 +128,7 @@ def _put_together(study: Study, store: CellStore, variant: Any, place: Any) -> N
 
 def _run(study: Study, store: CellStore, tasks: list[tuple], failures: list[Failure], how: dict) -> Iterator[Filled]:
     wanted = set().union(*(todo for _, todo, _ in tasks))
-    here = how["executor"] == "process" or how["executor"] == "ray" and (how["cluster"] or Cluster()).where is None
-    copies = how["workers"] if here else 1  # on other machines, each worker has the memory of one
+    copies = copies_here(how["executor"], how["workers"], how["cluster"])
     for group in grouped(study, [v for v in study.variants if v in wanted], copies=copies):
         give_back()  # what the group before took
         members = set(group)

@@ -10,7 +10,9 @@ from hypothesis import strategies as some
 from toy_study import Toy
 
 from edgelib.errors import EdgelibError
+from edgelib.study.plan import groups
 from edgelib.study.plan.forecast import forecast
+from edgelib.study.plan.groups import network_bytes
 from edgelib.study.plan.makespan import BUILDING, STARTING, WAITING, plan
 from edgelib.study.plan.probe import RUNNING
 from edgelib.study.store import CellStore
@@ -86,3 +88,12 @@ def test_the_table_counts_what_is_missing_and_stores_nothing(tmp_path, monkeypat
     sweep(study, store, progress=False)
     table = forecast(study, store)
     assert (table.missing == 0).all() and (table.seconds == 0).all() and (table.binds == "").all()
+
+
+def test_processes_keep_as_much_as_they_build_at_once(tmp_path, monkeypatch):
+    """With room for two copies of a network, threads keep both variants, and two processes one each at a time."""
+    monkeypatch.setattr("edgelib.study.plan.forecast._seconds_to_start", lambda: 0.0)
+    monkeypatch.setattr(groups, "free_bytes", lambda: 4 * network_bytes(Toy(), "a"))
+    memory = forecast(Toy(), CellStore(tmp_path), workers=2).set_index("executor").memory
+    loaded = memory["thread"] - 2 * (one := network_bytes(Toy(), "a"))
+    assert memory["serial"] == memory["thread"] and memory["process"] == loaded + 2 * (loaded + one)

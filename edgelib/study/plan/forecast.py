@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 
 from edgelib.study.executors import EXECUTORS
-from edgelib.study.plan.groups import grouped, network_bytes
+from edgelib.study.plan.groups import copies_here, grouped, network_bytes
 from edgelib.study.plan.makespan import Plan, plan
 from edgelib.study.plan.probe import Costs, probe
 from edgelib.study.protocol import Study
@@ -40,8 +40,6 @@ def forecast(study: Study, store: CellStore, *, workers: int = 2) -> pd.DataFram
         places.setdefault(place, []).append(variant)
     loaded = psutil.Process().memory_info().rss
     variants = list(dict.fromkeys(variant for variant, _ in missing))
-    groups = [[network_bytes(study, v) for v in group] for group in grouped(study, variants)]
-    copies = max(map(sum, groups), default=0)
     costs = probe(study, places, workers) if missing else Costs([], [], 0.0, 0.0)
     starting = _seconds_to_start() if missing else 0.0
     cores, rows = os.cpu_count() or 1, []
@@ -51,7 +49,9 @@ def forecast(study: Study, store: CellStore, *, workers: int = 2) -> pd.DataFram
         spread = 1 if alone else max(1, min(workers, tasks if executor == "ray" else min(tasks, cores)))
         before = {} if costs is None else {"building": costs.building, "starting": starting if own else 0.0}
         made = None if costs is None else plan(costs.alone if spread == 1 else costs.shared, spread, **before)
-        memory = loaded + copies if not own else loaded + spread * (loaded + copies)
+        groups = grouped(study, variants, copies=copies_here(executor, workers))
+        kept = max((sum(network_bytes(study, v) for v in group) for group in groups), default=0)
+        memory = loaded + (spread * (loaded + kept) if own else kept)
         rows.append(
             {
                 "executor": executor,

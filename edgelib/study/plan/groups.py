@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgelib.ground.memory import free_bytes
+from edgelib.study.executors import Cluster
 from edgelib.study.protocol import Study
 
 
@@ -24,6 +25,12 @@ def grouped(study: Study, variants: Sequence, *, copies: int = 1) -> Iterator[li
         used += size
     if group:
         yield group
+
+
+def copies_here(executor: str, workers: int, cluster: Cluster | None = None) -> int:
+    """How many copies of a group this machine holds: threads share one, and other machines hold their own."""
+    here = executor == "process" or executor == "ray" and (cluster or Cluster()).where is None
+    return workers if here else 1
 
 
 def network_bytes(study: Study, variant: object) -> int:
