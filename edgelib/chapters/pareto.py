@@ -182,15 +182,21 @@ class Pareto(ZeroShot):
     def study(self) -> ClassifierGrid:
         """Load what the parameters name and lay out the grid; what needs calibration is run once per draw.
 
-        Raises EdgelibError for whatever cannot be loaded, and for more images to measure layers on than there are.
+        Raises EdgelibError for whatever cannot be loaded, for more images to measure layers on than there
+        are, and for measurements of another model than the one that costs.
         """
         from dataclasses import replace
 
+        from edgelib.decide.measured import timed_rows
+        from edgelib.devices.measurements import load_measurements
         from edgelib.study.classifier_grid import ClassifierGrid, conditions_of, variants_of
+        from edgelib.study.costs import costed
 
         data, model = self.load_data(), self.load_model()
         kinds.check_parts(model, [*self.configs, *self.mix], [])
         require_draw(self._probed, self.seed, data, self.local_files_only)
+        if self.measurements is not None:
+            timed_rows(load_measurements(self.measurements), costed(model, self.cost_of)[1], self.measurements)
         variants = variants_of(model.name, [], self.configs)
         calibrations = self.draw_sets(data, self.configs, self.calibration, self.n_calibration, self.seeds)
         drawn = [v for v in variants if scheme_of(v.config).needs_calibration]

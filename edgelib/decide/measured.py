@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from edgelib.decide.record import DecisionRecord, DeviceOptions, Option
 from edgelib.devices.deploy.memory import MIB
@@ -18,6 +19,27 @@ KEY = "measured"
 _QUARTILES = 1.349  # standard deviations of a normal distribution between its quartiles
 
 
+def timed_rows(measured: Measurements, costs: str, folder: str | Path = "") -> pd.DataFrame:
+    """Return the times of the image encoder of the model `costs`, one image at a time; arguments as `with_measured`.
+
+    Raises EdgelibError where there are none, naming what was timed.
+    """
+    timed = measured.machine.get("model")
+    same = timed is not None and Path(costs).name == Path(folder).name
+    table = measured.encoders
+    table = table[(table["model"] == (timed["name"] if same else costs)) & (table["batch"] == 1)]
+    if "part" in table:
+        table = table[table["part"] == "vision"]  # texts are read once for all images
+    if not len(table):
+        known = ", ".join(map(str, dict.fromkeys(measured.encoders["model"])))
+        raise EdgelibError(
+            f"the measurements of {measured.machine['name']} have no {costs} one image at a time, but {known}; "
+            f"time it, edgelib measure FOLDER --model {costs}, or run the chapter pareto with costs of what was "
+            "timed (cost_of)"
+        )
+    return table
+
+
 def with_measured(
     record: DecisionRecord, measured: Measurements, numbers: dict[str, tuple[str, str]], folder: str | Path = ""
 ) -> DecisionRecord:
@@ -28,19 +50,7 @@ def with_measured(
     was not timed does not run there. latency_ms: the median; low and high: quartile and 95 % of the runs.
     Raises EdgelibError where the encoder of the record was not timed one image at a time.
     """
-    timed = measured.machine.get("model")
-    same = timed is not None and Path(record.costs).name == Path(folder).name
-    table = measured.encoders
-    table = table[(table["model"] == (timed["name"] if same else record.costs)) & (table["batch"] == 1)]
-    if "part" in table:
-        table = table[table["part"] == "vision"]  # texts are read once for all images
-    if not len(table):
-        known = ", ".join(map(str, dict.fromkeys(measured.encoders["model"])))
-        raise EdgelibError(
-            f"the measurements of {measured.machine['name']} have no {record.costs} one image at a time, but {known}; "
-            f"time it, edgelib measure FOLDER --model {record.costs}, or run the chapter pareto with costs of what was "
-            "timed (cost_of)"
-        )
+    table = timed_rows(measured, record.costs, folder)
     kernels = [kernel_of(w, a) for w, a in zip(table["weight"], table["activation"], strict=True)]
     table = table.assign(kernel=kernels).sort_values("p50", kind="stable")
     machine = machine_device(measured, KEY)

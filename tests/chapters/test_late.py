@@ -197,6 +197,13 @@ def test_what_is_named_and_whole_passes_and_a_hub_id_waits(here):
     assert not (here / "new").exists()
 
 
+def test_times_of_another_model_than_the_one_that_costs_are_refused_before_any_work():
+    published = "edgelib/devices/measured/epyc-2-cores"
+    with pytest.raises(EdgelibError, match="have no scenes-clip one image at a time, but clip-vit-base-patch32"):
+        Pareto(cost_of=None, measurements=published).study()
+    assert Pareto(measurements=published, n_images=2).study().cells()
+
+
 def test_every_design_that_is_allowed_tells_its_factors_apart():
     tried = 0
     for mixes, sizes, seeds in itertools.product((2, 3, 5), (2, 3), (2, 3, 4, 6)):
