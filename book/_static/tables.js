@@ -47,7 +47,10 @@ document.addEventListener("readystatechange", () => {
   function widen(table, box, bar) {
     if (!over(box)) return;
     const cell = box.closest(".cell");
-    if (!box.closest(".full-width, .tag_full-width")) (cell || box).classList.add(cell ? "tag_full-width" : "full-width");
+    /* the theme folds the list of headings beside its own names of width, and fails on a page that has none */
+    const listed = document.querySelector(".bd-sidebar-secondary");
+    const width = listed ? (cell ? "tag_full-width" : "full-width") : "over-margin";
+    if (!box.closest(".full-width, .tag_full-width")) (cell || box).classList.add(width);
     if (!over(box)) return;
     const more = document.createElement("span");
     more.className = "table-more";
