@@ -25,9 +25,9 @@ def timed_rows(measured: Measurements, costs: str, folder: str | Path = "") -> p
     Raises EdgelibError where there are none, naming what was timed.
     """
     timed = measured.machine.get("model")
-    same = timed is not None and Path(costs).name == Path(folder).name
+    name = timed["name"] if timed is not None and Path(costs).name == Path(folder).name else costs
     table = measured.encoders
-    table = table[(table["model"] == (timed["name"] if same else costs)) & (table["batch"] == 1)]
+    table = table[(table["model"] == name) & (table["batch"] == 1)]
     if "part" in table:
         table = table[table["part"] == "vision"]  # texts are read once for all images
     if not len(table):

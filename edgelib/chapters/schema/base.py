@@ -89,8 +89,9 @@ class Parameters(BaseModel):
             kinds.refuse_unfit(self.model, (c for some in named for c in ([some] if isinstance(some, str) else some)))
         if self.model_fields_set & {"model", "twins"} and hasattr(self, "model"):
             kinds.refuse_twins(self.model, getattr(self, "twins", []))
-        if self.model_fields_set & {"model", "max_new_tokens"} and hasattr(self, "max_new_tokens"):
-            kinds.refuse_length(self.model, self.max_new_tokens)
+        longest = getattr(self, "max_new_tokens", None)
+        if self.model_fields_set & {"model", "max_new_tokens"} and hasattr(self, "model") and longest is not None:
+            kinds.refuse_length(self.model, longest)
 
     def data_sets(self) -> dict[str, tuple[str, Callable[[], Any]]]:
         """The data sets that it scores, by parameter: the name of each, and what loads it."""
