@@ -324,7 +324,8 @@ def _load_timm(name: str, folder: Path, config: dict) -> TimmClassifier:
     except EdgelibError:
         raise
     except Exception as error:  # timm checks little: any type may come out of a wrong configuration
-        raise EdgelibError(f"{folder} does not load as a timm model: {reason_of(error)}") from None
+        reason = reason_of(error, "copy config.json from the model's repository, or install a timm that knows it")
+        raise EdgelibError(f"{folder} does not load as a timm model: {reason}") from None
     names = _label_names(config, module.num_classes, folder)
     patches = getattr(module, "patch_embed", None)
     require_fit(

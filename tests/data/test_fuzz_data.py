@@ -138,3 +138,10 @@ def test_headers_that_lie_are_refused_before_anything_is_allocated(where, packed
         if found is not None:  # in Fortran's order the same bytes are other pictures of the same shape
             assert honest or (where == "images" and "'|u1', 'fortran_order': True" in header), header
         assert not honest or torch.equal(found, TENSOR)
+
+
+@pytest.mark.parametrize("rows", ["a.png,x,y\nb.png\n", "a.png,x,y\nb.png,x,y\n"], ids=["one row", "all rows"])
+def test_a_row_of_more_cells_than_the_header_is_named(rows, tmp_path):
+    (tmp_path / "set.csv").write_text("image,label\n" + rows)
+    with pytest.raises(EdgelibError, match="row 1 has more cells than the header has columns"):
+        dataset(tmp_path / "set.csv")

@@ -97,8 +97,12 @@ def _table(file: Path, header: bool = False) -> pd.DataFrame:
     if twice is not None:
         raise EdgelibError(f"{file.name} has more than one column {twice!r}; rename one of them")
     try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        longer = None if header else next((n for n, row in enumerate(rows) if len(row) > len(names)), None)
+        if longer is not None:  # pandas would take the first cells for names of rows
+            raise ValueError(f"row {longer} has more cells than the header has columns")
         return pd.read_csv(io.StringIO(text), sep=mark, dtype=str, keep_default_na=False, nrows=0 if header else None)
-    except (ValueError, pd.errors.ParserError) as error:
+    except (ValueError, csv.Error, pd.errors.ParserError) as error:
         raise EdgelibError(f"{file.name} is no table ({error}); quote cells that hold {mark!r} or line ends") from None
 
 
