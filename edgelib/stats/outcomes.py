@@ -75,7 +75,7 @@ def _corrupted(counts: np.ndarray, items, configs, cells) -> np.ndarray:
             f"{configs[config]!r}, {cells[cell][0]} severity {cells[cell][1]}, instead of once ({len(wrong)} such "
             "places); finish the sweep, or drop that config or cell"
         )
-    return corrupted
+    return np.asarray(corrupted)
 
 
 def cell_sums(rows: pd.DataFrame, cluster: str = "item") -> CellSums:
@@ -116,7 +116,7 @@ def resampled(outcomes: CellSums, n_boot: int, seed: int) -> tuple[np.ndarray, n
     rng, sums = rng_for(seed, "robustness gap"), outcomes.sums.reshape(len(outcomes.sizes), -1)
     columns = np.column_stack([sums, outcomes.sizes, outcomes.corrupted])
     strata = [columns[kind] for kind in (outcomes.corrupted > 0, outcomes.corrupted == 0) if kind.any()]
-    drawn = sum(drawn_sums(stratum, n_boot, rng) for stratum in strata)
+    drawn = np.sum([drawn_sums(stratum, n_boot, rng) for stratum in strata], axis=0)
     accuracy = drawn[:, :-2].reshape(len(drawn), *outcomes.sums.shape[1:])
     items = drawn[:, [-2] + [-1] * len(outcomes.cells)]
     return accuracy / items[:, None], items
