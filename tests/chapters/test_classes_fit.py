@@ -41,7 +41,7 @@ def test_a_class_that_a_model_cannot_be_asked_for_is_named(tmp_path, names, give
 
 GENERATED = {
     "questions of another benchmark": ("vlm_accuracy", {"pope": "scenes-mme"}, "pope='scenes-mme' holds .* of mme"),
-    "split of images": ("robustness_gap", {"split": "trian"}, r"no split 'trian' \(did you mean 'train'"),
+    "split of images": ("robustness_gap", {"split": "trainn"}, r"no split 'trainn' \(did you mean 'train'"),
     "split of questions": ("edge_engines", {"split": "evening"}, "'scenes-vqa' has no split 'evening'"),
     "split of one benchmark": ("vlm_accuracy", {"mme_split": "evening"}, "'scenes-mme' has no split 'evening'"),
     "no scheme": ("robustness_gap", {"configs": ["fp32", {}]}, "an empty mapping names no scheme"),
