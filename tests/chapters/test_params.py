@@ -277,3 +277,15 @@ def test_chapters_read_tables_of_known_chapters_and_in_no_circle():
     graph = {name: chapter.reads() for name, chapter in CHAPTERS.items()}
     order = list(TopologicalSorter(graph).static_order())
     assert set(order) == set(CHAPTERS) and order.index("pareto") < order.index("validation")
+
+
+def test_images_that_are_seen_clean_only_are_others_in_every_plain_configuration():
+    asked = {"n_images": 4, "configs": ["fp32", "w8a8-minmax"], "baseline_model": None, "twins": ["weight:8"]}
+    chapter = CHAPTERS["robustness_gap"](**asked, n_clean_images=6)
+    study = chapter.study()
+    more = chapter.clean_study(study)
+    assert len(study.data) == 4 and len(more.data) == 2 and not {*study.data.rows["item"]} & {*more.data.rows["item"]}
+    assert [(v.twin, place.severity) for v, place in more.cells()] == [("plain", 0)] * 2
+    assert CHAPTERS["robustness_gap"](**asked).clean_study(study) is None
+    with pytest.raises(ValueError, match="n_clean_images = 3: the n_images = 4 .*give 4 or more"):
+        CHAPTERS["robustness_gap"](**asked, n_clean_images=3)
