@@ -45,6 +45,7 @@ def model_class(names: object, where: str) -> Any:
     build = getattr(transformers, name, None) if isinstance(name, str) else None
     if not (isinstance(build, type) and issubclass(build, transformers.PreTrainedModel)):
         raise EdgelibError(
-            f'{where}: "architectures" is {names!r}, but must name a model class of transformers, such as ["CLIPModel"]'
+            f'{where}: "architectures" is {names!r}, but must name a model class of transformers, such as '
+            '["CLIPModel"]; copy config.json from the model\'s repository'
         )
     return build
