@@ -120,11 +120,13 @@ class ClassifierGrid(Study[Variant, Condition, Built]):
         for (model, twin, draw), variants in itertools.groupby(members, key=lambda v: (v.model, v.twin, v.draw)):
             some = list(variants)
             base = planted(self.models[model], twin, self.seed)
-            needs = needs_of(v.config for v in some)
-            statistics = calibrate(base, self.calibrations[draw], needs=sorted(needs)) if needs else None
+            needs = [needs_of([v.config]) for v in some]
+            data = self.calibrations[draw] if draw < len(self.calibrations) else None
+            # statistics of one reader are its own, so that it gives them back layer by layer
+            shared = sum(map(bool, needs)) > 1
+            statistics = calibrate(base, data, needs=sorted(frozenset().union(*needs))) if shared else None
             for v in some:
-                data = self.calibrations[draw] if draw < len(self.calibrations) else None
-                seen = calibration_of(v.config, statistics, data)
+                seen = calibration_of(v.config, statistics, data) if shared else data
                 models[v.name] = quantize(base, v.config, seen, losses=False)
         return Built(models, {name: m.class_vectors(self.data.class_names, lines) for name, m in models.items()})
 
