@@ -152,7 +152,7 @@ def test_a_sub_task_is_compared_as_in_the_whole_benchmark(answers):
 def test_sets_of_another_benchmark_and_classifiers_are_refused(tmp_path):
     small = {**SIZES, "model": str(vlm_folders.qwen2_vl(tmp_path / "tiny"))}
     with pytest.raises(EdgelibError, match="pope='scenes-mme' holds questions of mme"):
-        VlmAccuracy(**small, pope="scenes-mme").study()
+        check({**small, "pope": "scenes-mme"}, VlmAccuracy)
     with pytest.raises(EdgelibError, match="vqa='scenes' holds labelled images"):
         VlmAccuracy(**small, vqa="scenes").study()
     with pytest.raises(EdgelibError, match="scenes-clip classifies images"):

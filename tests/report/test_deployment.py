@@ -56,7 +56,10 @@ def test_a_record_is_made_of_outcomes_and_costs(record):
 def test_a_recommendation_carries_its_caveat_with_its_number(record):
     guide = deployment.deployment_guide(record, ["board"], margin=0.01, order="speed").iloc[0]
     assert guide["Ship"] == "W4A8-MINMAX or W8A8-MINMAX (tied in speed)" and guide["Memory, GiB"] == "1.00"
-    assert guide["Beware"] == "W4A8-MINMAX: 51.0 instead of 89.0 % with planted outliers (activation:128), in elsewhere"
+    assert (
+        guide["Beware"]
+        == "W4A8-MINMAX: 51.0 instead of 89.0 % with planted outliers (activation:128) (chapter elsewhere)"
+    )
     assert "W3A8-MINMAX: " in guide["Why not the others"] and "FP32: slower" in guide["Why not the others"]
     opening = decision_opening(*(decide(record, "board", end=e) for e in ("upper", "middle")), record, "8 GB")
     assert "51.0 instead of 89.0 %" in opening.advice and opening.answer.startswith("Ship W4A8-MINMAX or W8A8")
@@ -96,7 +99,7 @@ def test_a_probability_stands_beside_whether_it_is_shown(record):
         and points_text(0.01) == "1 point"
     )
     assert caveat_text(Caveat(kind="mix", where="gray", drop=0.2, chapter="c")) == (
-        "20.0 points lost calibrated on gray, in c"
+        "20.0 points lost calibrated on gray (chapter c)"
     )
 
 
