@@ -27,6 +27,7 @@ from edgelib.errors import EdgelibError
 from edgelib.ground.paths import find_root, whole_file
 from edgelib.source import code_digest, files_behind, imported_names
 
+_SHORT = 1 << 20  # bytes of a named file that is read to tell its state, such as a table
 SAVED = (".csv", ".svg", ".json")  # what a chapter saves for the book: tables behind figures, figures, a decision
 KEPT_METADATA = frozenset({"kernelspec", "language_info"})
 
@@ -88,7 +89,8 @@ def find_chapter(
 def fingerprint(chapter: Chapter) -> str:
     """Return the sha256 of everything that decides what the chapter shows.
 
-    Models and data that parameters name by path, often gigabytes, count by their files' names, sizes and times.
+    Models and data that parameters name by path, often gigabytes, count by their files' names, sizes and times, a short
+    file that is named itself by its content.
     """
     digest = hashlib.sha256()
     cells = nbformat.read(chapter.notebook, as_version=4).cells
@@ -224,23 +226,25 @@ def _is_visible(path: Path) -> bool:
     return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
-def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, int, int]]]:
-    """Return (relative name, size, mtime_ns) of each file under the paths that parameters name."""
+def _named_inputs(chapter: Chapter) -> dict[str, list[tuple[str, str]]]:
+    """Return (relative name, what tells its state) of each file under the paths that parameters name."""
     named = {}
     for parameter in chapter.sources:
         value = chapter.parameters.get(parameter) or []
         # The kernel runs in the checkout, so that is where a relative path starts.
         paths = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
         tops = [chapter.root / os.path.expanduser(path) for path in paths]
-        if stats := [stat for top in tops for stat in _stats_below(top)]:
-            named[parameter] = stats
+        if states := [state for top in tops for state in _states_below(top)]:
+            named[parameter] = states
     return named
 
 
-def _stats_below(top: Path) -> list[tuple[str, int, int]]:
+def _states_below(top: Path) -> list[tuple[str, str]]:
+    if top.is_file() and top.stat().st_size <= _SHORT:  # a clone writes it at another time
+        return [(".", hashlib.sha256(top.read_bytes()).hexdigest())]
     files = {path.relative_to(top): path for path in sorted(top.rglob("*"))} if top.is_dir() else {Path(): top}
     stats = {name.as_posix(): path.stat() for name, path in files.items() if path.is_file() and _is_visible(name)}
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
+    return [(name, f"{stat.st_size} {stat.st_mtime_ns}") for name, stat in stats.items()]
 
 
 def _digests(paths: list[Path]) -> dict[str, str]:

@@ -129,6 +129,17 @@ def test_a_model_or_data_named_by_path_is_an_input(tmp_path):
     assert len(set(prints)) == 4 and fingerprint(chapter) == prints[-1]
 
 
+def test_a_table_named_by_path_counts_by_its_content(tmp_path):
+    root = make_checkout(tmp_path / "checkout").root
+    (root / "table.csv").write_text("one")
+    chapter = Chapter("tiny", root, {"table": "table.csv"}, ("table",))
+    before = fingerprint(chapter)
+    os.utime(root / "table.csv", ns=(1, 1))
+    assert fingerprint(chapter) == before
+    (root / "table.csv").write_text("two")
+    assert fingerprint(chapter) != before
+
+
 def test_a_path_that_no_source_names_is_no_input(tmp_path):
     root = make_checkout(tmp_path / "checkout").root
     chapter = Chapter("tiny", root, {"results": str(tmp_path / "out")}, ("model",))
