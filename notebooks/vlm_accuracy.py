@@ -93,6 +93,7 @@ corrupted_task: str = "pope"
 table: Optional[str] = None  # severity constants: "imagenet-c" or "cifar-c"; None chooses by image size
 instruction: Optional[str] = None  # a line after each question; None takes the benchmark's own
 max_new_tokens: int = 8
+real_decoder: Optional[str] = None  # differences.csv of a model with a real decoder: what loses there is not advised
 seed: int = 0  # the only source of randomness beside the calibration draws
 batch_size: int = 128
 device: str = "cpu"
@@ -382,9 +383,8 @@ alike = [f"{label(config)} on {points[task]}" for task, config in tests if task 
 summary = difference_summary(tests.named(lambda task, config: f"{label(config)} on {NAMES[task]}"), alike)
 shown = difference_claims(tests, label(reference), "{task}", words=NAMES, keys=tests.settled())
 say([*[summary, *shown][:4], *spoken[:1]])
-nature = work.root / "book" / "reference" / "nature" / "vlm_accuracy-differences.csv"
-real = pd.read_csv(nature) if nature.is_file() else None
-conclude(answers_opening(tests, doses, points, reference, real), scope_claim(P.model, P.vqa, "answers"))
+opening = answers_opening(tests, doses, points, reference, P.real_differences())
+conclude(opening, scope_claim(P.model, P.vqa, "answers"))
 
 # %% [markdown]
 # **What this does not show.** The twins' outliers are planted, and questions, where they are drawn, are stand-ins in the columns of VQAv2, POPE and

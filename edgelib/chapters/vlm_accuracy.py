@@ -20,6 +20,7 @@ from edgelib.chapters.schema.fields import (
     SeverityTable,
     SomeConfigs,
     Source,
+    TablePath,
     Twins,
     at_least_two,
     distinct,
@@ -32,6 +33,8 @@ from edgelib.errors import EdgelibError, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    import pandas as pd
 
     from edgelib.data.questions import QuestionSet
     from edgelib.study.answer_grid import AnswerGrid, AnswerVariant
@@ -108,6 +111,17 @@ class VlmAccuracy(Answers):
         None, description="a line after each question, as real models want to be asked; null: the benchmark's own"
     )
     max_new_tokens: int = Field(8, ge=1, le=4096, description="longest answer, in tokens")
+    real_decoder: TablePath | None = Field(
+        None,
+        description="differences.csv of this chapter on a model with a real decoder: what loses there is not advised",
+    )
+
+    @field_validator("real_decoder")
+    @classmethod
+    def _of_this_chapter(cls, table: str | None) -> str | None:
+        if table is not None:
+            _differences(table)
+        return table
 
     @model_validator(mode="after")
     def _enough_images(self) -> VlmAccuracy:
@@ -163,6 +177,10 @@ class VlmAccuracy(Answers):
         yield Draw(source, self.calibration, self.n_calibration, getattr(self, source), self.reading(source))
         for mix in self.translation_mixes:
             yield Draw(TRANSLATION, mix, self.n_calibration, self.mme, self.reading("mme"))
+
+    def real_differences(self) -> pd.DataFrame | None:
+        """What `real_decoder` says, a row per benchmark and configuration: task, config, effect, low, high, p_holm."""
+        return None if self.real_decoder is None else _differences(self.real_decoder)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -226,6 +244,19 @@ def _questions(p: VlmAccuracy, task: str, n: int) -> QuestionSet:
     if questions.task.name != task:
         raise _other_questions(task, name, questions.task.name)
     return questions
+
+
+def _differences(table: str) -> pd.DataFrame:
+    from pathlib import Path
+
+    from edgelib.devices.measurements import Number, read_columns
+
+    points, chance = Number(-1e4, 1e4, lacks=True), Number(0, 1, lacks=True)
+    ends = dict.fromkeys(("effect", "low", "high"), points)
+    found = read_columns(Path(table), {"task": None, "config": None, **ends, "p_holm": chance})
+    for config in found["config"]:
+        scheme_of(config)
+    return found
 
 
 def _other_questions(task: str, name: str, found: str) -> EdgelibError:

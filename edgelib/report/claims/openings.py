@@ -190,7 +190,7 @@ def answers_opening(
 
     tests: (task, config) -> difference to the reference. planted: (twin, config) -> the same on a twin. tasks: those
     whose points are hundredths, and their names. real: differences of a model with a real decoder, `tests` as a table;
-    what is shown to lose there is not advised, whatever its groups.
+    what is shown to lose in these tasks there is not advised, whatever its groups.
     """
     cells, twins = _pairs(tests), _pairs(planted)
     configs = list(dict.fromkeys(config for _, config in cells))
@@ -221,7 +221,7 @@ def answers_opening(
     safe = [config for config in tried if config not in bad]
     if not safe:
         return Opening(answer, number, f"stay with {ref} until a configuration is shown to keep the answers")
-    lost_there = {} if real is None else _real_losses(real, safe)
+    lost_there = {} if real is None else _real_losses(real[real["task"].isin(tasks)], safe)
     safe = [config for config in safe if config not in lost_there]
     beware = "; ".join(dict.fromkeys(lost_there.values()))
     if not safe:
@@ -238,17 +238,18 @@ def answers_opening(
 
 def _real_losses(real: pd.DataFrame, configs: Iterable[str]) -> dict[str, str]:
     """{config: what a real decoder loses with the same numbers and method}, for those whose loss is settled there."""
-    kind = lambda config: (scheme(config).weight, scheme(config).activation, scheme(config).method)  # noqa: E731
-    lost = real[(real["p_holm"] < 0.05) & (real["high"] < 0)]
-    worst = lost.sort_values("effect").drop_duplicates("config")
+    lost = real[(real["p_holm"] < 0.05) & (real["high"] < 0)].sort_values("effect", ascending=False)
     said = {}
-    for row in worst.itertuples():
-        text = (
-            f"a real decoder loses {-100 * row.effect:.1f} points with {label(row.config)} ({-100 * row.high:.1f} to "
-        )
-        text += f"{-100 * row.low:.1f})"
-        said |= {config: text for config in configs if kind(config) == kind(row.config) and config not in said}
-    return said
+    for row in lost.itertuples():  # the largest loss of a kind comes last
+        points, least, most = (f"{-100 * loss:.1f}" for loss in (row.effect, row.high, row.low))
+        said[_kind(row.config)] = f"a real decoder loses {points} points with {label(row.config)} ({least} to {most})"
+    return {config: said[kind] for config in configs if (kind := _kind(config)) in said}
+
+
+def _kind(config: str) -> tuple[str, ...]:
+    """The numbers and the method of a configuration, whatever its groups."""
+    found = scheme(config)
+    return found.weight, found.activation, found.method
 
 
 def cache_opening(
