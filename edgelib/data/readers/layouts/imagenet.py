@@ -130,7 +130,10 @@ def _labels(file: Path, images: Sequence[str]) -> dict[str, int]:
     lines = [line for line in text_of(file).splitlines() if line.strip()]
     if file.name == _DEVKIT:
         order = _devkit_order(file.parent / _META)
-        found = {f"ILSVRC2012_val_{i:08d}.JPEG": order.get(line.strip(), line) for i, line in enumerate(lines, 1)}
+        # its numbers are no places among the sorted thousand: one without a synset stays a word
+        found = {
+            f"ILSVRC2012_val_{i:08d}.JPEG": order.get(line.strip(), f"no. {line}") for i, line in enumerate(lines, 1)
+        }
     elif file.name == _SOLUTION:
         pairs = [(line.partition(",")[0], line.partition(",")[2].split()[:1]) for line in lines[1:]]
         found = {f"{image}.JPEG": "".join(text) for image, text in pairs}
@@ -138,8 +141,7 @@ def _labels(file: Path, images: Sequence[str]) -> dict[str, int]:
         found = {f"ILSVRC2012_val_{i:08d}.JPEG": line.strip() for i, line in enumerate(lines, 1)}
     else:
         found = {line.split()[0].rpartition("/")[2]: "".join(line.split()[1:2]) for line in lines}
-    # the kit's numbers are not places: one that its list of synsets lacks is no label
-    number = re.compile("[0-9]{1,4}" if file.name != _DEVKIT else "(?!)")
+    number = re.compile("[0-9]{1,4}")
     labels = {image: place.get(text, int(text) if number.fullmatch(text) else -1) for image, text in found.items()}
     wrong = next((i for i in images if not 0 <= labels.get(i, -1) < len(place)), None)
     if wrong is not None:
