@@ -224,7 +224,7 @@ plt.show()
 
 # %% tags=["hide-input", "full-width"]
 costs = work.save("costs", corruption_costs(both, **boot))
-caption = f"Points of simulated accuracy that a corruption costs, by configuration and severity, with {100 * P.level:g} % bootstrap intervals over images."
+caption = f"Points of simulated accuracy that a corruption costs, by configuration and severity, on the {len(study.data):,} images seen in both states, with {100 * P.level:g} % bootstrap intervals over them."
 wide = spread(costs.assign(corruption=costs.corruption.map(readable)), "severity", "cost")
 columns = {"Corruption": "corruption", "Configuration": named()}
 show(wide, caption, "tab-costs", columns | {f"Severity {s}": interval(f"cost_{s}") for s in P.severities})
@@ -269,7 +269,7 @@ shares = {"Clean, %": interval("clean"), "Corrupted, %": interval("corrupted"), 
 columns = {"Configuration": named()} | shares
 columns |= {"Drop, points": interval("accuracy_drop"), "Retention, %": interval("retention")}
 columns["Gap, log odds"] = interval("effect", scale=1, digits=2, missing="reference")
-caption = "Simulated scores with bootstrap intervals over images. RS and drop are EdgeVLM-Bench's; retention and gap account for guessing."
+caption = f"Simulated scores on the {len(study.data):,} images seen in both states, with bootstrap intervals over them. RS and drop are EdgeVLM-Bench's; retention and gap account for guessing."
 show(scores.merge(logit[["config", "effect", "low", "high"]], "left"), caption, "tab-scores", columns)
 
 # %% [markdown]
@@ -302,9 +302,7 @@ planted = dosed(
 twin_gaps = work.save("twin_gaps", by_dose(gap_table(planted, reference, chance, **boot)))
 twin_scores = work.save("twin_scores", by_dose(rs_table(planted[planted.config != reference], chance, **boot)))
 columns = {"Twin": "twin", "Configuration": named()} | shares
-caption = (
-    "Simulated scores of the plain model (plain:1) and its twins, kind:strength, with bootstrap intervals over images."
-)
+caption = f"Simulated scores of the plain model (plain:1) and its twins, kind:strength, on the {len(study.data):,} images seen in both states, with bootstrap intervals over them."
 show(twin_scores, caption, "tab-twin-scores", columns)
 
 # %% [markdown]

@@ -80,12 +80,12 @@ def test_a_twin_that_breaks_a_configuration_is_named():
     planted = pd.DataFrame(
         [("plain:1", "plain", 0.9), ("weight:4", "weight", 0.85), ("weight:16", "weight", 0.1)],
         columns=["twin", "kind", "clean"],
-    ).assign(config="w4a8-minmax", clean_low=lambda t: t.clean - 0.04, clean_high=lambda t: t.clean + 0.04)
+    ).assign(config="w4a8-minmax", n_items=240, clean_low=lambda t: t.clean - 0.04, clean_high=lambda t: t.clean + 0.04)
     rows = grid({"fp32": 0.9, "w8a8-minmax": 0.9}, {"fp32": 0.6, "w8a8-minmax": 0.6})
     tests = robustness_gaps(rows, ["w8a8-minmax"], "fp32", 1 / CLASSES, **BOOT)
     known = tests, corruption_costs(rows, **BOOT), "fp32"
     said = openings.gap_opening(*known, planted)
-    assert "outliers of strength 16 in the weights, W4A8 min-max names 10.0 (6.0 to 14.0) % of clean" in said.advice
+    assert "outliers of strength 16 in the weights, W4A8 min-max names 10.0 (6.0 to 14.0) % of 240 clean" in said.advice
     assert said.advice.endswith("without them 90.0 %")
     assert "outliers" not in openings.gap_opening(*known, planted[:2]).advice
 

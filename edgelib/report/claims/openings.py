@@ -169,7 +169,7 @@ def _worst_twin(planted: pd.DataFrame) -> str:
     share = with_interval(worst.clean, worst.clean_low, worst.clean_high)
     return (
         f"; look for outliers in your model first: with {twin_text(worst.twin)}, {label(worst.config)} names {share} % "
-        f"of clean images, without them {100 * plain.loc[worst.config, 'clean']:.1f} %"
+        f"of {worst.n_items:,} clean images, without them {100 * plain.loc[worst.config, 'clean']:.1f} %"
     )
 
 
