@@ -72,25 +72,92 @@ class Engine(ABC):
 
 @dataclass
 class _Desk:
-    """Who is there and who has what in hand."""
+    """Who is there, who has what in hand, and what happened to each task."""
 
+    engine: Engine
+    tasks: Sequence[tuple]
+    efforts: Sequence[float]
+    on_failure: Callable[[tuple, BaseException], object] | None
+    name: Callable[[tuple], str]
     waiting: deque[int]
     idle: list = field(default_factory=list)
     starting: list = field(default_factory=list)
     busy: dict = field(default_factory=dict)  # worker -> (number of the task, when it was given)
+    lost: Counter = field(default_factory=Counter)  # number of a task -> workers that it took down
+    known: list[float] = field(default_factory=list)  # seconds per effort of finished tasks
+    begun: bool = False  # whether any worker came up
+    failed_starts: int = 0  # in a row
 
     @property
     def workers(self) -> list:
         return [*self.idle, *self.starting, *self.busy]
 
-    def leave(self, worker: Any) -> int | None:
-        """Forget a worker; the task it had in hand goes first in the line."""
+    def hire(self, most: int) -> None:
+        """Start workers until there are `most`, or as many as tasks are left."""
+        for _ in range(min(most, len(self.waiting) + len(self.busy)) - len(self.workers)):
+            self.starting.append(self.engine.hire())
+
+    def hand_out(self, work: Callable) -> None:
+        """Give waiting tasks to idle workers."""
+        while self.waiting and self.idle:
+            worker, number = self.idle.pop(), self.waiting.popleft()
+            self.busy[worker] = (number, time.monotonic())
+            self.engine.give(worker, work, self.tasks[number])
+
+    def take_back(self, worker: Any, word: str, value: Any) -> None:
+        """A worker is done with its task, or what it did raised."""
+        number, given = self.busy.pop(worker)
+        self.idle.append(worker)
+        if word == DONE:
+            self.known.append((time.monotonic() - given) / max(self.efforts[number], 1e-9))
+        else:
+            self._give_up(number, value)
+
+    def hear(self, worker: Any, word: str, value: Any) -> None:
+        """What happened to a worker that has no answer to give."""
+        if word == STARTED:
+            self.begun = True
+        elif word == READY:
+            self.failed_starts = 0
+            self.starting.remove(worker)
+            self.idle.append(worker)
+        elif word == RAISED:
+            raise StartError(str(value)) from value
+        elif word == DIED:
+            self.failed_starts += worker in self.starting
+            self.dismiss(worker, value or "its worker died")
+            if not self.begun and self.engine.unborn is not None:
+                raise EdgelibError(self.engine.unborn)
+            if self.failed_starts >= TRIES:
+                raise EdgelibError(self.engine.lost)
+
+    def dismiss(self, worker: Any, why: str) -> None:
+        """End a worker; the task it had in hand goes first in the line, unless it has used up its tries."""
+        self.engine.dismiss(worker)
         self.idle = [w for w in self.idle if w is not worker]
         self.starting = [w for w in self.starting if w is not worker]
         number, _ = self.busy.pop(worker, (None, 0.0))
-        if number is not None:
+        if number is None:
+            return
+        self.lost[number] += 1
+        again, task = self.lost[number] < TRIES, self.name(self.tasks[number])
+        warnings.warn(f"{task}: {why}" + ("; it is given to another worker" if again else ""), stacklevel=5)
+        if again:
             self.waiting.appendleft(number)
-        return number
+        else:
+            self._give_up(number, EdgelibError(f"{self.engine.lost} ({task}: {why}, {TRIES} times)"))
+
+    def end_silent(self, patience: Patience) -> None:
+        """End workers that have been silent for too long."""
+        now = time.monotonic()
+        for worker, (number, given) in list(self.busy.items()):
+            if (silent := now - given) > patience.limit(self.efforts[number], self.known):
+                self.dismiss(worker, f"its worker was silent for {silent:.0f} s and was ended")
+
+    def _give_up(self, number: int, error: BaseException) -> None:
+        if self.on_failure is None:
+            raise error
+        self.on_failure(self.tasks[number], error)
 
 
 def dispatch(
@@ -111,74 +178,23 @@ def dispatch(
     to call a task. Raises StartError for what raises while workers prepare, EdgelibError if none can start.
     """
     patience, efforts = patience or Patience(), efforts or [1.0] * len(tasks)
-    desk, lost, known, failed_starts = _Desk(deque(range(len(tasks)))), Counter(), [], 0
-
-    def give_up(number: int, error: BaseException) -> None:
-        if on_failure is None:
-            raise error
-        on_failure(tasks[number], error)
-
-    def retry(worker: Any, why: str) -> None:
-        number = desk.leave(worker)
-        if number is None:
-            return
-        lost[number] += 1
-        again = lost[number] < TRIES
-        warnings.warn(
-            f"{name(tasks[number])}: {why}" + ("; it is given to another worker" if again else ""), stacklevel=4
-        )
-        if not again:
-            desk.waiting.remove(number)
-            give_up(number, EdgelibError(f"{engine.lost} ({name(tasks[number])}: {why}, {TRIES} times)"))
-
+    desk = _Desk(engine, tasks, efforts, on_failure, name, deque(range(len(tasks))))
+    told_of_wait, since = False, time.monotonic()
     try:
-        desk.starting = [engine.hire() for _ in range(min(workers, len(tasks)))]
-        told_of_wait, since = False, time.monotonic()
-        begun = set()
         while desk.waiting or desk.busy:
-            while desk.waiting and desk.idle:
-                worker, number = desk.idle.pop(), desk.waiting.popleft()
-                desk.busy[worker] = (number, time.monotonic())
-                engine.give(worker, work, tasks[number])
+            desk.hire(workers)
+            desk.hand_out(work)
             for worker, word, value in engine.events(desk.workers, _POLL_S):
-                if word == STARTED:
-                    begun.add(worker)
-                elif word == READY:
-                    failed_starts = 0
-                    desk.starting.remove(worker)
-                    desk.idle.append(worker)
-                elif word in (DONE, RAISED) and worker in desk.busy:
-                    number, given = desk.busy.pop(worker)
-                    desk.idle.append(worker)
+                if word in (DONE, RAISED) and worker in desk.busy:
+                    desk.take_back(worker, word, value)
                     if word == DONE:
-                        known.append((time.monotonic() - given) / max(efforts[number], 1e-9))
                         yield value
-                    else:
-                        give_up(number, value)
-                elif word == RAISED:
-                    raise StartError(str(value)) from value
-                elif word == DIED:
-                    if worker in desk.starting:
-                        failed_starts += 1
-                    engine.dismiss(worker)
-                    retry(worker, value or "its worker died")
-                    desk.leave(worker)
-                    if not begun and engine.unborn is not None:
-                        raise EdgelibError(engine.unborn)
-                    if failed_starts >= TRIES:
-                        raise EdgelibError(engine.lost)
-                    if len(desk.workers) < len(desk.waiting) + len(desk.busy):
-                        desk.starting.append(engine.hire())
-            now = time.monotonic()
-            for worker, (number, given) in list(desk.busy.items()):
-                if (silent := now - given) > patience.limit(efforts[number], known):
-                    engine.dismiss(worker)
-                    retry(worker, f"its worker was silent for {silent:.0f} s and was ended")
-                    if len(desk.workers) < len(desk.waiting) + len(desk.busy):
-                        desk.starting.append(engine.hire())
+                else:
+                    desk.hear(worker, word, value)
+            desk.end_silent(patience)
             if desk.idle or desk.busy:
-                since = now
-            elif engine.waits and not told_of_wait and now - since > _LONG_S:
+                since = time.monotonic()
+            elif engine.waits and not told_of_wait and time.monotonic() - since > _LONG_S:
                 told_of_wait = True
                 warnings.warn("no worker has found room to start for five minutes; still waiting", stacklevel=3)
     finally:
