@@ -103,10 +103,7 @@ def decide(
     for what, value in (("memory", memory), ("latency_ms", latency_ms), ("margin", margin)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise EdgelibError(f"{what} must be a number above 0, got {value!r}")
-    known = [c for c in record.criteria if c not in (CLEAN, CORRUPTED)]
-    if corruption is not None:
-        choose(dict.fromkeys(known), corruption, "corruption of the record")
-    criteria = (CLEAN, CORRUPTED if corruption is None else corruption)
+    criteria = _criteria(record, corruption)
     out, fits = _within(place, memory, latency_ms, end)
     names = [option.config for option in fits]
     shown = [c for c in names if _keeps(record.bounds, criteria, c, names, margin)]
@@ -119,23 +116,6 @@ def decide(
     ranked = sorted(kept, key=lambda c: (_cost(place, options[c], order), c))
     tied = [c for c in ranked if _are_tied(options[ranked[0]], options[c], order)]
     p_within = _stays(record, criteria, names, margin)
-    choices = tuple(
-        Choice(
-            config=c,
-            memory=options[c].total,
-            latency_ms=float(options[c].latency_ms or 0),
-            low=float(options[c].low or 0),
-            high=float(options[c].high or 0),
-            source=options[c].source,
-            runtime=options[c].runtime,
-            command=options[c].command,
-            cost=_cost(place, options[c], order),
-            p_within=p_within[c],
-            p_as_good=_at_most(options[c], options[ranked[0]], order),
-            shown=c in shown,
-        )
-        for c in tied
-    )
     return Decision(
         device=place.key,
         name=place.name,
@@ -145,10 +125,37 @@ def decide(
         criteria=criteria,
         fits=tuple(names),
         kept=tuple(ranked),
-        tied=choices,
+        tied=tuple(
+            _choice(options[c], options[ranked[0]], place, order, p_within=p_within[c], shown=c in shown) for c in tied
+        ),
         open={c: _images(record, criteria, c, names, margin) for c in observed if c not in shown},
         out=out,
         shown=bool(shown),
+    )
+
+
+def _criteria(record: DecisionRecord, corruption: str | None) -> tuple[str, str]:
+    if corruption is None:
+        return CLEAN, CORRUPTED
+    choose({c: c for c in record.criteria if c not in (CLEAN, CORRUPTED)}, corruption, "corruption of the record")
+    return CLEAN, corruption
+
+
+def _choice(option: Option, first: Option, place: DeviceOptions, order: str, *, p_within: float, shown: bool) -> Choice:
+    """An option as it is recommended; first: the one of least cost."""
+    return Choice(
+        config=option.config,
+        memory=option.total,
+        latency_ms=float(option.latency_ms or 0),
+        low=float(option.low or 0),
+        high=float(option.high or 0),
+        source=option.source,
+        runtime=option.runtime,
+        command=option.command,
+        cost=_cost(place, option, order),
+        p_within=p_within,
+        p_as_good=_at_most(option, first, order),
+        shown=shown,
     )
 
 
