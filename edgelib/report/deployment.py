@@ -55,12 +55,6 @@ def decision_record(
     means = means_table(outcomes, n_boot=n_boot, level=level, seed=seed)
     draws = joint_draws(outcomes, n_boot=DRAWS, seed=seed)
 
-    def paired(column: str) -> dict[str, dict[str, dict[str, float]]]:
-        found: dict[str, dict[str, dict[str, float]]] = {c: {k: {} for k in labels} for c in outcomes}
-        for row in bounds.itertuples():
-            found[row.criterion][row.config][row.other] = round(getattr(row, column), 6)
-        return found
-
     accuracy = {
         (row.config, row.criterion): Accuracy(
             value=round(row.value, 6), low=round(max(0.0, row.low), 6), high=round(min(1.0, row.high), 6)
@@ -86,14 +80,24 @@ def decision_record(
         latency_level=latency_level,
         criteria=list(outcomes),
         configs=configs,
-        bounds=paired("low"),
-        effects=paired("effect"),
+        bounds=_by_pair(bounds, "low", outcomes, labels),
+        effects=_by_pair(bounds, "effect", outcomes, labels),
         draws=whole,
         devices=devices,
         writer=writer,
         unverified=doubts(),
         **facts,
     )
+
+
+def _by_pair(
+    bounds: pd.DataFrame, column: str, criteria: Iterable[str], configs: Iterable[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{criterion: {config: {other: value}}} of a column of `pair_bounds`."""
+    found: dict[str, dict[str, dict[str, float]]] = {c: {k: {} for k in configs} for c in criteria}
+    for row in bounds.itertuples():
+        found[row.criterion][row.config][row.other] = round(getattr(row, column), 6)
+    return found
 
 
 def wanted_tiers(tiers: Mapping[str, str], budgets: Mapping[str, float] | None, known: Mapping[str, Device]) -> Wanted:
