@@ -107,18 +107,9 @@ def scatter(
     """
     import altair as alt
 
-    if not name.replace("-", "").isalnum():
-        raise EdgelibError(f"a chart's name is an id of letters, digits and dashes, got {name!r}")
     shown = list(dict.fromkeys([x, y, colour, choose, group, *tooltip, *(x_ends or ()), *(y_ends or ())]))
-    for column in shown:
-        if column not in rows.columns:
-            raise EdgelibError(f"the chart's rows have no column {column!r}; they have {', '.join(rows.columns)}")
-    if rows[[x, y]].isna().any(axis=None):
-        raise EdgelibError(f"the chart's rows hold NaN in {x!r} or {y!r}; drop those rows")
     styles = {look.label: look for look in looks}
-    for value in rows[colour].unique():
-        if value not in styles:
-            raise EdgelibError(f"the chart has no look for {colour} {value!r}; it has {', '.join(styles)}")
+    _require_drawable(rows, name, shown, (x, y), colour, styles)
     domain = [value for value in styles if value in set(rows[colour])]
     colours = alt.Scale(domain=domain, range=[styles[value].colour for value in domain])
     shapes = alt.Scale(domain=domain, range=[marker_path(styles[value].marker) for value in domain])
@@ -144,6 +135,21 @@ def scatter(
     whole = chart.to_dict() | {"usermeta": {"legend": _legend(rows, colour, group, styles, domain)}}
     spec = json.dumps(whole, sort_keys=True).replace("<", "\\u003c")
     return _HTML.format(name=name, label=html.escape(label), spec=spec, remembered=REMEMBERED)
+
+
+def _require_drawable(
+    rows: pd.DataFrame, name: str, shown: Iterable[str], axes: tuple[str, str], colour: str, styles: Mapping[str, Look]
+) -> None:
+    if not name.replace("-", "").isalnum():
+        raise EdgelibError(f"a chart's name is an id of letters, digits and dashes, got {name!r}")
+    for column in shown:
+        if column not in rows.columns:
+            raise EdgelibError(f"the chart's rows have no column {column!r}; they have {', '.join(rows.columns)}")
+    if rows[[*axes]].isna().any(axis=None):
+        raise EdgelibError(f"the chart's rows hold NaN in {axes[0]!r} or {axes[1]!r}; drop those rows")
+    for value in rows[colour].unique():
+        if value not in styles:
+            raise EdgelibError(f"the chart has no look for {colour} {value!r}; it has {', '.join(styles)}")
 
 
 def _legend(rows: pd.DataFrame, colour: str, group: str, styles: Mapping[str, Look], domain: list[str]) -> list:
