@@ -66,7 +66,7 @@ def sweep(
     parameters: Any = checked(read(file, name, over)[1] | given, schema)
     if parameters.executor != "ray" and (address is not None or gpus):
         raise EdgelibError("--address and --gpus are of Ray's workers; add --executor ray")
-    from edgelib.ground.paths import find_root, whole_file
+    from edgelib.ground.paths import find_root
     from edgelib.study.executors import Cluster
     from edgelib.study.store import CellStore
     from edgelib.study.sweep import sweep as run
@@ -85,14 +85,9 @@ def sweep(
             rows, told, shown = _complete(study, run(study, cells, **how))
         else:
             rows, told, shown = _stopped(study, cells, stop_early, parameters.level, how)
-    rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
-    rows.attrs["provenance"] = parameters.provenance()  # goes into the metadata of a .parquet
     kept = "" if stop_early is None else ".stopped"  # never in the place of a complete table
     out = out or (Path(place) if here else find_root() / "results") / "sweeps" / f"{file.stem}{kept}.parquet"
-    with whole_file(out) as path:
-        ENDINGS[out.suffix](rows, path)
-    with whole_file(summary := out.with_suffix(".summary.json")) as path:
-        path.write_text(_summary(name, rows, told), encoding="utf-8")
+    summary = _write(out, rows, told, name, parameters.provenance())
     print(f"{shown}, also in {summary}; {len(rows)} outcomes in {out}")
 
 
@@ -151,10 +146,18 @@ def _forecast(study: Any, cells: Any, workers: int) -> None:
     )
 
 
-def _summary(name: str, rows: Any, told: dict) -> str:
-    """What the table beside it holds: where it came from and what was made of it."""
-    about = {"chapter": name, **rows.attrs["provenance"], "outcomes": len(rows), "columns": list(rows.columns)}
-    return json.dumps(about | told, indent=1, ensure_ascii=False, default=str) + "\n"
+def _write(out: Path, rows: Any, told: dict, name: str, provenance: dict) -> Path:
+    """Write the rows and, beside them, where they came from and what was made of them; return the second path."""
+    from edgelib.ground.paths import whole_file
+
+    rows = rows.drop(columns="reference", errors="ignore")  # the answers that were right: of several types
+    rows.attrs["provenance"] = provenance  # goes into the metadata of a .parquet
+    about = {"chapter": name, **provenance, "outcomes": len(rows), "columns": list(rows.columns)} | told
+    with whole_file(out) as path:
+        ENDINGS[out.suffix](rows, path)
+    with whole_file(summary := out.with_suffix(".summary.json")) as path:
+        path.write_text(json.dumps(about, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    return summary
 
 
 @contextmanager
