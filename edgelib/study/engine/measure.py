@@ -77,21 +77,7 @@ def measure_engine(
     machine, threads = describe(name)["name"], torch.get_num_threads()
     known = {"threads": threads, "xllamacpp": version("xllamacpp"), "code": code_version(__name__), "machine": machine}
 
-    def case(what: str, of, sizes: dict, make: Callable[..., pd.DataFrame]) -> dict:
-        """One row: medians and extremes of a case, from the store or made now."""
-        spec = {"llama.cpp": what, "model": getattr(of, "fingerprint", label), **sizes, **known}
-        kept = None if store is None else store.read(spec)
-        if kept is None:
-            report(what)
-            watch = Watch()
-            runs = make(**sizes)
-            others, whole = watch.seconds()
-            row = {"machine": machine, "model": getattr(of, "name", label), "others": others, "seconds": whole}
-            kept = pd.DataFrame({"row": [json.dumps(row | _summed(runs))]})
-            if store is not None:
-                store.write(spec, kept)
-        return json.loads(kept["row"].iloc[0])
-
+    case = partial(_case, known=known, label=label, store=store, report=report)
     sizes = {"prompt": prompt, "tokens": tokens, "repeats": repeats}
     with TemporaryDirectory() as temporary:
         place = files or temporary
@@ -118,6 +104,32 @@ def measure_engine(
     if firsts:
         _write(Path(folder) / FIRST_FILE, firsts)
     return _write(Path(folder) / FILE, speeds)
+
+
+def _case(
+    what: str,
+    of,
+    sizes: dict,
+    make: Callable[..., pd.DataFrame],
+    *,
+    known: dict,
+    label: str,
+    store: CellStore | None,
+    report: Callable[[str], None],
+) -> dict:
+    """One row: medians and extremes of a case, from the store or made now."""
+    spec = {"llama.cpp": what, "model": getattr(of, "fingerprint", label), **sizes, **known}
+    kept = None if store is None else store.read(spec)
+    if kept is None:
+        report(what)
+        watch = Watch()
+        runs = make(**sizes)
+        others, whole = watch.seconds()
+        row = {"machine": known["machine"], "model": getattr(of, "name", label), "others": others, "seconds": whole}
+        kept = pd.DataFrame({"row": [json.dumps(row | _summed(runs))]})
+        if store is not None:
+            store.write(spec, kept)
+    return json.loads(kept["row"].iloc[0])
 
 
 def _budgets(model) -> list[int]:
